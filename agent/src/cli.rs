@@ -1,0 +1,186 @@
+//! Owns the command line: what may be typed and what `--help` teaches. Must not own reading files, or defaults that
+//! need the host.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use driftlock_common::profile::Profile;
+
+/// Is what is on disk exactly what was built?
+#[derive(Debug, Parser)]
+#[command(name = "driftlock", version, max_term_width = 100, after_help = driftlock_common::exit::help())]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Seal an image or a directory: write a manifest of every path
+    Seal(SealArgs),
+    /// Compare a tree with a manifest, once
+    Scan(ScanArgs),
+    /// Compare two manifests, or anything that seal reads
+    Diff(DiffArgs),
+    /// Show what a manifest holds
+    Show(ShowArgs),
+    /// Watch the configured targets and report every deviation
+    Agent(AgentArgs),
+    /// Check the agent's configuration: everything that the agent would refuse
+    CheckConfig(CheckConfigArgs),
+}
+
+/// What is read as a tree, and under which terms.
+#[derive(Debug, Args)]
+pub struct TermsArgs {
+    /// How much of each path is sealed
+    #[arg(long, value_enum, default_value_t = ProfileArg::Portable)]
+    pub profile: ProfileArg,
+    /// Leave out what matches, relative to the root: * within a name, ** for whole components
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Leave out a named set: oci-runtime-1 is what container runtimes write into a root
+    #[arg(long, value_name = "NAME")]
+    pub exclude_set: Vec<String>,
+    /// Which image of an index
+    #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64")]
+    pub platform: String,
+}
+
+/// `driftlock seal`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Sources:
+  dir:DIR                     a directory as it is now
+  oci:LAYOUT[@sha256:DIGEST]  an OCI image layout
+  archive:FILE                an image as docker save or skopeo write it; - reads stdin
+  tar:FILE                    a release archive, plain or gzip; - reads stdin
+Without a known kind it is a path: a directory, or a manifest.")]
+pub struct SealArgs {
+    /// What to seal
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Where the manifest goes; - is stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The terms.
+    #[command(flatten)]
+    pub terms: TermsArgs,
+    /// Leave the informational SHA-256 of each file out
+    #[arg(long)]
+    pub no_sha256: bool,
+    /// Refuse an image on which container engines disagree
+    #[arg(long)]
+    pub strict: bool,
+    /// List what is odd about the source
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Hashing threads [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// `driftlock scan`.
+#[derive(Debug, Args)]
+pub struct ScanArgs {
+    /// What the tree must match
+    #[arg(long, value_name = "FILE")]
+    pub manifest: PathBuf,
+    /// Form of the result on stdout
+    #[arg(long, value_enum, default_value_t = FormatArg::Text)]
+    pub format: FormatArg,
+    /// Compare less than was sealed: content for trees unpacked without privileges
+    #[arg(long, value_enum)]
+    pub profile: Option<ProfileArg>,
+    /// Leave out what matches, on both sides; the scope becomes partial
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Hashing threads [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Show more than 10,000 added paths below one directory as one finding
+    #[arg(long)]
+    pub collapse: bool,
+    /// The tree
+    #[arg(value_name = "ROOT")]
+    pub root: PathBuf,
+}
+
+/// `driftlock diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// What was: a manifest, or a source as for seal
+    pub a: String,
+    /// What is
+    pub b: String,
+    /// Form of the result on stdout
+    #[arg(long, value_enum, default_value_t = FormatArg::Text)]
+    pub format: FormatArg,
+    /// The terms under which sources that are not manifests are read.
+    #[command(flatten)]
+    pub terms: TermsArgs,
+}
+
+/// `driftlock show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The manifest
+    pub file: PathBuf,
+    /// List every path, as ls -l does
+    #[arg(short, long)]
+    pub list: bool,
+    /// Form of the result on stdout
+    #[arg(long, value_enum, default_value_t = FormatArg::Text)]
+    pub format: FormatArg,
+}
+
+/// `driftlock agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/driftlock/agent.toml")]
+    pub config: PathBuf,
+}
+
+/// `driftlock check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfigArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/driftlock/agent.toml")]
+    pub config: PathBuf,
+}
+
+/// The forms of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// For people, in path order
+    Text,
+    /// One JSON object, in path order
+    Json,
+    /// A line of JSON for each finding as it is found, then a summary
+    Ndjson,
+}
+
+/// The profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileArg {
+    /// Type, content, link target
+    Content,
+    /// content, and mode, owner, group, file capabilities
+    Portable,
+    /// portable, and times, user attributes, ACLs
+    Full,
+}
+
+impl From<ProfileArg> for Profile {
+    fn from(arg: ProfileArg) -> Self {
+        match arg {
+            ProfileArg::Content => Self::Content,
+            ProfileArg::Portable => Self::Portable,
+            ProfileArg::Full => Self::Full,
+        }
+    }
+}

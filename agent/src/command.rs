@@ -1,0 +1,39 @@
+//! One file for each verb. Owns dispatch and the last line of an error; each verb owns what it does.
+
+pub mod agent;
+pub mod check_config;
+pub mod diff;
+pub mod scan;
+pub mod seal;
+pub mod show;
+
+use driftlock_common::exit::Exit;
+
+use crate::cli::{Cli, Verb};
+use crate::output;
+
+/// Runs the verb; an error becomes one line on stderr.
+pub fn run(cli: Cli) -> Exit {
+    let outcome = match cli.verb {
+        Verb::Seal(args) => seal::run(args),
+        Verb::Scan(args) => scan::run(args),
+        Verb::Diff(args) => diff::run(args),
+        Verb::Show(args) => show::run(args),
+        Verb::Agent(args) => agent::run(args),
+        Verb::CheckConfig(args) => check_config::run(args),
+    };
+    outcome.unwrap_or_else(|failure| {
+        output::complain(&failure);
+        failure.exit
+    })
+}
+
+/// Makes every panic, on any thread, end the process with the code for a bug: an agent that is half alive is worse.
+#[expect(clippy::exit, reason = "a panic has no way back to main")]
+pub fn exit_70_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(Exit::Bug.code().into());
+    }));
+}

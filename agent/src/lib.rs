@@ -1,0 +1,21 @@
+//! driftlock on the build side and on the host.
+//!
+//! Build side: a [`source`] is read into a manifest. Host side: a manifest file becomes a [`baseline`]; a [`scan`]
+//! compares a root with it; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
+//! out; findings go through the [`journal`] to [`deliver`]. [`command`] has one file for each verb of [`cli`].
+
+pub mod source;
+pub mod baseline;
+pub mod pool;
+pub mod scan;
+pub mod config;
+pub mod watch;
+pub mod monitor;
+pub mod journal;
+pub mod deliver;
+pub mod runtime;
+pub mod output;
+pub mod failure;
+pub mod logging;
+pub mod cli;
+pub mod command;

@@ -1,0 +1,74 @@
+//! Owns the reasons for conditions: what can be wrong with the watching itself. Must not own when they arise.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a condition is open. A closed table: the words are part of the report format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConditionReason {
+    /// A target's root is gone or is another directory than before.
+    RootLost,
+    /// A target's manifest could not be accepted.
+    ManifestRefused,
+    /// No complete look at a target for too long.
+    CoverageStale,
+    /// A target is watched by less than its mode promises.
+    WatchDegraded,
+    /// Kernel events were lost; everything is looked at again.
+    Overflow,
+    /// The clock was set back or forth.
+    ClockStep,
+    /// Reports were dropped because the spool was full.
+    SpoolOverflow,
+    /// The spool cannot be written.
+    SpoolFailed,
+    /// A new configuration was not accepted; the old one stays.
+    ConfigRefused,
+    /// The collector refuses this agent's credential, or answers in a way that cannot be understood.
+    CollectorRefused,
+    /// The collector refused events for good.
+    EventsRejected,
+    /// Two agents report with one identity.
+    IdentityConflict,
+}
+
+impl ConditionReason {
+    /// Every reason, its word, and what it means for an operator.
+    pub const TABLE: [(Self, &'static str, &'static str); 12] = [
+        (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
+        (Self::ManifestRefused, "manifest_refused", "the manifest was not accepted; the last accepted one stays"),
+        (Self::CoverageStale, "coverage_stale", "no complete look at the target for too long"),
+        (Self::WatchDegraded, "watch_degraded", "part of the target is found by sweeps only"),
+        (Self::Overflow, "overflow", "kernel events were lost; everything is looked at again"),
+        (Self::ClockStep, "clock_step", "the clock was set"),
+        (Self::SpoolOverflow, "spool_overflow", "reports were dropped because the spool was full"),
+        (Self::SpoolFailed, "spool_failed", "the spool cannot be written"),
+        (Self::ConfigRefused, "config_refused", "the new configuration was not accepted; the old one stays"),
+        (Self::CollectorRefused, "collector_refused", "the collector refuses this agent"),
+        (Self::EventsRejected, "events_rejected", "the collector refused events for good"),
+        (Self::IdentityConflict, "identity_conflict", "two agents report with one identity"),
+    ];
+
+    /// The word of the report format.
+    pub fn name(self) -> &'static str {
+        Self::TABLE.iter().find(|(reason, ..)| *reason == self).map_or("", |(_, name, _)| name)
+    }
+
+    /// What it means for an operator.
+    pub fn meaning(self) -> &'static str {
+        Self::TABLE.iter().find(|(reason, ..)| *reason == self).map_or("", |(.., meaning)| meaning)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_in_the_table_under_its_word() {
+        for (reason, name, _) in ConditionReason::TABLE {
+            assert_eq!(serde_json::to_value(reason).unwrap(), name);
+            assert_eq!(reason.name(), name);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Owns the JSON of a finding: what `scan` prints, what the agent reports and what the collector answers with.
+//! Must not own how a difference is found. The shape is a promise: keys are added, never changed.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::canonical::put_bytes;
+use crate::digest::{Algorithm, Digest, OciDigest};
+use crate::drift::{Attributes, Change, Delta, Drift, Sealed, Unverified};
+use crate::gap::Reason;
+use crate::node::{Kind, Node};
+use crate::path::{Escaped, TreePath, from_base64, plain_text, to_base64};
+use crate::profile::Profile;
+
+/// A difference at one path, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The path: exact if `path_b64` is absent, else for display only.
+    pub path: String,
+    /// The exact bytes in base64, there exactly when a manifest would write them so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<String>,
+    /// What kind of difference.
+    pub change: Change,
+    /// What differs; empty unless `changed`.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty_ref")]
+    pub attributes: Attributes,
+    /// The sealed side; absent when added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<NodeView>,
+    /// The side on disk; absent when removed or not established.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<NodeView>,
+    /// Index of the layer that gave the sealed content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<u16>,
+    /// Attributes that could not be established.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty_ref")]
+    pub unverified: Attributes,
+    /// Why something could not be established.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// How many sealed entries an unverifiable path stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers: Option<u64>,
+    /// How many added paths below this one it stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapsed: Option<u64>,
+}
+
+/// A node, as JSON. An absent key is an attribute that is not specified or was not established.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct NodeView {
+    /// `file`, `directory`, `symlink`, `char`, `block`, `fifo` or `socket`.
+    #[serde(rename = "type")]
+    pub file_type: Cow<'static, str>,
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Four octal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<i64>,
+    /// BLAKE3 of the content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<Digest>,
+    /// SHA-256 of the content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    /// Target of a symlink; for display if `target_b64` is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The exact bytes of the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_b64: Option<String>,
+    /// Major and minor number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<[u32; 2]>,
+    /// Extended attributes; `[]` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xattrs: Option<Vec<XattrView>>,
+}
+
+/// An extended attribute, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XattrView {
+    /// The name, for display.
+    pub name: String,
+    /// The value in base64.
+    pub value: String,
+}
+
+/// The last line of a scan, and what a receipt states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Whether everything in scope was established.
+    pub complete: bool,
+    /// `full`, or `partial` when local excludes or narrowed attributes leave something out.
+    pub scope: Cow<'static, str>,
+    /// The profile compared under.
+    pub profile: Profile,
+    /// Paths on disk that were not sealed.
+    pub added: u64,
+    /// Sealed paths that are not on disk.
+    pub removed: u64,
+    /// Paths that differ.
+    pub changed: u64,
+    /// Sealed entries that could not be established, `covers` summed.
+    pub unverifiable: u64,
+    /// Entries looked at on disk.
+    pub entries: u64,
+    /// Files read to their end.
+    pub files_hashed: u64,
+    /// Bytes read.
+    pub bytes_hashed: u64,
+    /// Wall time of the scan.
+    pub duration_ms: u64,
+    /// What was compared with.
+    pub manifest: ManifestView,
+    /// What was left out, and by whom.
+    pub excluded: ExcludedView,
+    /// The digest of what is on disk, under the manifest's terms; absent when anything was left open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_tree: Option<OciDigest>,
+}
+
+/// Which manifest, and how far it is trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestView {
+    /// Digest of the tree.
+    pub tree: OciDigest,
+    /// SHA-256 of the manifest's bytes.
+    pub sha256: Digest,
+    /// `signed` or `unsigned`.
+    pub trust: Cow<'static, str>,
+    /// `image`, `archive`, `dir`, ….
+    pub origin: Cow<'static, str>,
+}
+
+/// Patterns that were left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ExcludedView {
+    /// By the manifest.
+    pub manifest: Vec<String>,
+    /// By the configuration or the command line.
+    pub local: Vec<String>,
+}
+
+// === impl Finding ===
+
+impl Finding {
+    /// The JSON form of a difference. `content` is the manifest's algorithm, so that digests get the right key.
+    pub fn new(drift: &Drift, content: Algorithm) -> Self {
+        let (path, path_b64) = path_fields(drift.path.as_bytes());
+        let mut finding = Self {
+            path,
+            path_b64,
+            change: drift.change(),
+            attributes: Attributes::NONE,
+            expected: None,
+            observed: None,
+            layer: None,
+            unverified: Attributes::NONE,
+            reason: None,
+            covers: None,
+            collapsed: None,
+        };
+        match &drift.delta {
+            Delta::Added { observed, unverified, collapsed } => {
+                finding.observed = Some(NodeView::new(observed, None, content));
+                finding.set_unverified(*unverified);
+                finding.collapsed = *collapsed;
+            }
+            Delta::Removed { expected } => finding.set_expected(expected, content),
+            Delta::Changed { attributes, expected, observed, unverified } => {
+                finding.attributes = *attributes;
+                finding.set_expected(expected, content);
+                finding.observed = Some(NodeView::new(observed, None, content));
+                finding.set_unverified(*unverified);
+            }
+            Delta::Unverifiable { reason, covers, expected } => {
+                if let Some(expected) = expected {
+                    finding.set_expected(expected, content);
+                }
+                finding.reason = Some(*reason);
+                finding.covers = Some(*covers);
+            }
+        }
+        finding
+    }
+
+    /// The exact path; `None` if the fields contradict the format.
+    pub fn tree_path(&self) -> Option<TreePath> {
+        let bytes = match &self.path_b64 {
+            Some(base64) => from_base64(base64)?,
+            None => self.path.clone().into_bytes(),
+        };
+        TreePath::new(bytes).ok()
+    }
+
+    fn set_expected(&mut self, expected: &Sealed, content: Algorithm) {
+        self.expected = Some(NodeView::new(&expected.node, expected.origin.sha256, content));
+        self.layer = expected.origin.layer;
+    }
+
+    fn set_unverified(&mut self, unverified: Option<Unverified>) {
+        if let Some(Unverified { attributes, reason }) = unverified {
+            self.unverified = attributes;
+            self.reason = Some(reason);
+        }
+    }
+}
+
+/// A path as the two fields of a finding.
+pub fn path_fields(bytes: &[u8]) -> (String, Option<String>) {
+    match plain_text(bytes) {
+        Some(text) => (text.to_owned(), None),
+        None => (Escaped(bytes).to_string(), Some(to_base64(bytes))),
+    }
+}
+
+// === impl NodeView ===
+
+impl NodeView {
+    /// The JSON form of a node.
+    pub fn new(node: &Node, sha256: Option<Digest>, algorithm: Algorithm) -> Self {
+        let mut view = Self {
+            file_type: Cow::Borrowed(node.file_type().name()),
+            mode: node.mode.map(|mode| format!("{mode:04o}")),
+            uid: node.uid,
+            gid: node.gid,
+            mtime: node.mtime,
+            sha256,
+            xattrs: node.xattrs.as_ref().map(|xattrs| {
+                xattrs
+                    .iter()
+                    .map(|(name, value)| XattrView { name: Escaped(name).to_string(), value: to_base64(value) })
+                    .collect()
+            }),
+            ..Self::default()
+        };
+        match &node.kind {
+            Kind::File { size, content } => {
+                view.size = *size;
+                match algorithm {
+                    Algorithm::Blake3 => view.blake3 = *content,
+                    Algorithm::Sha256 => view.sha256 = *content,
+                }
+            }
+            Kind::Symlink { target } => {
+                let (target, target_b64) = path_fields(target);
+                view.target = Some(target);
+                view.target_b64 = target_b64;
+            }
+            Kind::Char(device) | Kind::Block(device) => view.device = device.map(|d| [d.major, d.minor]),
+            Kind::Directory | Kind::Fifo | Kind::Socket => {}
+        }
+        view
+    }
+}
+
+impl Attributes {
+    /// For serde, which hands over a reference.
+    pub(crate) const fn is_empty_ref(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+/// Domain separation of [`open_digest`].
+pub const OPEN_CONTEXT: &str = "driftlock 2026 open findings v1";
+
+/// The digest over the open findings of one target, so that agent and collector can tell whether they agree:
+/// BLAKE3 `derive_key` over, for each finding in order of path bytes, length and path, the change's byte, and length and
+/// compact JSON of `observed` (length 0 if absent). Lengths are varints.
+pub fn open_digest<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Digest {
+    let mut sorted: Vec<(TreePath, &Finding)> =
+        findings.into_iter().filter_map(|finding| Some((finding.tree_path()?, finding))).collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut hasher = blake3::Hasher::new_derive_key(OPEN_CONTEXT);
+    let mut bytes = Vec::new();
+    for (path, finding) in sorted {
+        bytes.clear();
+        put_bytes(&mut bytes, path.as_bytes());
+        bytes.push(finding.change as u8);
+        let observed = finding.observed.as_ref().and_then(|view| serde_json::to_vec(view).ok()).unwrap_or_default();
+        put_bytes(&mut bytes, &observed);
+        hasher.update(&bytes);
+    }
+    hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drift::Attribute;
+    use crate::tree::Origin;
+
+    #[test]
+    fn the_json_of_a_finding() {
+        let digest = Digest::blake3(b"");
+        let file = |mode| Node {
+            kind: Kind::File { size: Some(0), content: Some(digest) },
+            mode: Some(mode),
+            uid: Some(0),
+            gid: Some(0),
+            mtime: None,
+            xattrs: None,
+        };
+        let drift = Drift {
+            path: TreePath::new(b"usr/\xff".to_vec()).unwrap(),
+            delta: Delta::Changed {
+                attributes: [Attribute::Mode].into_iter().collect(),
+                expected: Sealed { node: file(0o755), origin: Origin { layer: Some(3), ..Origin::default() } },
+                observed: file(0o4755),
+                unverified: None,
+            },
+        };
+        let finding = Finding::new(&drift, Algorithm::Blake3);
+        let json = serde_json::to_string(&finding).unwrap();
+        assert_eq!(
+            json,
+            format!(
+                r#"{{"path":"usr/\\xff","path_b64":"dXNyL/8=","change":"changed","attributes":["mode"],"expected":{{"type":"file","size":0,"mode":"0755","uid":0,"gid":0,"blake3":"{digest}"}},"observed":{{"type":"file","size":0,"mode":"4755","uid":0,"gid":0,"blake3":"{digest}"}},"layer":3}}"#
+            )
+        );
+        assert_eq!(serde_json::from_str::<Finding>(&json).unwrap(), finding);
+        assert_eq!(finding.tree_path().unwrap(), drift.path);
+    }
+}

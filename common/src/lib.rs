@@ -1,0 +1,23 @@
+//! The words of driftlock and its pure functions: no I/O, no clock, no threads, no async, no logging.
+//!
+//! In the order in which data goes: bytes have a [`digest`]; a [`path`] leads to a [`node`]; paths with nodes are a
+//! [`tree`], whose [`canonical`] bytes have one digest; a tree sealed under a [`profile`] and exclude [`pattern`]s is a
+//! [`manifest`]. What was sealed and what was observed differ by [`drift`], or a [`gap`] says why that is not known.
+//! A drift is reported as a [`finding`]; trouble with the watching is a [`condition`]; both travel as an [`event`].
+//! [`exit`] has the exit codes of both binaries.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod digest;
+pub mod path;
+pub mod node;
+pub mod profile;
+pub mod tree;
+pub mod canonical;
+pub mod pattern;
+pub mod manifest;
+pub mod gap;
+pub mod drift;
+pub mod finding;
+pub mod condition;
+pub mod event;
+pub mod exit;

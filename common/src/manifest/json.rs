@@ -1,0 +1,97 @@
+//! Owns strict reading of JSON: what serde would pass over in silence (duplicate keys, critical keys that this
+//! version does not know) is an error here. Must not own the meaning of any key but that of `!`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// A string, borrowed where the JSON has no escapes.
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+
+/// Any value, checked for duplicate and critical keys and then forgotten.
+pub(super) struct Checked;
+
+/// The keys of one object that were not known, to find duplicates among them.
+#[derive(Default)]
+pub(super) struct UnknownKeys(Vec<String>);
+
+impl UnknownKeys {
+    /// Passes over the value of a key that is not known, unless the key is critical or a duplicate.
+    pub(super) fn pass<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        self.check(key)?;
+        map.next_value::<Checked>().map(|_| ())
+    }
+
+    fn check<E: Error>(&mut self, key: &str) -> Result<(), E> {
+        if key.starts_with('!') {
+            return Err(E::custom(format_args!("unknown critical key {key:?}: a newer driftlock is needed")));
+        }
+        if self.0.iter().any(|seen| seen == key) {
+            return Err(E::custom(format_args!("duplicate key {key:?}")));
+        }
+        self.0.push(key.to_owned());
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Str;
+        impl<'de> Visitor<'de> for Str {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Str)
+    }
+}
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Checked;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Checked, E> {
+                Ok(Checked)
+            }
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Checked, E> {
+                Ok(Checked)
+            }
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Checked, E> {
+                Ok(Checked)
+            }
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Checked, E> {
+                Ok(Checked)
+            }
+            fn visit_str<E: Error>(self, _: &str) -> Result<Checked, E> {
+                Ok(Checked)
+            }
+            fn visit_unit<E: Error>(self) -> Result<Checked, E> {
+                Ok(Checked)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Checked, A::Error> {
+                while seq.next_element::<Checked>()?.is_some() {}
+                Ok(Checked)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Checked, A::Error> {
+                let mut keys = UnknownKeys::default();
+                while let Some(Text(key)) = map.next_key()? {
+                    keys.pass(&key, &mut map)?;
+                }
+                Ok(Checked)
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}

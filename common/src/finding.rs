@@ -198,12 +198,17 @@ impl Finding {
         finding
     }
 
-    /// The exact path; `None` if the fields contradict the format.
+    /// The exact path; `None` if the fields contradict the format: one path has one spelling, and what is
+    /// displayed is what is meant.
     pub fn tree_path(&self) -> Option<TreePath> {
         let bytes = match &self.path_b64 {
             Some(base64) => from_base64(base64)?,
             None => self.path.clone().into_bytes(),
         };
+        let (path, path_b64) = path_fields(&bytes);
+        if path != self.path || path_b64 != self.path_b64 {
+            return None;
+        }
         TreePath::new(bytes).ok()
     }
 
@@ -279,7 +284,7 @@ impl Attributes {
 pub const OPEN_CONTEXT: &str = "driftlock 2026 open findings v1";
 
 /// The digest over the open findings of one target, so that agent and collector can tell whether they agree:
-/// BLAKE3 `derive_key` over, for each finding in order of path bytes, length and path, the change's byte, and length and
+/// BLAKE3 `derive_key` over, for each finding in path order, length and path, the change's byte, and length and
 /// compact JSON of `observed` (length 0 if absent). Lengths are varints.
 pub fn open_digest<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Digest {
     let mut sorted: Vec<(TreePath, &Finding)> =

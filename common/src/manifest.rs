@@ -3,6 +3,8 @@
 
 mod header;
 mod json;
+mod line;
+mod entry;
 mod read;
 mod write;
 

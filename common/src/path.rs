@@ -92,7 +92,7 @@ impl fmt::Display for Escaped<'_> {
             for ch in chunk.valid().chars() {
                 if ch == '\\' {
                     f.write_str("\\\\")?;
-                } else if ch.is_control() || is_invisible(ch) {
+                } else if is_hidden(ch) {
                     let mut buffer = [0; 4];
                     for byte in ch.encode_utf8(&mut buffer).bytes() {
                         write!(f, "\\x{byte:02x}")?;
@@ -115,9 +115,22 @@ impl fmt::Debug for Escaped<'_> {
     }
 }
 
-/// Line separators, zero-width and direction-changing characters: they make a name look like another one.
-const fn is_invisible(ch: char) -> bool {
-    matches!(ch, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+/// Control characters, line separators, zero-width, tag and direction-changing characters: they act on a terminal, or
+/// make a name look like another one.
+pub(crate) fn is_hidden(ch: char) -> bool {
+    ch.is_control()
+        || matches!(
+            ch,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 // === impl TreePath ===

@@ -107,8 +107,11 @@ impl TreeBuilder {
     /// If the entry is out of order, a duplicate, or not below a directory given before.
     pub fn push(&mut self, path: &TreePath, node: Node, origin: Origin) -> Result<(), TreeError> {
         if path.is_root() {
-            if self.root_seen || self.tree.entries.len() > 1 {
+            if self.root_seen {
                 return Err(TreeError::Duplicate(path.clone()));
+            }
+            if self.tree.entries.len() > 1 {
+                return Err(self.unsorted(path));
             }
             if node.file_type() != FileType::Directory {
                 return Err(TreeError::RootNotDirectory);
@@ -122,10 +125,7 @@ impl TreeBuilder {
         match compare_paths(&self.last, bytes) {
             std::cmp::Ordering::Less => {}
             std::cmp::Ordering::Equal => return Err(TreeError::Duplicate(path.clone())),
-            std::cmp::Ordering::Greater => {
-                let after = TreePath::new(self.last.clone()).unwrap_or_default();
-                return Err(TreeError::Unsorted { path: path.clone(), after });
-            }
+            std::cmp::Ordering::Greater => return Err(self.unsorted(path)),
         }
         let name = path.name();
         let parent_len = (bytes.len() - name.len()).saturating_sub(1);
@@ -165,6 +165,11 @@ impl TreeBuilder {
             self.close();
         }
         self.tree
+    }
+
+    fn unsorted(&self, path: &TreePath) -> TreeError {
+        let after = TreePath::new(self.last.clone()).unwrap_or_default();
+        TreeError::Unsorted { path: path.clone(), after }
     }
 
     fn close(&mut self) {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::json::{objects, present, present_object};
 use crate::digest::{Algorithm, OciDigest};
 use crate::pattern::Excludes;
 use crate::profile::Profile;
@@ -31,13 +32,13 @@ pub struct Source {
     /// The kind of source.
     pub kind: SourceKind,
     /// Digest of the OCI or Docker image manifest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub manifest: Option<OciDigest>,
     /// Digest of the image configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub config: Option<OciDigest>,
     /// `os/architecture[/variant]`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// Digests of the uncompressed layers (diff_ids), lowest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -108,8 +109,8 @@ pub(super) struct HeaderLine {
     pub(super) exclude_sets: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) history: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present_object", skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<Source>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
     pub(super) diagnostics: Vec<Diagnostic>,
 }

@@ -2,8 +2,11 @@
 //! version does not know) is an error here. Must not own the meaning of any key but that of `!`.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// A string, borrowed where the JSON has no escapes.
@@ -14,7 +17,34 @@ pub(super) struct Checked;
 
 /// The keys of one object that were not known, to find duplicates among them.
 #[derive(Default)]
-pub(super) struct UnknownKeys(Vec<String>);
+pub(super) struct UnknownKeys(BTreeSet<String>);
+
+/// A value that must be written as an object: derived code takes a list of the fields as well.
+pub(super) struct Object<T>(pub(super) T);
+
+/// For `#[serde(deserialize_with)]`: an optional key is absent or has a value; null is a value that no key has.
+pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// As [`present`], for a value that must be an object.
+pub(super) fn present_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Object::deserialize(deserializer).map(|Object(value)| Some(value))
+}
+
+/// For `#[serde(deserialize_with)]`: a list of objects.
+pub(super) fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let objects: Vec<Object<T>> = Vec::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
 
 impl UnknownKeys {
     /// Passes over the value of a key that is not known, unless the key is critical or a duplicate.
@@ -27,10 +57,9 @@ impl UnknownKeys {
         if key.starts_with('!') {
             return Err(E::custom(format_args!("unknown critical key {key:?}: a newer driftlock is needed")));
         }
-        if self.0.iter().any(|seen| seen == key) {
+        if !self.0.insert(key.to_owned()) {
             return Err(E::custom(format_args!("duplicate key {key:?}")));
         }
-        self.0.push(key.to_owned());
         Ok(())
     }
 }
@@ -51,6 +80,22 @@ impl<'de> Deserialize<'de> for Text<'de> {
             }
         }
         deserializer.deserialize_str(Str)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Keys<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Keys(PhantomData))
     }
 }
 

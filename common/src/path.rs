@@ -227,6 +227,11 @@ impl TreePath {
                 && (self.0.len() == ancestor.0.len() || self.0[ancestor.0.len()] == b'/'))
     }
 
+    /// In a sentence of an error: the root has no name of its own.
+    pub(crate) fn named(&self) -> String {
+        if self.is_root() { "the root".to_owned() } else { self.escaped().to_string() }
+    }
+
     /// For a person or a log; see [`Escaped`].
     pub fn escaped(&self) -> Escaped<'_> {
         Escaped(&self.0)

@@ -57,7 +57,7 @@ pub struct TreeBuilder {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
     /// A path out of order.
-    #[error("{} is not in order: it must come before {}", .path.escaped(), .after.escaped())]
+    #[error("{} is not in order: it must come before {}", .path.named(), .after.named())]
     Unsorted {
         /// The path that came too late.
         path: TreePath,
@@ -65,10 +65,10 @@ pub enum TreeError {
         after: TreePath,
     },
     /// A path given twice.
-    #[error("{} stands twice", .0.escaped())]
+    #[error("{} stands twice", .0.named())]
     Duplicate(TreePath),
     /// No entry for the containing directory, or it is not a directory.
-    #[error("{} has no directory entry above it", .0.escaped())]
+    #[error("{} has no directory entry above it", .0.named())]
     NoParent(TreePath),
     /// The root given as something else than a directory.
     #[error("the root is not a directory")]

@@ -30,12 +30,14 @@ impl RawEntry<'_> {
             Algorithm::Blake3 => (self.b3, self.s2, None),
             Algorithm::Sha256 => (self.s2, None, self.b3),
         };
+        if foreign.is_some() {
+            return Err(Problem::Value("b3 does not stand where the content algorithm is sha256"));
+        }
         let is_file = file_type == FileType::File;
         let is_link = file_type == FileType::Symlink;
         for (present, allowed, key) in [
             (target.is_some(), is_link, "to"),
             (sha256.is_some(), is_file, "s2"),
-            (foreign.is_some(), false, "b3"),
             (self.s.is_some(), is_file, "s"),
             (content.is_some(), is_file, if header.content == Algorithm::Blake3 { "b3" } else { "s2" }),
             (self.dev.is_some(), matches!(file_type, FileType::Char | FileType::Block), "dev"),

@@ -96,10 +96,10 @@ pub enum Problem {
     #[error("excludes are not sorted or not unique")]
     UnsortedExcludes,
     /// An entry under an exclude.
-    #[error("{} lies under an exclude", .0.escaped())]
+    #[error("{} lies under an exclude", .0.named())]
     Excluded(TreePath),
     /// A key that a type does not have under the header's profile.
-    #[error("{}: key {key:?} does not belong to type {:?} under profile {profile}", .path.escaped(), .file_type.name())]
+    #[error("{}: key {key:?} does not belong to type {:?} under profile {profile}", .path.named(), .file_type.name())]
     Key {
         /// The entry.
         path: TreePath,

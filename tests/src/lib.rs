@@ -1,1 +1,2 @@
 //! The kit of the black-box tests.
+pub mod fuzz;

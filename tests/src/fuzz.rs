@@ -1,0 +1,119 @@
+//! Owns what must hold for any bytes at all, one function for each kind of input that strangers write. Must not own the
+//! fuzzer: `fuzz/` calls these functions with bytes that libFuzzer makes up, `tests/fuzz_corpus.rs` with the committed ones.
+//!
+//! An error is fine, a panic is a bug. Whatever is accepted must be written back as the same value, lead back to the same
+//! bytes, and be shown without anything that acts on a terminal; no input may take time out of proportion to its length.
+
+use driftlock_common::drift::diff;
+use driftlock_common::event::{Body, Event};
+use driftlock_common::finding::{Finding, path_fields};
+use driftlock_common::manifest::Manifest;
+use driftlock_common::path::{Escaped, TreePath};
+use driftlock_common::pattern::{Excludes, Pattern};
+use driftlock_common::tree::archive_path;
+
+/// Checks some bytes; panics if an invariant does not hold.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name, which is also the name of its corpus and of its file in `fuzz/fuzz_targets`.
+pub const TARGETS: &[(&str, Target)] =
+    &[("manifest", manifest), ("pattern", pattern), ("path", path), ("event", event)];
+
+/// A manifest: what is read is written and read again as the same value, under the same digest.
+pub fn manifest(data: &[u8]) {
+    let manifest = match Manifest::decode(data) {
+        Ok(manifest) => manifest,
+        Err(error) => return assert_shown(&error.to_string()),
+    };
+    let bytes = manifest.encode();
+    let again = Manifest::decode(&bytes).expect("what was written can be read");
+    assert!(again == manifest, "reading and writing changed a manifest");
+    assert!(again.encode() == bytes, "one manifest was written in two ways");
+    assert!(again.tree_digest() == manifest.tree_digest(), "one tree has two digests");
+    assert!(diff(&manifest.tree, &manifest.tree).is_empty(), "a tree differs from itself");
+}
+
+/// An exclude pattern, a line feed, and a path.
+pub fn pattern(data: &[u8]) {
+    let (text, path) = data.split_at(data.iter().position(|b| *b == b'\n').unwrap_or(data.len()));
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let pattern: Pattern = match text.parse() {
+        Ok(pattern) => pattern,
+        Err(error) => return assert_shown(&error.to_string()),
+    };
+    assert!(pattern.as_str() == text, "a pattern has another text than was parsed");
+    let excludes = Excludes::new([text], []).expect("what is a pattern can be an exclude");
+    let Ok(path) = TreePath::new(path.get(1..).unwrap_or_default()) else { return };
+    assert!(excludes.excludes_entry(&path) == pattern.matches(&path), "an exclude matches as its pattern does");
+    let above = std::iter::successors(Some(path.clone()), TreePath::parent).any(|above| pattern.matches(&above));
+    assert!(excludes.excludes(&path) == above, "a path is excluded if it or an ancestor matches");
+    assert!(!excludes.excludes(&TreePath::root()), "the root is never excluded");
+}
+
+/// A path, as a manifest's and as an archive's.
+pub fn path(data: &[u8]) {
+    let escaped = Escaped(data).to_string();
+    assert_shown(&escaped);
+    if let Ok(path) = TreePath::new(data) {
+        assert!(path.as_bytes() == data, "a path has other bytes than were given");
+        assert!(path.components().collect::<Vec<_>>().join(&b'/') == data, "components lead back to the path");
+        assert!(path.components().count() == path.depth(), "the depth is the number of components");
+        let rejoined = path.parent().map(|parent| parent.join(path.name()));
+        assert!(rejoined.is_none_or(|again| again.as_ref() == Ok(&path)), "parent and name lead back to the path");
+        let (shown, exact) = path_fields(data);
+        assert!(
+            exact.is_none() == (shown.as_bytes() == data),
+            "a path is shown as it is or has its exact bytes beside"
+        );
+    }
+    if let Ok(path) = archive_path(data) {
+        assert!(path.components().all(|name| name != b".." && name != b"."), "a path of an archive leaves its root");
+        assert!(archive_path(path.as_bytes()).as_ref() == Ok(&path), "a normal path is not normal");
+    }
+}
+
+/// A batch of events, as a collector receives it.
+pub fn event(data: &[u8]) {
+    let Ok(events) = serde_json::from_slice::<Vec<Event>>(data) else { return };
+    let bytes = serde_json::to_vec(&events).expect("events always have a JSON form");
+    let again: Vec<Event> = serde_json::from_slice(&bytes).expect("what was written can be read");
+    assert!(again == events, "reading and writing changed an event");
+    for event in &events {
+        assert!(
+            event.sequence_number().is_err()
+                || event.sequence_number().is_ok_and(|n| n.is_some()) == event.sequence.is_some()
+        );
+        assert!(event.host_id().is_none_or(|id| !id.is_empty()), "a host without an id");
+        findings(&event.body).for_each(check_finding);
+    }
+}
+
+fn findings(body: &Body) -> Box<dyn Iterator<Item = &Finding> + '_> {
+    match body {
+        Body::FindingOpened(body) | Body::FindingUpdated(body) => Box::new(std::iter::once(&body.finding)),
+        Body::TargetSnapshot(snapshot) => Box::new(snapshot.findings.iter().map(|body| &body.finding)),
+        Body::FindingResolved(_)
+        | Body::ConditionOpened(_)
+        | Body::ConditionResolved(_)
+        | Body::TargetVerified(_)
+        | Body::Heartbeat(_)
+        | Body::Stopped(_) => Box::new(std::iter::empty()),
+    }
+}
+
+/// A path has one spelling, and what is displayed is what is meant.
+fn check_finding(finding: &Finding) {
+    if let Some(path) = finding.tree_path() {
+        assert!(
+            path_fields(path.as_bytes()) == (finding.path.clone(), finding.path_b64.clone()),
+            "a path of two spellings"
+        );
+        assert!(!finding.path.chars().any(char::is_control), "a path with control characters");
+    }
+}
+
+/// One line, without characters that act on a terminal.
+fn assert_shown(text: &str) {
+    let acts = |ch: char| ch.is_control() || ('\u{2028}'..='\u{202e}').contains(&ch);
+    assert!(!text.chars().any(acts), "{text:?} cannot be printed");
+}

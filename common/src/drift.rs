@@ -270,13 +270,18 @@ impl Drift {
         }
     }
 
+    /// Whether something could not be established.
+    pub const fn has_gap(&self) -> bool {
+        match &self.delta {
+            Delta::Added { unverified, .. } | Delta::Changed { unverified, .. } => unverified.is_some(),
+            Delta::Removed { .. } => false,
+            Delta::Unverifiable { .. } => true,
+        }
+    }
+
     /// The bits this difference sets in the exit code of a scan: 1 added, 2 removed, 4 changed, 8 not verified.
     pub const fn exit_bits(&self) -> u8 {
-        let gap = match &self.delta {
-            Delta::Added { unverified, .. } | Delta::Changed { unverified, .. } => unverified.is_some(),
-            Delta::Removed { .. } | Delta::Unverifiable { .. } => false,
-        };
-        self.change() as u8 | if gap { Change::Unverifiable as u8 } else { 0 }
+        self.change() as u8 | if self.has_gap() { Change::Unverifiable as u8 } else { 0 }
     }
 
     /// What is on disk, as far as it was established.

@@ -23,6 +23,11 @@ impl Pool {
             .map(Self)
     }
 
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
     /// Runs `job` on the pool and waits for it. Not for async code.
     pub fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         self.0.install(job)

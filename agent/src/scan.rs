@@ -1,1 +1,130 @@
-//! To be written.
+//! Owns comparing a root on this host with a manifest, and observing a root to seal it. Must not own when to scan,
+//! policy, or the form of a report.
+//!
+//! Data goes: a [`Root`] is opened once; `walk` visits it a directory at a time, with descriptors that `directory` keeps
+//! and bounds, names that `list` reads, nodes that `look` establishes through `open`, `content` and `xattr`; every
+//! difference from the sealed children of the directory becomes a drift; `report` sums up.
+//!
+//! Nothing outside the root is ever opened: every name is opened relative to the descriptor of its directory, never
+//! following a link. What could not be established is a drift too, never silence.
+
+mod collapse;
+mod compare;
+mod content;
+mod directory;
+mod list;
+mod look;
+mod observe;
+mod open;
+mod report;
+mod root;
+mod walk;
+mod xattr;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use driftlock_common::path::TreePath;
+use driftlock_common::pattern::Excludes;
+use driftlock_common::profile::Profile;
+
+pub use compare::compare;
+pub use observe::{Observation, ObserveTerms, observe};
+pub use report::{ScanReport, Tally, report};
+pub use root::{Root, RootError};
+
+/// The collapse limit of the design: more added paths than this below one directory are one finding.
+pub const COLLAPSE: u64 = 10_000;
+
+/// How a comparison is made. The default compares everything the manifest specifies.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Left out on both sides, beside what the manifest leaves out. The scope becomes partial.
+    pub local_excludes: Excludes,
+    /// Compare only what this profile compares, if that is less than what was sealed. The scope becomes partial.
+    pub profile: Option<Profile>,
+    /// Content of files that are not as sealed anyway (added, or of another size) is hashed up to this many bytes;
+    /// beyond, it is a gap `too_large`. `None` hashes everything.
+    pub hash_limit: Option<u64>,
+    /// What to do about file systems mounted inside the root.
+    pub mounts: Mounts,
+    /// Mount points treated as under [`Mounts::Skip`] whatever `mounts` says.
+    pub mounts_allowed: BTreeSet<TreePath>,
+    /// Device and inode of the agent's own state directory: left out if it lies inside the root, and shown in
+    /// [`Outcome::own_state`].
+    pub own_state: Option<(u64, u64)>,
+    /// Show more added paths than this below one directory as one drift.
+    pub collapse: Option<u64>,
+}
+
+/// What to do about file systems mounted inside the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mounts {
+    /// What was sealed at and below a mount point is one gap; what else is there is not looked at.
+    #[default]
+    Report,
+    /// As [`Mounts::Report`], but wanted: no drift, only [`Outcome::mounts`]. The scope becomes partial.
+    Skip,
+    /// Walked as if it were part of the root's file system.
+    Cross,
+}
+
+/// Which part of a root is compared.
+///
+/// A scope whose way from the root is blocked (an ancestor is unreadable, or a mount point) gives one gap at that
+/// ancestor, as a scan of everything would.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// Everything.
+    #[default]
+    All,
+    /// A path and everything below it.
+    Subtree(TreePath),
+    /// A path alone, and what another type, a new or a removed directory there entails below it.
+    Entry(TreePath),
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Entries looked at on disk, the root not counted.
+    pub entries: u64,
+    /// Files read to their end.
+    pub files_hashed: u64,
+    /// Bytes read.
+    pub bytes_hashed: u64,
+    /// Wall time.
+    pub duration: Duration,
+}
+
+/// How a comparison ended. The drifts themselves were handed over one by one.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// What was done.
+    pub stats: Stats,
+    /// The root is gone or another directory than the one that was opened. The only drift about what is missing is then
+    /// one gap at the root that covers everything; nothing is `removed`.
+    pub root_lost: bool,
+    /// Ended early as asked: `unreached` sealed entries were not looked at, and added ones may be missing.
+    pub interrupted: bool,
+    /// Sealed entries not looked at because of the interruption.
+    pub unreached: u64,
+    /// Drifts that say, or also say, that something could not be established.
+    pub gaps: u64,
+    /// Mount points met inside the root and not entered, in path order.
+    pub mounts: Vec<TreePath>,
+    /// Where the agent's own state directory was found and left out.
+    pub own_state: Option<TreePath>,
+    /// Whether anything was left out by wish: local excludes, less than the sealed profile, skipped mounts, own state.
+    pub partial: bool,
+}
+
+impl Outcome {
+    /// Whether everything in scope was established.
+    pub const fn complete(&self) -> bool {
+        self.gaps == 0 && !self.interrupted && !self.root_lost
+    }
+}
+
+#[cfg(test)]
+mod tests;

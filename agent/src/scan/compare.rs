@@ -1,0 +1,185 @@
+//! Owns comparing a root with a manifest: what a walk finds becomes drifts. Must not own the walk, or what becomes of a drift.
+
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use driftlock_common::drift::{Attributes, Delta, Drift, removed, sealed};
+use driftlock_common::gap::Reason;
+use driftlock_common::manifest::Manifest;
+use driftlock_common::path::TreePath;
+use driftlock_common::tree::EntryId;
+use rustix::io::fcntl_dupfd_cloexec;
+
+use super::collapse::Collapse;
+use super::content::Wanted;
+use super::directory::Budget;
+use super::look::{Look, Seen};
+use super::open::Crossing;
+use super::walk::{Met, Sink, Walk};
+use super::{Mounts, Options, Outcome, Root, Scope, Stats};
+use crate::pool::Pool;
+
+/// Compares what is below `root` with `manifest`, within `scope`, and hands every drift to `found`: from many threads, in
+/// order of discovery, one for each path. What was removed comes last, once it is certain that the root is still there.
+///
+/// Ends early once `cancel` is set.
+pub fn compare(
+    root: &Root,
+    manifest: &Manifest,
+    options: &Options,
+    scope: &Scope,
+    pool: &Pool,
+    cancel: &AtomicBool,
+    found: &(dyn Fn(Drift) + Sync),
+) -> Outcome {
+    let started = Instant::now();
+    let profile = options.profile.map_or(manifest.header.profile, |profile| profile.min(manifest.header.profile));
+    let sink = Found {
+        manifest,
+        options,
+        found,
+        removed: Mutex::default(),
+        top: Mutex::default(),
+        collapse: options.collapse.map(|limit| Mutex::new(Collapse::new(limit))),
+        gaps: AtomicU64::new(0),
+    };
+    let digests = Wanted { algorithm: manifest.header.content, sha256: false };
+    let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
+    let look = Look { profile, digests, crossing, top: root.stat(), cancel };
+    let walk = Walk {
+        tree: &manifest.tree,
+        excludes: &manifest.header.excludes,
+        options,
+        look,
+        budget: Budget::of_process(pool.threads()),
+        sink: &sink,
+        met: Met::default(),
+    };
+    let still_there = || root.reopen_same().is_ok();
+    let mut root_lost = !still_there();
+    if !root_lost {
+        match fcntl_dupfd_cloexec(root.as_fd(), 0) {
+            Ok(top) => pool.run(|| walk.run(top, scope)),
+            Err(_) => sink.unverifiable(TreePath::root(), Reason::Resources, sink.all(), Some(EntryId::ROOT)),
+        }
+        root_lost = !still_there();
+    }
+    let met = walk.met;
+    let mut mounts = met.mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    mounts.sort();
+    mounts.dedup();
+    let own_state = met.own_state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let skipped = |path| options.mounts == Mounts::Skip || options.mounts_allowed.contains(path);
+    let gaps = sink.finish(root_lost);
+    Outcome {
+        stats: Stats {
+            entries: met.entries.into_inner(),
+            files_hashed: met.files_hashed.into_inner(),
+            bytes_hashed: met.bytes_hashed.into_inner(),
+            duration: started.elapsed(),
+        },
+        root_lost,
+        interrupted: met.interrupted.into_inner(),
+        unreached: met.unreached.into_inner(),
+        gaps,
+        partial: !options.local_excludes.is_empty()
+            || profile < manifest.header.profile
+            || own_state.is_some()
+            || mounts.iter().any(skipped),
+        mounts,
+        own_state,
+    }
+}
+
+/// Makes drifts of differences.
+struct Found<'a> {
+    manifest: &'a Manifest,
+    options: &'a Options,
+    found: &'a (dyn Fn(Drift) + Sync),
+    /// Held back until the root is known to be there: if it is not, nothing of this is true.
+    removed: Mutex<Vec<EntryId>>,
+    /// The drift of the root itself, held back likewise.
+    top: Mutex<Option<Drift>>,
+    collapse: Option<Mutex<Collapse>>,
+    gaps: AtomicU64,
+}
+
+impl Found<'_> {
+    fn emit(&self, drift: Drift) {
+        if drift.has_gap() {
+            self.gaps.fetch_add(1, Ordering::Relaxed);
+        }
+        (self.found)(drift);
+    }
+
+    /// A drift of what is sealed or where something is known to be wrong, other than an added path.
+    fn emit_own(&self, drift: Drift) {
+        if let Some(collapse) = &self.collapse {
+            collapse.lock().unwrap_or_else(PoisonError::into_inner).occupy(&drift.path);
+        }
+        if drift.path.is_root() {
+            *self.top.lock().unwrap_or_else(PoisonError::into_inner) = Some(drift);
+        } else {
+            self.emit(drift);
+        }
+    }
+
+    /// All sealed entries, the root's too; those left out locally are not counted.
+    fn all(&self) -> u64 {
+        let local = &self.options.local_excludes;
+        let tree = &self.manifest.tree;
+        tree.iter().filter(|id| local.is_empty() || !local.excludes(&tree.path(*id))).count() as u64
+    }
+
+    /// Emits what was held back; the number of gaps.
+    fn finish(mut self, root_lost: bool) -> u64 {
+        let top = std::mem::take(self.top.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let gone = std::mem::take(self.removed.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if let Some(collapse) = self.collapse.take() {
+            collapse.into_inner().unwrap_or_else(PoisonError::into_inner).finish().for_each(|drift| self.emit(drift));
+        }
+        let tree = &self.manifest.tree;
+        if root_lost {
+            let expected = Some(sealed(tree, EntryId::ROOT));
+            let delta = Delta::Unverifiable { reason: Reason::RootLost, covers: self.all(), expected };
+            self.emit(Drift { path: TreePath::root(), delta });
+        } else {
+            top.into_iter().for_each(|drift| self.emit(drift));
+            for id in gone.into_iter().flat_map(|id| tree.subtree(id)) {
+                let drift = removed(tree, id);
+                if !self.options.local_excludes.excludes(&drift.path) {
+                    self.emit(drift);
+                }
+            }
+        }
+        self.gaps.into_inner()
+    }
+}
+
+impl Sink for Found<'_> {
+    fn added(&self, path: TreePath, seen: Seen) {
+        let Seen { node: observed, unverified, .. } = seen;
+        let drift = Drift { path, delta: Delta::Added { observed, unverified, collapsed: None } };
+        match &self.collapse {
+            Some(collapse) => collapse.lock().unwrap_or_else(PoisonError::into_inner).add(drift),
+            None => self.emit(drift),
+        }
+    }
+
+    fn changed(&self, path: TreePath, id: EntryId, attributes: Attributes, seen: Seen) {
+        let Seen { node: observed, unverified, .. } = seen;
+        let expected = sealed(&self.manifest.tree, id);
+        self.emit_own(Drift { path, delta: Delta::Changed { attributes, expected, observed, unverified } });
+    }
+
+    fn removed(&self, id: EntryId) {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    }
+
+    fn unverifiable(&self, path: TreePath, reason: Reason, covers: u64, id: Option<EntryId>) {
+        let expected = id.map(|id| sealed(&self.manifest.tree, id));
+        self.emit_own(Drift { path, delta: Delta::Unverifiable { reason, covers, expected } });
+    }
+}

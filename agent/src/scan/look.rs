@@ -1,0 +1,189 @@
+//! Owns establishing one node: what stat says, and what only the opened file says, between two looks at it. Must not own
+//! comparing, or directories' contents.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::AtomicBool;
+
+use driftlock_common::digest::Digest;
+use driftlock_common::drift::{Attribute, Attributes, Unverified};
+use driftlock_common::gap::Reason;
+use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
+use driftlock_common::profile::Profile;
+
+use super::content::{self, Content, Wanted};
+use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_fd};
+use super::xattr;
+
+/// A node as far as it was established.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    /// What is there; what could not be established is unspecified.
+    pub(super) node: Node,
+    /// SHA-256 of the content, if asked for beside the digest.
+    pub(super) sha256: Option<Digest>,
+    /// What could not be established, and why.
+    pub(super) unverified: Option<Unverified>,
+    /// Bytes hashed; `None` if no content was.
+    pub(super) hashed: Option<u64>,
+}
+
+/// How nodes are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'a> {
+    pub(super) profile: Profile,
+    pub(super) digests: Wanted,
+    pub(super) crossing: Crossing,
+    /// What the root is, for telling mount points.
+    pub(super) top: &'a Stat,
+    pub(super) cancel: &'a AtomicBool,
+}
+
+impl Look<'_> {
+    /// Whether an inode belongs to a mount that is not to be entered.
+    pub(super) fn is_mount(&self, stat: &Stat) -> bool {
+        self.crossing == Crossing::Refused && !stat.same_mount(self.top)
+    }
+
+    /// What stat alone says.
+    pub(super) fn from_stat(&self, stat: &Stat) -> Seen {
+        let kind = match stat.file_type {
+            FileType::File => Kind::File { size: Some(stat.size), content: None },
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Symlink { target: Box::default() },
+            FileType::Char => Kind::Char(Some(stat.device)),
+            FileType::Block => Kind::Block(Some(stat.device)),
+            FileType::Fifo => Kind::Fifo,
+            FileType::Socket => Kind::Socket,
+        };
+        let node = Node {
+            kind,
+            mode: Some(stat.mode),
+            uid: Some(stat.uid),
+            gid: Some(stat.gid),
+            mtime: Some(stat.mtime.0),
+            xattrs: None,
+        };
+        let node = node.masked(self.profile.allows(stat.file_type));
+        Seen { node, sha256: None, unverified: None, hashed: None }
+    }
+
+    /// What an opened directory is.
+    pub(super) fn directory(&self, fd: BorrowedFd<'_>, stat: &Stat, want: Presence) -> Seen {
+        let mut seen = self.from_stat(stat);
+        if want.contains(Presence::XATTRS) {
+            seen.take_xattrs(xattr::read(fd, self.profile).map_err(Trouble::from));
+        }
+        seen
+    }
+
+    /// What `name` is, which is not a directory. `want` are the attributes that cost more than a stat and are needed
+    /// all the same; content beyond `limit` bytes is left out.
+    pub(super) fn entry(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        stat: &Stat,
+        want: Presence,
+        limit: Option<u64>,
+    ) -> Result<Seen, Trouble> {
+        match stat.file_type {
+            FileType::File => self.file(directory, name, stat, want, limit),
+            FileType::Symlink => {
+                let mut seen = self.from_stat(stat);
+                seen.node.kind = Kind::Symlink { target: read_link(directory, name)? };
+                Ok(seen)
+            }
+            FileType::Directory | FileType::Char | FileType::Block | FileType::Fifo | FileType::Socket => {
+                Ok(self.from_stat(stat))
+            }
+        }
+    }
+
+    fn file(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        stat: &Stat,
+        want: Presence,
+        limit: Option<u64>,
+    ) -> Result<Seen, Trouble> {
+        let too_large = limit.is_some_and(|limit| stat.size > limit);
+        let want_content = want.contains(Presence::CONTENT);
+        let want_xattrs = want.contains(Presence::XATTRS);
+        let mut seen = self.from_stat(stat);
+        if want_xattrs || (want_content && !too_large) {
+            let fd = match open_file(directory, name, self.crossing) {
+                Ok(fd) => fd,
+                Err(error) => return seen.without_opening(want, error.into()),
+            };
+            let before = stat_fd(fd.as_fd())?;
+            if self.is_mount(&before) {
+                return Err(Trouble::Mount);
+            }
+            if !before.same_inode(stat) {
+                return Err(Trouble::Moved);
+            }
+            seen = self.from_stat(&before);
+            if want_xattrs {
+                seen.take_xattrs(xattr::read(fd.as_fd(), self.profile).map_err(Trouble::from));
+            }
+            if want_content && !too_large {
+                let content = content::hash(fd.as_fd(), before.size, self.digests, self.cancel);
+                seen.take_content(content)?;
+            }
+            if !stat_fd(fd.as_fd())?.same_moment(&before) {
+                return Err(Trouble::Moved);
+            }
+        }
+        if want_content && too_large {
+            seen.miss(Attribute::Content, Reason::TooLarge);
+        }
+        Ok(seen)
+    }
+}
+
+impl Seen {
+    /// Records that `attribute` could not be established. The first reason stands.
+    pub(super) fn miss(&mut self, attribute: Attribute, reason: Reason) {
+        self.unverified.get_or_insert(Unverified { attributes: Attributes::NONE, reason }).attributes.insert(attribute);
+    }
+
+    /// Records that nothing of `want` could be established.
+    pub(super) fn miss_all(&mut self, want: Presence, reason: Reason) {
+        for (bit, attribute) in [(Presence::CONTENT, Attribute::Content), (Presence::XATTRS, Attribute::Xattrs)] {
+            if want.contains(bit) {
+                self.miss(attribute, reason);
+            }
+        }
+    }
+
+    fn without_opening(mut self, want: Presence, trouble: Trouble) -> Result<Self, Trouble> {
+        let Trouble::Gap(reason) = trouble else { return Err(trouble) };
+        self.miss_all(want, reason);
+        Ok(self)
+    }
+
+    fn take_xattrs(&mut self, xattrs: Result<Xattrs, Trouble>) {
+        match xattrs {
+            Ok(xattrs) => self.node.xattrs = Some(xattrs),
+            Err(Trouble::Gap(reason)) => self.miss(Attribute::Xattrs, reason),
+            Err(Trouble::Gone | Trouble::Moved | Trouble::Mount | Trouble::Interrupted) => {
+                self.miss(Attribute::Xattrs, Reason::Io);
+            }
+        }
+    }
+
+    fn take_content(&mut self, content: Result<Content, Trouble>) -> Result<(), Trouble> {
+        match content {
+            Ok(Content { digest, sha256, bytes }) => {
+                self.node.kind = Kind::File { size: Some(bytes), content: Some(digest) };
+                self.sha256 = sha256;
+                self.hashed = Some(bytes);
+            }
+            Err(Trouble::Gap(reason)) => self.miss(Attribute::Content, reason),
+            Err(trouble) => return Err(trouble),
+        }
+        Ok(())
+    }
+}

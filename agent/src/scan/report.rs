@@ -1,0 +1,119 @@
+//! Owns the result of a scan of everything: its drifts in order, its summary and its exit code. Must not own the forms in which
+//! they are shown.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+
+use driftlock_common::digest::OciDigest;
+use driftlock_common::drift::{Change, Delta, Drift, apply};
+use driftlock_common::exit::Exit;
+use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
+use driftlock_common::manifest::Manifest;
+
+use super::{Options, Outcome, Root, Scope, compare};
+use crate::pool::Pool;
+
+/// The result of a scan of everything.
+#[derive(Clone, Debug)]
+pub struct ScanReport {
+    /// Every difference, in path order.
+    pub drifts: Vec<Drift>,
+    /// The last line of a scan.
+    pub summary: Summary,
+    /// How the comparison ended.
+    pub outcome: Outcome,
+    /// Bits of all drifts and of the end: 0 is complete and clean.
+    pub exit: Exit,
+}
+
+/// How many paths each kind of difference concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// On disk, not sealed; a collapsed drift counts all that it stands for.
+    pub added: u64,
+    /// Sealed, not on disk.
+    pub removed: u64,
+    /// Different.
+    pub changed: u64,
+    /// Sealed entries that could not be established.
+    pub unverifiable: u64,
+    /// Bits of the exit code.
+    pub bits: u8,
+}
+
+impl Tally {
+    /// Counts one drift.
+    pub fn count(&mut self, drift: &Drift) {
+        self.bits |= drift.exit_bits();
+        match &drift.delta {
+            // A directory that is added itself counts beside what is below it; a sealed one, of which nothing is
+            // specified here, does not.
+            Delta::Added { observed, collapsed, .. } => {
+                let own = u64::from(collapsed.is_none() || observed.presence() != Default::default());
+                self.added += own + collapsed.unwrap_or(0);
+            }
+            Delta::Removed { .. } => self.removed += 1,
+            Delta::Changed { .. } => self.changed += 1,
+            Delta::Unverifiable { covers, .. } => self.unverifiable += covers,
+        }
+    }
+}
+
+/// Scans everything below `root`; `each` sees the drifts in order of discovery, from many threads. `view` says which
+/// manifest it is.
+pub fn report(
+    root: &Root,
+    manifest: &Manifest,
+    view: &ManifestView,
+    options: &Options,
+    pool: &Pool,
+    cancel: &AtomicBool,
+    each: &(dyn Fn(&Drift) + Sync),
+) -> ScanReport {
+    let all = Mutex::new((Vec::new(), Tally::default()));
+    let outcome = compare(root, manifest, options, &Scope::All, pool, cancel, &|drift| {
+        each(&drift);
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.1.count(&drift);
+        all.0.push(drift);
+    });
+    let (mut drifts, mut tally) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    drifts.sort_by(|a, b| a.path.cmp(&b.path));
+    if !outcome.complete() {
+        tally.bits |= Change::Unverifiable as u8;
+    }
+    let observed_tree = observed_tree(manifest, view, &drifts, &outcome);
+    let own_state = outcome.own_state.iter().map(|path| path.escaped().to_string());
+    let summary = Summary {
+        complete: outcome.complete(),
+        scope: if outcome.partial { "partial" } else { "full" }.into(),
+        profile: options.profile.map_or(manifest.header.profile, |profile| profile.min(manifest.header.profile)),
+        added: tally.added,
+        removed: tally.removed,
+        changed: tally.changed,
+        unverifiable: tally.unverifiable + outcome.unreached,
+        entries: outcome.stats.entries,
+        files_hashed: outcome.stats.files_hashed,
+        bytes_hashed: outcome.stats.bytes_hashed,
+        duration_ms: u64::try_from(outcome.stats.duration.as_millis()).unwrap_or(u64::MAX),
+        manifest: view.clone(),
+        excluded: ExcludedView {
+            manifest: manifest.header.excludes.iter().map(str::to_owned).collect(),
+            local: options.local_excludes.iter().map(str::to_owned).chain(own_state).collect(),
+        },
+        observed_tree,
+    };
+    ScanReport { drifts, summary, outcome, exit: Exit::Found(tally.bits) }
+}
+
+/// The digest of what is there, under the manifest's terms, if nothing was left out or left open.
+fn observed_tree(manifest: &Manifest, view: &ManifestView, drifts: &[Drift], outcome: &Outcome) -> Option<OciDigest> {
+    if outcome.partial || !outcome.complete() {
+        return None;
+    }
+    if drifts.is_empty() {
+        return Some(view.tree);
+    }
+    let tree = apply(&manifest.tree, drifts)?;
+    Some(Manifest { header: manifest.header.clone(), tree }.name())
+}

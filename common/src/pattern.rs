@@ -90,8 +90,7 @@ impl Pattern {
 
     /// Whether the pattern matches exactly this path (not its descendants).
     pub fn matches(&self, path: &TreePath) -> bool {
-        let path: Vec<&[u8]> = path.components().collect();
-        matches_components(&self.components, &path)
+        matches_components(&self.components, &path.components().collect::<Vec<_>>())
     }
 }
 
@@ -243,7 +242,11 @@ impl Excludes {
 
     /// Whether the path itself matches: for walkers that never descend into an excluded directory.
     pub fn excludes_entry(&self, path: &TreePath) -> bool {
-        !self.0.is_empty() && self.0.iter().any(|p| p.matches(path))
+        if self.0.is_empty() {
+            return false;
+        }
+        let components: Vec<&[u8]> = path.components().collect();
+        self.0.iter().any(|p| matches_components(&p.components, &components))
     }
 
     /// The patterns, sorted by bytes.

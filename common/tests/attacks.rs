@@ -260,6 +260,7 @@ fn what_is_over_a_limit_is_refused_and_what_is_at_it_is_not() {
         let line = |depth| format!("{{\"p\":\"{}\",\"t\":\"d\"}}", vec!["d"; depth].join("/"));
         (1..=depth).map(line).collect::<Vec<_>>().join("\n")
     };
+    let nested = |depth: usize| file(&format!("f\",\"new\":{}1{},\"n2\":\"", "[".repeat(depth), "]".repeat(depth)));
     // A path of the longest length: 16 components of 4095 bytes and their slashes, and one less at its end.
     let long = |last: usize| {
         let mut names = vec!["n".repeat(4095); 15];
@@ -278,12 +279,8 @@ fn what_is_over_a_limit_is_refused_and_what_is_at_it_is_not() {
         ("depth-over", directories(2049), 2050, "a path is deeper"),
         ("path", long(4096), 18, ""),
         ("path-over", long(4097), 17, "a path is longer"),
-        (
-            "nesting",
-            file(&format!("f\",\"new\":{}1{},\"n2\":\"", "[".repeat(200), "]".repeat(200))),
-            2,
-            "recursion limit",
-        ),
+        ("nesting", nested(126), 3, ""),
+        ("nesting-over", nested(127), 2, "recursion limit"),
         (
             "many-keys",
             file(&format!("f\"{},\"n\":\"", (0..80_000).map(|n| format!(",\"k{n}\":1")).collect::<String>())),

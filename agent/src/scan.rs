@@ -22,6 +22,8 @@ mod walk;
 mod xattr;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use driftlock_common::path::TreePath;
@@ -55,6 +57,8 @@ pub struct Options {
     pub own_state: Option<(u64, u64)>,
     /// Show more added paths than this below one directory as one drift.
     pub collapse: Option<u64>,
+    /// Counts entries as they are looked at, for showing progress.
+    pub looked_at: Option<Arc<AtomicU64>>,
 }
 
 /// What to do about file systems mounted inside the root.

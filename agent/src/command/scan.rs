@@ -1,9 +1,110 @@
-//! `driftlock scan`.
+//! `driftlock scan`: compares a tree with a manifest, once.
 
-use crate::cli::ScanArgs;
-use crate::failure::Outcome;
+mod progress;
+mod signals;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::anyhow;
+use driftlock_common::exit::Exit;
+use driftlock_common::pattern::Excludes;
+use driftlock_common::profile::Profile;
+
+use crate::baseline::{Accept, Baseline};
+use crate::cli::{FormatArg, ScanArgs};
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, Output, Reader};
+use crate::pool::Pool;
+use crate::scan::{COLLAPSE, Options, Root, ScanReport, report};
 
 /// Runs the verb.
-pub fn run(_args: ScanArgs) -> Outcome {
-    todo!()
+pub fn run(args: ScanArgs) -> Outcome {
+    // Before any thread is there, so that every thread has the same signals blocked.
+    let cancel = signals::cancel_on_signals()?;
+    let local_excludes =
+        Excludes::new(args.exclude.iter().map(String::as_str), []).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let baseline = Baseline::load(&args.manifest, Accept::Unsigned)?;
+    let sealed = baseline.manifest().header.profile;
+    let profile = args.profile.map(Profile::from);
+    if let Some(profile) = profile.filter(|profile| *profile > sealed) {
+        let (asked, sealed) = (profile.name(), sealed.name());
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow!("--profile {asked}: the manifest was sealed with {sealed}, so no more than that can be compared"),
+        ));
+    }
+    let root = Root::open(&args.root)?;
+    root.check_readable()?;
+    let pool = Pool::new(args.threads).map_err(|error| Failure::new(Exit::Io, error))?;
+    let options = Options {
+        local_excludes,
+        profile,
+        collapse: args.collapse.then_some(COLLAPSE),
+        looked_at: Some(Arc::default()),
+        ..Options::default()
+    };
+    let result = {
+        let _shown =
+            progress::show(baseline.manifest().tree.len() as u64, options.looked_at.clone().unwrap_or_default());
+        scan_and_stream(&baseline, &root, &options, &pool, cancel, args.format)?
+    };
+    if let FormatArg::Text | FormatArg::Json = args.format {
+        let mut stdout = Output::stdout();
+        match args.format {
+            FormatArg::Json => stdout.json(&result.drifts, baseline.manifest().header.content, &result.summary)?,
+            FormatArg::Text | FormatArg::Ndjson => stdout.text(&result.drifts, &result.summary, output::colour())?,
+        };
+    }
+    hint(&result, &root);
+    Ok(result.exit)
+}
+
+/// Scans; the form that is in order of discovery is written meanwhile.
+fn scan_and_stream(
+    baseline: &Baseline,
+    root: &Root,
+    options: &Options,
+    pool: &Pool,
+    cancel: &AtomicBool,
+    format: FormatArg,
+) -> Result<ScanReport, Failure> {
+    let manifest = baseline.manifest();
+    let view = baseline.view();
+    let stream = Mutex::new((Output::new(std::io::stdout()), Ok(Reader::There)));
+    let write = |line: &[u8]| {
+        let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(stream.1, Ok(Reader::There)) {
+            stream.1 = stream.0.write(line);
+        }
+        // Nobody is there to read the rest.
+        if !matches!(stream.1, Ok(Reader::There)) {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    };
+    let streamed = format == FormatArg::Ndjson;
+    let result = report(root, manifest, &view, options, pool, cancel, &|drift| {
+        if streamed {
+            write(&output::finding_line(drift, manifest.header.content));
+        }
+    });
+    if streamed {
+        write(&output::summary_line(&result.summary));
+    }
+    let (mut stdout, written) = stream.into_inner().unwrap_or_else(PoisonError::into_inner);
+    written?;
+    stdout.finish()?;
+    Ok(result)
+}
+
+/// What a person may want to know beside the result.
+fn hint(result: &ScanReport, root: &Root) {
+    let path = driftlock_common::path::Escaped(root.path().as_os_str().as_encoded_bytes());
+    if result.outcome.root_lost {
+        output::say(&format!("{path} was removed or replaced while it was scanned: nothing can be said about it"));
+    } else if result.outcome.interrupted {
+        output::say("interrupted: what was not looked at yet is not verified");
+    } else if result.summary.entries == 0 && result.summary.removed > 0 {
+        output::say(&format!("{path} is empty: is it the right directory, and is its file system mounted?"));
+    }
 }

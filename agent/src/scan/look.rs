@@ -46,7 +46,7 @@ impl Look<'_> {
     }
 
     /// What stat alone says.
-    pub(super) fn from_stat(&self, stat: &Stat) -> Seen {
+    pub(super) fn of_stat(&self, stat: &Stat) -> Seen {
         let kind = match stat.file_type {
             FileType::File => Kind::File { size: Some(stat.size), content: None },
             FileType::Directory => Kind::Directory,
@@ -70,7 +70,7 @@ impl Look<'_> {
 
     /// What an opened directory is.
     pub(super) fn directory(&self, fd: BorrowedFd<'_>, stat: &Stat, want: Presence) -> Seen {
-        let mut seen = self.from_stat(stat);
+        let mut seen = self.of_stat(stat);
         if want.contains(Presence::XATTRS) {
             seen.take_xattrs(xattr::read(fd, self.profile).map_err(Trouble::from));
         }
@@ -90,12 +90,12 @@ impl Look<'_> {
         match stat.file_type {
             FileType::File => self.file(directory, name, stat, want, limit),
             FileType::Symlink => {
-                let mut seen = self.from_stat(stat);
+                let mut seen = self.of_stat(stat);
                 seen.node.kind = Kind::Symlink { target: read_link(directory, name)? };
                 Ok(seen)
             }
             FileType::Directory | FileType::Char | FileType::Block | FileType::Fifo | FileType::Socket => {
-                Ok(self.from_stat(stat))
+                Ok(self.of_stat(stat))
             }
         }
     }
@@ -111,7 +111,7 @@ impl Look<'_> {
         let too_large = limit.is_some_and(|limit| stat.size > limit);
         let want_content = want.contains(Presence::CONTENT);
         let want_xattrs = want.contains(Presence::XATTRS);
-        let mut seen = self.from_stat(stat);
+        let mut seen = self.of_stat(stat);
         if want_xattrs || (want_content && !too_large) {
             let fd = match open_file(directory, name, self.crossing) {
                 Ok(fd) => fd,
@@ -124,7 +124,7 @@ impl Look<'_> {
             if !before.same_inode(stat) {
                 return Err(Trouble::Moved);
             }
-            seen = self.from_stat(&before);
+            seen = self.of_stat(&before);
             if want_xattrs {
                 seen.take_xattrs(xattr::read(fd.as_fd(), self.profile).map_err(Trouble::from));
             }

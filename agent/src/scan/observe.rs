@@ -68,7 +68,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
         sink: &sink,
         met: Met::default(),
     };
-    let mut top = look.from_stat(root.stat());
+    let mut top = look.of_stat(root.stat());
     match reopen_directory(root.as_fd()) {
         Ok(fd) => top = look.directory(fd.as_fd(), root.stat(), terms.profile.allows(FileType::Directory)),
         Err(error) => sink.gap(TreePath::root(), Trouble::from(error).reason()),

@@ -82,7 +82,7 @@ impl<'s> Walk<'s> {
     }
 
     fn enter_top(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>) {
-        match directory.with_fd(self.look.crossing, reopen_directory).map_err(Trouble::from) {
+        match directory.with_fd(self.look.crossing, reopen_directory) {
             Ok(Ok(fd)) => self.inside(tasks, directory, fd, Some(EntryId::ROOT)),
             Ok(Err(error)) => self.unreadable(&directory, Some(EntryId::ROOT), Trouble::from(error).reason()),
             Err(trouble) => self.unreadable(&directory, Some(EntryId::ROOT), trouble.reason()),
@@ -101,7 +101,7 @@ impl<'s> Walk<'s> {
     }
 
     fn directory_unopened(&self, stat: &Stat, want: Presence, reason: Reason) -> Seen {
-        let mut seen = self.look.from_stat(stat);
+        let mut seen = self.look.of_stat(stat);
         seen.miss_all(want, reason);
         seen
     }
@@ -189,7 +189,7 @@ impl<'s> Walk<'s> {
     /// A sealed directory itself, without what is in it.
     fn directory_alone(&'s self, parent: &Arc<Directory>, ahead: &Ahead) {
         let want = self.want(ahead.sealed, FileType::Directory);
-        let mut seen = self.look.from_stat(&ahead.stat);
+        let mut seen = self.look.of_stat(&ahead.stat);
         if want.contains(Presence::XATTRS) {
             let opened = parent.with_fd(self.look.crossing, |fd| open_directory(fd, &ahead.name, self.look.crossing));
             seen = match opened {
@@ -389,7 +389,7 @@ impl<'s> Walk<'s> {
         match last {
             // What does not move with the content can still be told.
             Some((stat, want)) if stat.file_type == FileType::File => {
-                let mut seen = self.look.from_stat(&stat);
+                let mut seen = self.look.of_stat(&stat);
                 seen.node.kind = Kind::File { size: None, content: None };
                 seen.node.mtime = None;
                 seen.miss_all(want, Reason::Unstable);
@@ -404,6 +404,9 @@ impl<'s> Walk<'s> {
     fn judge(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, seen: Seen) {
         if sealed != Some(EntryId::ROOT) {
             self.met.entries.fetch_add(1, Ordering::Relaxed);
+            if let Some(looked_at) = &self.options.looked_at {
+                looked_at.fetch_add(1, Ordering::Relaxed);
+            }
         }
         if let Some(bytes) = seen.hashed {
             self.met.files_hashed.fetch_add(1, Ordering::Relaxed);

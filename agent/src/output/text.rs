@@ -1,0 +1,266 @@
+//! Owns the form for people: one line for each difference, then what the whole amounts to. Must not own any file name as
+//! it is: every name and target is escaped.
+
+use std::fmt::Write as _;
+
+use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Unverified};
+use driftlock_common::finding::Summary;
+use driftlock_common::node::{Device, Kind, Node, Presence};
+use driftlock_common::path::Escaped;
+
+/// One difference as a line with its line feed, for example `changed       usr/bin/app  content, mode 0755 → 4755`.
+pub fn drift_line(drift: &Drift, colour: bool) -> String {
+    let change = drift.change();
+    let mut details = Vec::new();
+    let mut layer = None;
+    match &drift.delta {
+        Delta::Added { observed, unverified, collapsed } => {
+            details.push(describe(observed));
+            details.extend(collapsed.map(|n| format!("and {n} more added below it")));
+            details.extend(unverified.map(not_verified));
+        }
+        Delta::Removed { expected } => {
+            details.push(expected.node.file_type().name().to_owned());
+            layer = expected.origin.layer;
+        }
+        Delta::Changed { attributes, expected, observed, unverified } => {
+            details.extend(attributes.iter().map(|attribute| differs(attribute, &expected.node, observed)));
+            details.extend(unverified.map(not_verified));
+            let metadata_only = !attributes.contains(Attribute::Content) && !attributes.contains(Attribute::Type);
+            layer = expected.origin.meta_layer.filter(|_| metadata_only).or(expected.origin.layer);
+        }
+        Delta::Unverifiable { reason, covers, expected } => {
+            details.push(reason.name().to_owned());
+            if *covers > 1 {
+                details.push(format!("stands for {covers} sealed entries"));
+            }
+            layer = expected.as_ref().and_then(|expected| expected.origin.layer);
+        }
+    }
+    details.extend(layer.map(|layer| format!("layer {layer}")));
+    let path = if drift.path.is_root() { ".".to_owned() } else { drift.path.escaped().to_string() };
+    let (before, after) = if colour { (sgr(change), "\x1b[0m") } else { ("", "") };
+    format!("{before}{:<12}{after}  {path}  {}\n", change.name(), details.join(", "))
+}
+
+/// What a whole result amounts to, as a few lines.
+pub fn summary_lines(summary: &Summary) -> String {
+    let mut text = String::new();
+    let drifted = summary.added + summary.removed + summary.changed > 0;
+    let word = match (drifted, summary.complete) {
+        (true, _) => "drifted",
+        (false, true) => "clean",
+        (false, false) => "not verified",
+    };
+    let Summary { added, removed, changed, unverifiable, .. } = summary;
+    let _infallible = write!(text, "{word:<12}  {added} added, {removed} removed, {changed} changed");
+    if *unverifiable > 0 || !summary.complete {
+        let _infallible = write!(text, ", {unverifiable} not verified");
+    }
+    if !summary.complete {
+        text.push_str("; incomplete");
+    }
+    let _infallible = writeln!(
+        text,
+        "; {} entries, {} files hashed ({}) in {:.2} s",
+        summary.entries,
+        summary.files_hashed,
+        size(summary.bytes_hashed),
+        std::time::Duration::from_millis(summary.duration_ms).as_secs_f64()
+    );
+    let manifest = &summary.manifest;
+    let learned = if manifest.origin == "dir" { ", learned from a directory" } else { "" };
+    let _infallible =
+        writeln!(text, "manifest      {}, {}{learned}, origin {}", manifest.tree, manifest.trust, manifest.origin);
+    let _infallible = write!(text, "scope         {}, profile {}", summary.scope, summary.profile.name());
+    for (by, patterns) in [("by the manifest", &summary.excluded.manifest), ("locally", &summary.excluded.local)] {
+        if !patterns.is_empty() {
+            let _infallible = write!(text, "; left out {by}: {}", patterns.join(" "));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+const fn sgr(change: Change) -> &'static str {
+    match change {
+        Change::Added => "\x1b[32m",
+        Change::Removed => "\x1b[31m",
+        Change::Changed => "\x1b[33m",
+        Change::Unverifiable => "\x1b[35m",
+    }
+}
+
+/// What an added path is.
+fn describe(node: &Node) -> String {
+    let mut text = node.file_type().name().to_owned();
+    match &node.kind {
+        Kind::File { size: Some(bytes), .. } => {
+            let _infallible = write!(text, " of {}", size(*bytes));
+        }
+        Kind::Symlink { target } => {
+            let _infallible = write!(text, " to {}", Escaped(target));
+        }
+        Kind::Char(Some(device)) | Kind::Block(Some(device)) => {
+            let _infallible = write!(text, " {}", numbers(Some(*device)));
+        }
+        Kind::File { size: None, .. }
+        | Kind::Directory
+        | Kind::Char(None)
+        | Kind::Block(None)
+        | Kind::Fifo
+        | Kind::Socket => {}
+    }
+    // Rights that whoever added it may have wanted.
+    if let Some(mode) = node.mode.filter(|mode| mode & 0o6000 != 0) {
+        let _infallible = write!(text, ", mode {mode:04o}");
+    }
+    if node.presence().contains(Presence::XATTRS) && node.xattrs.as_ref().is_some_and(|xattrs| !xattrs.is_empty()) {
+        text.push_str(", with xattrs");
+    }
+    text
+}
+
+fn differs(attribute: Attribute, expected: &Node, observed: &Node) -> String {
+    fn or_unknown<T: ToString>(value: Option<T>) -> String {
+        value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+    }
+    let octal = |node: &Node| or_unknown(node.mode.map(|mode| format!("{mode:04o}")));
+    let both = |a: String, b: String| format!("{} {a} → {b}", attribute.name());
+    match attribute {
+        Attribute::Type => both(expected.file_type().name().into(), observed.file_type().name().into()),
+        Attribute::Content => match (&expected.kind, &observed.kind) {
+            (Kind::File { size: Some(a), .. }, Kind::File { size: Some(b), .. }) if a != b => {
+                both(a.to_string(), format!("{b} bytes"))
+            }
+            _ => attribute.name().to_owned(),
+        },
+        Attribute::Target => both(target(expected), target(observed)),
+        Attribute::Mode => both(octal(expected), octal(observed)),
+        Attribute::Uid => both(or_unknown(expected.uid), or_unknown(observed.uid)),
+        Attribute::Gid => both(or_unknown(expected.gid), or_unknown(observed.gid)),
+        Attribute::Xattrs => attribute.name().to_owned(),
+        Attribute::Device => both(device(expected), device(observed)),
+        Attribute::Mtime => both(or_unknown(expected.mtime), or_unknown(observed.mtime)),
+    }
+}
+
+fn target(node: &Node) -> String {
+    match &node.kind {
+        Kind::Symlink { target } => Escaped(target).to_string(),
+        Kind::File { .. } | Kind::Directory | Kind::Char(_) | Kind::Block(_) | Kind::Fifo | Kind::Socket => "?".into(),
+    }
+}
+
+fn device(node: &Node) -> String {
+    match node.kind {
+        Kind::Char(device) | Kind::Block(device) => numbers(device),
+        Kind::File { .. } | Kind::Directory | Kind::Symlink { .. } | Kind::Fifo | Kind::Socket => "?".into(),
+    }
+}
+
+fn numbers(device: Option<Device>) -> String {
+    device.map_or_else(|| "?".into(), |device| format!("{}:{}", device.major, device.minor))
+}
+
+fn not_verified(unverified: Unverified) -> String {
+    let list = |attributes: Attributes| attributes.iter().map(Attribute::name).collect::<Vec<_>>().join(" and ");
+    format!("{} not verified: {}", list(unverified.attributes), unverified.reason)
+}
+
+/// Bytes as a person reads them.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut unit = "bytes";
+    // One decimal is shown; in tenths nothing is lost before.
+    let mut tenths = u128::from(bytes) * 10;
+    for next in UNITS {
+        if tenths < 10_240 {
+            break;
+        }
+        tenths /= 1024;
+        unit = next;
+    }
+    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
+}
+
+#[cfg(test)]
+mod tests {
+    use driftlock_common::digest::Digest;
+    use driftlock_common::drift::Sealed;
+    use driftlock_common::gap::Reason;
+    use driftlock_common::path::TreePath;
+    use driftlock_common::tree::Origin;
+
+    use super::*;
+
+    fn file(size: u64, mode: u16) -> Node {
+        let kind = Kind::File { size: Some(size), content: Some(Digest::blake3(b"")) };
+        Node { mode: Some(mode), uid: Some(0), gid: Some(0), ..Node::bare(kind) }
+    }
+
+    fn sealed(node: Node) -> Sealed {
+        Sealed { node, origin: Origin { layer: Some(2), ..Origin::default() } }
+    }
+
+    #[test]
+    fn each_difference_is_one_readable_line() {
+        let link = |to: &str| Node::bare(Kind::Symlink { target: to.as_bytes().into() });
+        let denied = Unverified { attributes: Attributes::of(Attribute::Content), reason: Reason::Denied };
+        let changed = |attributes: &[Attribute], expected, observed, unverified| Delta::Changed {
+            attributes: attributes.iter().copied().collect(),
+            expected: sealed(expected),
+            observed,
+            unverified,
+        };
+        for (path, delta, line) in [
+            (
+                "usr/bin/app",
+                changed(&[Attribute::Content, Attribute::Mode], file(1, 0o755), file(1, 0o4755), None),
+                "changed       usr/bin/app  content, mode 0755 → 4755, layer 2",
+            ),
+            (
+                "a\x1b[31m",
+                changed(&[Attribute::Content], file(10, 0o644), file(12, 0o644), Some(denied)),
+                "changed       a\\x1b[31m  content 10 → 12 bytes, content not verified: denied, layer 2",
+            ),
+            (
+                "l",
+                changed(&[Attribute::Target], link("x\n"), link("y"), None),
+                "changed       l  target x\\x0a → y, layer 2",
+            ),
+            (
+                "new",
+                Delta::Added { observed: file(2048, 0o4755), unverified: None, collapsed: None },
+                "added         new  file of 2.0 KiB, mode 4755",
+            ),
+            (
+                "flood",
+                Delta::Added { observed: Node::implicit_directory(), unverified: None, collapsed: Some(20_000) },
+                "added         flood  directory, and 20000 more added below it",
+            ),
+            ("gone", Delta::Removed { expected: sealed(file(1, 0o644)) }, "removed       gone  file, layer 2"),
+            (
+                "",
+                Delta::Unverifiable { reason: Reason::RootLost, covers: 7, expected: None },
+                "unverifiable  .  root_lost, stands for 7 sealed entries",
+            ),
+        ] {
+            let drift = Drift { path: TreePath::new(path).unwrap(), delta };
+            assert_eq!(drift_line(&drift, false), format!("{line}\n"));
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            (1_536 * 1024, "1.5 MiB"),
+            (u64::MAX, "16383.9 PiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

@@ -1,1 +1,337 @@
-//! To be written.
+//! Owns the agent's configuration: what a validated one holds, and the way from files to it. Must not own defaults that
+//! need the host, or the checks that need a target's files (those are made where the files are used).
+//!
+//! What was written ([`read`]) and what it means ([`check`]) are two steps, so that everything that is wrong is said at
+//! once, each with its file and line.
+
+mod check;
+mod endpoint;
+mod load;
+mod read;
+mod units;
+mod words;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use driftlock_common::pattern::Excludes;
+
+pub use endpoint::{Endpoint, EndpointError};
+pub use load::load;
+
+/// The shipped file: the documentation of every key, and the defaults.
+pub const SHIPPED: &str = include_str!("../../packaging/config/agent.toml");
+/// Time between sweeps when `watch.sweep` is `auto`. A sweep of this version reads everything, so it is rare.
+pub const DEFAULT_SWEEP: Duration = Duration::from_mins(10);
+/// Time between heartbeats unless set.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
+/// Bound of the spool unless set, in bytes.
+pub const DEFAULT_SPOOL: u64 = 64 * 1000 * 1000;
+/// The smallest bound of the spool, in bytes: some batches have to fit.
+pub const MIN_SPOOL: u64 = 4 * 1000 * 1000;
+/// Content of files that are not as sealed anyway is hashed up to this size unless set, in bytes.
+pub const DEFAULT_HASH_LIMIT: u64 = 1024 * 1024 * 1024;
+
+/// A configuration that can be used. Every field may be set in code; [`Config::new`] has the defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the agent keeps what must survive it.
+    pub state_dir: PathBuf,
+    /// Who reports.
+    pub host: Host,
+    /// What is watched, names unique.
+    pub targets: Vec<Target>,
+    /// How it is watched.
+    pub watch: Watch,
+    /// What the agent may use.
+    pub limits: Limits,
+    /// Where findings go.
+    pub report: Report,
+}
+
+/// Who reports.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Host {
+    /// `None`: random, made with the state directory.
+    pub id: Option<String>,
+    /// For people. `None`: the kernel's host name.
+    pub name: Option<String>,
+    /// By which hosts are grouped.
+    pub labels: BTreeMap<String, String>,
+    /// Whether a clean stop retires the host.
+    pub ephemeral: bool,
+}
+
+/// A root, and what it must match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its name in every report, unique.
+    pub name: String,
+    /// Absolute.
+    pub root: PathBuf,
+    /// The manifest's file, absolute.
+    pub manifest: PathBuf,
+    /// Whether a manifest without a signature is accepted.
+    pub allow_unsigned: bool,
+    /// Local excludes.
+    pub exclude: Excludes,
+}
+
+/// How targets are watched.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Watch {
+    /// Where hints come from.
+    pub mode: Mode,
+    /// Time between sweeps; `None`: [`DEFAULT_SWEEP`].
+    pub sweep: Option<Duration>,
+}
+
+/// Where hints come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// The best that the host allows.
+    #[default]
+    Auto,
+    /// inotify, one watch for each directory.
+    Inotify,
+    /// Sweeps alone.
+    Sweep,
+}
+
+/// What the agent may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Hashing threads.
+    pub threads: NonZeroUsize,
+    /// Content of files that are not as sealed anyway is hashed up to this size, in bytes.
+    pub hash_limit: u64,
+}
+
+/// Where findings go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The collector; `None`: findings are logged only.
+    pub endpoint: Option<Endpoint>,
+    /// The file that holds the credential, absolute.
+    pub token_file: Option<PathBuf>,
+    /// The only certificates that are trusted, if set, absolute.
+    pub ca_file: Option<PathBuf>,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// Bound of the spool, in bytes.
+    pub spool: u64,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one, in the order of files and lines.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong, where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}{what}")]
+pub struct Problem {
+    place: Place,
+    what: String,
+}
+
+/// A line of a file; nothing for what concerns the whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place {
+    file: PathBuf,
+    /// From 1; 0 if it concerns the whole file.
+    line: usize,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// The defaults, without targets or an endpoint.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            host: Host::default(),
+            targets: Vec::new(),
+            watch: Watch::default(),
+            limits: Limits { threads: default_threads(), hash_limit: DEFAULT_HASH_LIMIT },
+            report: Report {
+                endpoint: None,
+                token_file: None,
+                ca_file: None,
+                heartbeat: DEFAULT_HEARTBEAT,
+                spool: DEFAULT_SPOOL,
+            },
+        }
+    }
+
+    /// Reads one file's text. `file` is only named in problems.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let raw = read::Raw::read(file, text, &mut problems);
+        check::check(raw, problems)
+    }
+}
+
+/// Two: hashing must not be all that a host does.
+const fn default_threads() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(1)
+}
+
+// === impl ConfigError ===
+
+impl ConfigError {
+    fn new(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
+        Self { problems }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    /// One line for each problem.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            fmt::Display::fmt(problem, f)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Problem ===
+
+impl Problem {
+    fn new(place: Place, what: impl Into<String>) -> Self {
+        Self { place, what: what.into() }
+    }
+
+    /// Something about the whole of `file`.
+    fn about(file: &Path, what: impl Into<String>) -> Self {
+        Self::new(Place { file: file.to_owned(), line: 0 }, what)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.file.as_os_str().is_empty(), self.line) {
+            (true, _) => Ok(()),
+            (false, 0) => write!(f, "{}: ", self.file.display()),
+            (false, line) => write!(f, "{}:{line}: ", self.file.display()),
+        }
+    }
+}
+
+// === impl Mode ===
+
+impl Mode {
+    /// The word of the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Inotify => "inotify",
+            Self::Sweep => "sweep",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        match Config::parse(Path::new("agent.toml"), text) {
+            Ok(config) => panic!("accepted: {config:?}"),
+            Err(error) => error.problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    const TARGET: &str = "[[target]]\nname = 'app'\nroot = '/srv/app'\nmanifest = '/m'\nallow_unsigned = true\n";
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        // As shipped it has no target, which is the one thing that an operator must add.
+        let text = format!("{SHIPPED}\n{TARGET}");
+        let config = Config::parse(Path::new("agent.toml"), &text).unwrap();
+        let mut expected = Config::new("/var/lib/driftlock");
+        expected.targets = config.targets.clone();
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn every_key_of_the_shipped_file_is_accepted_uncommented() {
+        let text: String =
+            SHIPPED.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
+        let config = Config::parse(Path::new("agent.toml"), &text).unwrap();
+        assert_eq!(config.targets.len(), 1);
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once_with_its_line() {
+        let found = problems(
+            "state_dir = 'var/lib'\nstat_dir = '/x'\n[watch]\nsweep = '10ms'\nmode = 'fanotify'\n[limits]\nthreads = 0\n",
+        );
+        assert_eq!(found.len(), 6, "{found:#?}");
+        assert!(found[0].contains("no [[target]]"), "{found:#?}");
+        assert_eq!(found[1], "agent.toml:1: state_dir is not an absolute path");
+        assert_eq!(found[2], "agent.toml:2: unknown key stat_dir; did you mean state_dir?");
+        assert!(found[3].starts_with("agent.toml:4: watch.sweep"), "{found:#?}");
+        assert!(found[4].starts_with("agent.toml:5: watch.mode = \"fanotify\" is not available"), "{found:#?}");
+        assert!(found[5].starts_with("agent.toml:7: limits.threads"), "{found:#?}");
+    }
+
+    #[test]
+    fn what_is_refused_and_why() {
+        for (text, why) in [
+            ("x", "agent.toml:1: "),
+            ("state_dir = 1", "state_dir is not a text"),
+            ("target = 1", "target is written [[target]]"),
+            ("[target]\nname = 'a'", "target is written [[target]]"),
+            ("[[target]]\ntrust = ['/k']", "target.trust is not available in this version"),
+            ("[[target]]\nmanifest = ['/a', '/b']", "several manifests are not available in this version"),
+            ("[[target]]\nid_map = 'auto'", "target.id_map is not available in this version"),
+            ("[[target]]\nmounts = 'cross'", "is not available in this version"),
+            ("[[target]]\nname = 'a b'", "target.name"),
+            ("[[target]]\nname = 'a'\nroot = 'srv'", "target.root is not an absolute path"),
+            ("[[target]]\nname = 'a'\nroot = '/srv/../x'", "target.root"),
+            ("[[target]]\nname = 'a'\nroot = '/srv'", "target.manifest is missing"),
+            ("[[target]]\nname = 'a'\nroot = '/srv'\nmanifest = '/m'", "allow_unsigned = true"),
+            ("[[target]]\nexclude = ['/abs']", "exclude \"/abs\""),
+            ("[[target]]\nexclude = 'a'", "target.exclude is not a list of texts"),
+            ("[[sink]]\ntype = 'stdout'", "sink is not available in this version"),
+            ("[watch]\nfull = '24h'", "watch.full is not available in this version"),
+            ("[limits]\ncpu = '20%'", "limits.cpu is not available in this version"),
+            ("[limits]\nread = '200MB/s'", "limits.read is not available in this version"),
+            ("[limits]\nhash_limit = '12 parsecs'", "limits.hash_limit"),
+            ("[report]\nproxy = 'http://p:1'", "report.proxy is not available in this version"),
+            ("[report]\nendpoint = 'http://collector.example'", "http:// is for loopback"),
+            ("[report]\nendpoint = 'ftp://localhost'", "report.endpoint"),
+            ("[report]\nendpoint = 'https://a/?q'", "report.endpoint"),
+            ("[report]\nheartbeat = '0s'", "report.heartbeat"),
+            ("[report]\nspool = '1kB'", "report.spool"),
+            ("[report]\ntoken_file = '/t'", "report.token_file is set, but report.endpoint is not"),
+            ("[host]\nid = 'a/b'", "host.id"),
+            ("[host]\nlabels = { a = 1 }", "host.labels.a is not a text"),
+            ("[hots]\nid = 'x'", "unknown key hots; did you mean host?"),
+        ] {
+            let found = problems(text);
+            assert!(found.iter().any(|line| line.contains(why)), "{text:?}: no {why:?} in {found:#?}");
+            assert!(found.iter().all(|line| !line.contains('\n')), "{found:#?}");
+        }
+    }
+
+    #[test]
+    fn two_targets_of_one_name_or_root_are_refused() {
+        let found = problems(&format!("{TARGET}{TARGET}"));
+        assert!(found.iter().any(|line| line.contains("agent.toml:7: a target app is there already")), "{found:#?}");
+        assert!(found.iter().any(|line| line.contains("another target has the root /srv/app")), "{found:#?}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Owns what written values mean together: defaults, ranges, contradictions.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use driftlock_common::pattern::Excludes;
+
+use super::read::{At, Raw, RawTarget};
+use super::{
+    Config, ConfigError, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_SPOOL, Host, Limits, MIN_SPOOL, Place,
+};
+use super::{Problem, Report, Target, Watch, default_threads};
+
+/// More hashing threads than this are a mistake.
+const MAX_THREADS: u64 = 256;
+/// The longest name of a host, a target or a label, in bytes.
+const MAX_NAME: usize = 128;
+const MIN_SWEEP: Duration = Duration::from_secs(1);
+const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
+const MAX_PERIOD: Duration = Duration::from_hours(24 * 30);
+
+/// Makes a configuration of what was written, unless anything is wrong.
+pub(super) fn check(raw: Raw, problems: Vec<Problem>) -> Result<Config, ConfigError> {
+    let mut check = Check { problems };
+    let config = check.config(raw);
+    if check.problems.is_empty() { Ok(config) } else { Err(ConfigError::new(check.problems)) }
+}
+
+struct Check {
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn complain(&mut self, place: &Place, what: impl Into<String>) {
+        self.problems.push(Problem::new(place.clone(), what));
+    }
+
+    fn config(&mut self, raw: Raw) -> Config {
+        let state_dir = match raw.state_dir {
+            Some(path) => self.absolute("state_dir", path),
+            None => PathBuf::from("/var/lib/driftlock"),
+        };
+        let host = Host {
+            id: self.name("host.id", raw.host_id).filter(|id| id != "auto"),
+            name: self.name("host.name", raw.host_name).filter(|name| name != "auto"),
+            labels: self.labels(raw.labels),
+            ephemeral: raw.ephemeral.is_some_and(|at| at.value),
+        };
+        if raw.targets.is_empty() && !raw.broken {
+            self.problems.push(Problem::about(&raw.file, "there is no [[target]]: nothing would be watched"));
+        }
+        let targets = self.targets(raw.targets);
+        let watch = Watch {
+            mode: raw.mode.map(|at| at.value).unwrap_or_default(),
+            sweep: raw.sweep.and_then(|at| {
+                let place = at.place;
+                at.value.map(|value| self.period("watch.sweep", At { value, place }, MIN_SWEEP))
+            }),
+        };
+        let limits = Limits {
+            threads: raw.threads.and_then(|at| self.threads(&at)).unwrap_or_else(default_threads),
+            hash_limit: raw.hash_limit.map_or(DEFAULT_HASH_LIMIT, |at| at.value),
+        };
+        let endpoint = raw.endpoint.and_then(|at| at.value);
+        if endpoint.is_none() {
+            for (key, path) in [("token_file", &raw.token_file), ("ca_file", &raw.ca_file)] {
+                if let Some(at) = path {
+                    self.complain(&at.place, format!("report.{key} is set, but report.endpoint is not"));
+                }
+            }
+        }
+        let report = Report {
+            token_file: raw.token_file.map(|at| self.absolute("report.token_file", at)),
+            ca_file: raw.ca_file.map(|at| self.absolute("report.ca_file", at)),
+            heartbeat: raw.heartbeat.map_or(DEFAULT_HEARTBEAT, |at| self.period("report.heartbeat", at, MIN_HEARTBEAT)),
+            spool: raw.spool.map_or(DEFAULT_SPOOL, |at| self.spool(&at)),
+            endpoint,
+        };
+        Config { state_dir, host, targets, watch, limits, report }
+    }
+
+    fn absolute(&mut self, key: &str, At { value, place }: At<PathBuf>) -> PathBuf {
+        if !value.is_absolute() {
+            self.complain(&place, format!("{key} is not an absolute path"));
+        } else if value.components().any(|part| part == Component::ParentDir) {
+            self.complain(&place, format!("{key} has a component \"..\""));
+        }
+        value
+    }
+
+    /// Names go into URLs, logs and pages: they are kept to what is the same everywhere.
+    fn name(&mut self, key: &str, at: Option<At<String>>) -> Option<String> {
+        let At { value, place } = at?;
+        let good = !value.is_empty()
+            && value.len() <= MAX_NAME
+            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:@".contains(&b));
+        if !good {
+            self.complain(&place, format!("{key} is 1 to {MAX_NAME} of letters, digits and . _ - : @"));
+        }
+        Some(value)
+    }
+
+    fn labels(&mut self, raw: Vec<(String, At<String>)>) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        for (name, At { value, place }) in raw {
+            let too_long = name.is_empty() || name.len() > MAX_NAME || value.len() > MAX_NAME;
+            if too_long || name.chars().chain(value.chars()).any(char::is_control) {
+                let name = name.escape_default();
+                self.complain(
+                    &place,
+                    format!("host.labels.{name}: names and values are at most {MAX_NAME} bytes of text"),
+                );
+            }
+            labels.insert(name, value);
+        }
+        labels
+    }
+
+    fn targets(&mut self, raw: Vec<RawTarget>) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::with_capacity(raw.len());
+        for one in raw {
+            let place = one.place.clone();
+            let name_place = one.name.as_ref().map_or_else(|| place.clone(), |at| at.place.clone());
+            let Some(target) = self.target(one) else { continue };
+            if targets.iter().any(|other| other.name == target.name) {
+                self.complain(&name_place, format!("a target {} is there already", target.name));
+            }
+            if targets.iter().any(|other| same_path(&other.root, &target.root)) {
+                self.complain(&place, format!("another target has the root {} already", target.root.display()));
+            }
+            targets.push(target);
+        }
+        targets
+    }
+
+    fn target(&mut self, raw: RawTarget) -> Option<Target> {
+        for (key, missing) in
+            [("name", raw.name.is_none()), ("root", raw.root.is_none()), ("manifest", raw.manifest.is_none())]
+        {
+            if missing {
+                self.complain(&raw.place, format!("target.{key} is missing"));
+            }
+        }
+        let allow_unsigned = raw.allow_unsigned.is_some_and(|at| at.value);
+        let name = self.name("target.name", raw.name);
+        let root = raw.root.map(|at| self.absolute("target.root", at));
+        let manifest = raw.manifest.map(|at| {
+            if !allow_unsigned {
+                let what = "manifests without a signature are refused unless target.allow_unsigned = true \
+                            (signatures come in a later version)";
+                self.complain(&at.place, what);
+            }
+            self.absolute("target.manifest", at)
+        });
+        let exclude = match raw.exclude {
+            None => Excludes::none(),
+            Some(At { value, place }) => Excludes::new(value.iter().map(String::as_str), []).unwrap_or_else(|error| {
+                self.complain(&place, format!("target.exclude: {error}"));
+                Excludes::none()
+            }),
+        };
+        Some(Target { name: name?, root: root?, manifest: manifest?, allow_unsigned, exclude })
+    }
+
+    fn period(&mut self, key: &str, At { value, place }: At<Duration>, min: Duration) -> Duration {
+        if value < min || value > MAX_PERIOD {
+            self.complain(&place, format!("{key} is between {}s and 30d", min.as_secs()));
+        }
+        value
+    }
+
+    fn threads(&mut self, At { value, place }: &At<u64>) -> Option<NonZeroUsize> {
+        let threads =
+            if *value > MAX_THREADS { None } else { usize::try_from(*value).ok().and_then(NonZeroUsize::new) };
+        if threads.is_none() {
+            self.complain(place, format!("limits.threads is between 1 and {MAX_THREADS}"));
+        }
+        threads
+    }
+
+    fn spool(&mut self, At { value, place }: &At<u64>) -> u64 {
+        if *value < MIN_SPOOL {
+            self.complain(place, "report.spool is at least 4MB");
+        }
+        *value
+    }
+}
+
+/// Whether two absolute paths spell the same one.
+fn same_path(a: &Path, b: &Path) -> bool {
+    a.components().eq(b.components())
+}

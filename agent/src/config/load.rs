@@ -1,0 +1,176 @@
+//! Owns putting the configuration together from its files, and the checks of the files that it names for the agent
+//! itself: the credential and the certificates.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::read::{At, Raw};
+use super::{Config, ConfigError, Place, Problem, check};
+
+/// A larger file of configuration is a mistake, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Reads `path` and every `*.toml` in the directory `agent.d` beside it, in the order of their names. Targets add up; a
+/// value may be set once.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    let mut raw = Raw { file: path.to_owned(), ..Raw::default() };
+    for file in files(path, &mut problems) {
+        match read_text(&file) {
+            Ok(text) => raw.add(Raw::read(&file, &text, &mut problems), &mut problems),
+            Err(error) => {
+                raw.broken = true;
+                problems.push(Problem::about(&file, error.to_string()));
+            }
+        }
+    }
+    let token_file = raw.token_file.clone();
+    let ca_file = raw.ca_file.clone();
+    check_token_file(token_file.as_ref(), &mut problems);
+    check_readable(ca_file.as_ref(), "report.ca_file", &mut problems);
+    check::check(raw, problems)
+}
+
+fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let mut files = vec![path.to_owned()];
+    let directory = path.parent().unwrap_or_else(|| Path::new("")).join("agent.d");
+    if !directory.exists() {
+        return files;
+    }
+    for entry in walkdir::WalkDir::new(&directory).min_depth(1).max_depth(1).sort_by_file_name() {
+        match entry {
+            Ok(entry) if entry.path().extension().is_some_and(|extension| extension == "toml") => {
+                files.push(entry.into_path());
+            }
+            Ok(_) => {}
+            Err(error) => problems.push(Problem::about(&directory, error.to_string())),
+        }
+    }
+    files
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_FILE {
+        return Err(std::io::Error::other("larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+fn check_token_file(token_file: Option<&At<PathBuf>>, problems: &mut Vec<Problem>) {
+    let Some(At { value, place }) = token_file else { return };
+    match std::fs::metadata(value) {
+        Ok(found) if found.permissions().mode() & 0o007 != 0 => {
+            let what = "report.token_file can be used by everyone on this host: chmod 0600 it";
+            problems.push(Problem::new(place.clone(), what));
+        }
+        Ok(_) => check_readable(token_file, "report.token_file", problems),
+        Err(error) => problems.push(Problem::new(place.clone(), format!("report.token_file: {error}"))),
+    }
+}
+
+fn check_readable(file: Option<&At<PathBuf>>, key: &str, problems: &mut Vec<Problem>) {
+    let Some(At { value, place }) = file else { return };
+    if let Err(error) = read_text(value) {
+        problems.push(Problem::new(place.clone(), format!("{key}: {error}")));
+    }
+}
+
+impl Raw {
+    /// Adds what another file says.
+    fn add(&mut self, other: Self, problems: &mut Vec<Problem>) {
+        self.broken |= other.broken;
+        let mut once = Once(problems);
+        once.set("state_dir", &mut self.state_dir, other.state_dir);
+        once.set("host.id", &mut self.host_id, other.host_id);
+        once.set("host.name", &mut self.host_name, other.host_name);
+        for (name, at) in other.labels {
+            let mut slot = self.labels.iter().find(|(known, _)| *known == name).map(|(_, at)| at.clone());
+            once.set("host.labels", &mut slot, Some(at.clone()));
+            self.labels.push((name, at));
+        }
+        once.set("host.ephemeral", &mut self.ephemeral, other.ephemeral);
+        self.targets.extend(other.targets);
+        once.set("watch.mode", &mut self.mode, other.mode);
+        once.set("watch.sweep", &mut self.sweep, other.sweep);
+        once.set("limits.threads", &mut self.threads, other.threads);
+        once.set("limits.hash_limit", &mut self.hash_limit, other.hash_limit);
+        once.set("report.endpoint", &mut self.endpoint, other.endpoint);
+        once.set("report.token_file", &mut self.token_file, other.token_file);
+        once.set("report.ca_file", &mut self.ca_file, other.ca_file);
+        once.set("report.heartbeat", &mut self.heartbeat, other.heartbeat);
+        once.set("report.spool", &mut self.spool, other.spool);
+    }
+}
+
+struct Once<'a>(&'a mut Vec<Problem>);
+
+impl Once<'_> {
+    fn set<T>(&mut self, key: &str, slot: &mut Option<At<T>>, other: Option<At<T>>) {
+        match (slot.as_ref(), other) {
+            (Some(first), Some(second)) => {
+                let Place { file, line } = &first.place;
+                let what = format!("{key} is set here and in {}:{line}", file.display());
+                self.0.push(Problem::new(second.place, what));
+            }
+            (None, Some(second)) => *slot = Some(second),
+            (_, None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const TARGET: &str = "[[target]]\nname = 'NAME'\nroot = '/NAME'\nmanifest = '/m'\nallow_unsigned = true\n";
+
+    fn lines(path: &Path) -> Vec<String> {
+        load(path).unwrap_err().problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn targets_add_up_and_a_value_set_twice_names_both_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("agent.toml");
+        fs::create_dir(dir.path().join("agent.d")).unwrap();
+        fs::write(&main, format!("state_dir = '/s'\n{}", TARGET.replace("NAME", "a"))).unwrap();
+        fs::write(dir.path().join("agent.d/10.toml"), TARGET.replace("NAME", "b")).unwrap();
+        fs::write(dir.path().join("agent.d/ignored.txt"), "x").unwrap();
+        let config = load(&main).unwrap();
+        assert_eq!(config.targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+
+        fs::write(dir.path().join("agent.d/20.toml"), "state_dir = '/t'\n").unwrap();
+        let found = lines(&main);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains("20.toml:1: state_dir is set here and in "), "{found:#?}");
+        assert!(found[0].ends_with("agent.toml:1"), "{found:#?}");
+    }
+
+    #[test]
+    fn the_credential_must_be_there_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let (main, token) = (dir.path().join("agent.toml"), dir.path().join("token"));
+        let report = format!("[report]\nendpoint = 'https://c'\ntoken_file = '{}'\n", token.display());
+        fs::write(&main, format!("{}{report}", TARGET.replace("NAME", "a"))).unwrap();
+        assert!(lines(&main)[0].contains("report.token_file: No such file"));
+        fs::write(&token, "secret").unwrap();
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(lines(&main)[0].contains("chmod 0600"));
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+        load(&main).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let found = lines(Path::new("/nonexistent/agent.toml"));
+        assert!(found[0].starts_with("/nonexistent/agent.toml: "), "{found:#?}");
+    }
+}

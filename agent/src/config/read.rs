@@ -1,0 +1,314 @@
+//! Owns reading what was written: the keys of one file with their places, values in their types. Must not own what
+//! the values mean together.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::words::{HOST, LIMITS, REPORT, TARGET, TOP, WATCH, Words, not_available};
+use super::{Endpoint, Mode, Place, Problem, units};
+
+/// A value and where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// What was written, of one file or of several put together.
+#[derive(Debug, Default)]
+pub(super) struct Raw {
+    /// The first file, to which problems of the whole are ascribed.
+    pub(super) file: PathBuf,
+    /// Whether a file could not be read at all, so that nothing can be said about what is missing.
+    pub(super) broken: bool,
+    pub(super) state_dir: Option<At<PathBuf>>,
+    pub(super) host_id: Option<At<String>>,
+    pub(super) host_name: Option<At<String>>,
+    pub(super) labels: Vec<(String, At<String>)>,
+    pub(super) ephemeral: Option<At<bool>>,
+    pub(super) targets: Vec<RawTarget>,
+    pub(super) mode: Option<At<Mode>>,
+    pub(super) sweep: Option<At<Option<Duration>>>,
+    pub(super) threads: Option<At<u64>>,
+    pub(super) hash_limit: Option<At<u64>>,
+    pub(super) endpoint: Option<At<Option<Endpoint>>>,
+    pub(super) token_file: Option<At<PathBuf>>,
+    pub(super) ca_file: Option<At<PathBuf>>,
+    pub(super) heartbeat: Option<At<Duration>>,
+    pub(super) spool: Option<At<u64>>,
+}
+
+/// One `[[target]]`.
+#[derive(Debug)]
+pub(super) struct RawTarget {
+    pub(super) place: Place,
+    pub(super) name: Option<At<String>>,
+    pub(super) root: Option<At<PathBuf>>,
+    pub(super) manifest: Option<At<PathBuf>>,
+    pub(super) allow_unsigned: Option<At<bool>>,
+    pub(super) exclude: Option<At<Vec<String>>>,
+}
+
+/// One table of a file, while it is read.
+struct Section<'a> {
+    file: &'a Path,
+    text: &'a str,
+    words: &'static Words,
+    table: &'a DeTable<'a>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Raw {
+    /// Reads one file. What is wrong goes to `problems`; what could be read is in the result.
+    pub(super) fn read(file: &Path, text: &str, problems: &mut Vec<Problem>) -> Self {
+        let mut raw = Self { file: file.to_owned(), ..Self::default() };
+        let table = match DeTable::parse(text) {
+            Ok(table) => table,
+            Err(error) => {
+                let line = error.span().map_or(0, |span| line_of(text, span.start));
+                let what = error.message().lines().collect::<Vec<_>>().join(" ");
+                problems.push(Problem::new(Place { file: file.to_owned(), line }, what));
+                raw.broken = true;
+                return raw;
+            }
+        };
+        let mut top = Section { file, text, words: &TOP, table: table.get_ref(), problems };
+        top.check_words();
+        raw.state_dir = top.path("state_dir");
+        if let Some(mut host) = top.section("host", &HOST) {
+            raw.host_id = host.text("id");
+            raw.host_name = host.text("name");
+            raw.labels = host.labels();
+            raw.ephemeral = host.flag("ephemeral");
+        }
+        raw.targets = top.targets();
+        if let Some(mut watch) = top.section("watch", &WATCH) {
+            raw.mode = watch.mode();
+            raw.sweep = watch.auto_or("sweep", "a time like \"10m\", or \"auto\"", units::duration);
+        }
+        if let Some(mut limits) = top.section("limits", &LIMITS) {
+            raw.threads = limits.number("threads");
+            raw.hash_limit = limits.parsed("hash_limit", "a size like \"1GiB\"", units::size);
+        }
+        if let Some(mut report) = top.section("report", &REPORT) {
+            raw.endpoint = report.endpoint();
+            raw.token_file = report.optional_path("token_file");
+            raw.ca_file = report.optional_path("ca_file");
+            report.nothing("proxy");
+            raw.heartbeat = report.parsed("heartbeat", "a time like \"30s\"", units::duration);
+            raw.spool = report.parsed("spool", "a size like \"64MB\"", units::size);
+        }
+        raw
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
+}
+
+impl<'a> Section<'a> {
+    fn place(&self, offset: usize) -> Place {
+        Place { file: self.file.to_owned(), line: line_of(self.text, offset) }
+    }
+
+    fn complain(&mut self, offset: usize, what: String) {
+        let place = self.place(offset);
+        self.problems.push(Problem::new(place, what));
+    }
+
+    fn check_words(&mut self) {
+        for (key, _) in self.table {
+            if let Some(what) = self.words.problem(key.get_ref()) {
+                self.complain(key.span().start, what);
+            }
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<(usize, &'a DeValue<'a>)> {
+        let value: &'a Spanned<DeValue<'a>> = self.table.get(key)?;
+        Some((value.span().start, value.get_ref()))
+    }
+
+    /// The value of `key` through `convert`, or a problem that says what it should be.
+    fn take<T>(
+        &mut self,
+        key: &str,
+        should: &str,
+        convert: impl FnOnce(&'a DeValue<'a>) -> Option<T>,
+    ) -> Option<At<T>> {
+        let (offset, value) = self.value(key)?;
+        match convert(value) {
+            Some(value) => Some(At { value, place: self.place(offset) }),
+            None => {
+                let prefix = self.words.prefix;
+                self.complain(offset, format!("{prefix}{key} is not {should}"));
+                None
+            }
+        }
+    }
+
+    fn section(&mut self, key: &str, words: &'static Words) -> Option<Section<'_>> {
+        let (offset, value) = self.value(key)?;
+        let Some(table) = value.as_table() else {
+            self.complain(offset, format!("{key} is a table: [{key}]"));
+            return None;
+        };
+        Some(self.enter(table, words))
+    }
+
+    fn enter(&mut self, table: &'a DeTable<'a>, words: &'static Words) -> Section<'_> {
+        let mut section = Section { file: self.file, text: self.text, words, table, problems: self.problems };
+        section.check_words();
+        section
+    }
+
+    fn text(&mut self, key: &str) -> Option<At<String>> {
+        self.take(key, "a text", |value| value.as_str().map(str::to_owned))
+    }
+
+    fn flag(&mut self, key: &str) -> Option<At<bool>> {
+        self.take(key, "true or false", DeValue::as_bool)
+    }
+
+    fn number(&mut self, key: &str) -> Option<At<u64>> {
+        self.take(key, "a whole number", |value| {
+            value.as_integer().and_then(|n| u64::from_str_radix(n.as_str(), n.radix()).ok())
+        })
+    }
+
+    fn path(&mut self, key: &str) -> Option<At<PathBuf>> {
+        self.text(key).map(|At { value, place }| At { value: PathBuf::from(value), place })
+    }
+
+    /// Empty stands for not set.
+    fn optional_path(&mut self, key: &str) -> Option<At<PathBuf>> {
+        self.path(key).filter(|path| !path.value.as_os_str().is_empty())
+    }
+
+    fn parsed<T>(&mut self, key: &str, should: &str, parse: impl Fn(&str) -> Option<T>) -> Option<At<T>> {
+        self.take(key, should, |value| value.as_str().and_then(parse))
+    }
+
+    fn auto_or<T>(&mut self, key: &str, should: &str, parse: impl Fn(&str) -> Option<T>) -> Option<At<Option<T>>> {
+        self.parsed(key, should, |text| if text == "auto" { Some(None) } else { parse(text).map(Some) })
+    }
+
+    fn texts(&mut self, key: &str) -> Option<At<Vec<String>>> {
+        self.take(key, "a list of texts", |value| {
+            value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+        })
+    }
+
+    /// A key whose only value in this version is the empty one.
+    fn nothing(&mut self, key: &str) {
+        let Some((offset, value)) = self.value(key) else { return };
+        let empty = value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(|list| list.is_empty());
+        if !empty {
+            self.complain(offset, not_available(&format!("{}{key}", self.words.prefix)));
+        }
+    }
+
+    fn mode(&mut self) -> Option<At<Mode>> {
+        let At { value, place } = self.text("mode")?;
+        let value = match value.as_str() {
+            "auto" => Mode::Auto,
+            "inotify" => Mode::Inotify,
+            "sweep" => Mode::Sweep,
+            "fanotify" => {
+                self.problems.push(Problem::new(place, not_available("watch.mode = \"fanotify\"")));
+                return None;
+            }
+            _ => {
+                self.problems.push(Problem::new(place, "watch.mode is one of auto, inotify, sweep"));
+                return None;
+            }
+        };
+        Some(At { value, place })
+    }
+
+    fn endpoint(&mut self) -> Option<At<Option<Endpoint>>> {
+        let At { value, place } = self.text("endpoint")?;
+        if value.is_empty() {
+            return Some(At { value: None, place });
+        }
+        match value.parse() {
+            Ok(endpoint) => Some(At { value: Some(endpoint), place }),
+            Err(error) => {
+                self.problems.push(Problem::new(place, format!("report.endpoint: {error}")));
+                None
+            }
+        }
+    }
+
+    fn labels(&mut self) -> Vec<(String, At<String>)> {
+        let Some((offset, value)) = self.value("labels") else { return Vec::new() };
+        let Some(table) = value.as_table() else {
+            self.complain(offset, "host.labels is a table: { role = \"web\" }".to_owned());
+            return Vec::new();
+        };
+        let mut labels = Vec::new();
+        for (key, value) in table {
+            let name = key.get_ref().to_string();
+            match value.get_ref().as_str() {
+                Some(text) => labels.push((name, At { value: text.to_owned(), place: self.place(key.span().start) })),
+                None => {
+                    self.complain(key.span().start, format!("host.labels.{} is not a text", name.escape_default()));
+                }
+            }
+        }
+        labels
+    }
+
+    fn targets(&mut self) -> Vec<RawTarget> {
+        let Some((offset, value)) = self.value("target") else { return Vec::new() };
+        let tables: Option<Vec<(usize, &'a DeTable<'a>)>> = value
+            .as_array()
+            .and_then(|list| list.iter().map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect());
+        let Some(tables) = tables else {
+            self.complain(offset, "target is written [[target]], with two brackets: there may be several".to_owned());
+            return Vec::new();
+        };
+        tables
+            .into_iter()
+            .map(|(offset, table)| {
+                let place = self.place(offset);
+                self.enter(table, &TARGET).target(place)
+            })
+            .collect()
+    }
+
+    fn target(&mut self, place: Place) -> RawTarget {
+        self.nothing("trust");
+        self.nothing("mounts_allowed");
+        if let Some(At { value, place }) = self.text("mounts")
+            && value != "report"
+        {
+            let what = match value.as_str() {
+                "skip" | "cross" => not_available(&format!("target.mounts = \"{value}\"")),
+                _ => "target.mounts is \"report\"".to_owned(),
+            };
+            self.problems.push(Problem::new(place, what));
+        }
+        let manifest = match self.value("manifest") {
+            Some((offset, DeValue::Array(_))) => {
+                self.complain(
+                    offset,
+                    "target.manifest: several manifests are not available in this version".to_owned(),
+                );
+                None
+            }
+            _ => self.path("manifest"),
+        };
+        RawTarget {
+            place,
+            name: self.text("name"),
+            root: self.path("root"),
+            manifest,
+            allow_unsigned: self.flag("allow_unsigned"),
+            exclude: self.texts("exclude"),
+        }
+    }
+}

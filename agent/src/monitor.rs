@@ -1,1 +1,440 @@
-//! To be written.
+//! Owns every decision of the daemon: when to look where, what of it is reported, what is wrong with the watching.
+//! A state machine without clock, I/O, threads or logs: [`Monitor::on`] takes an [`Event`] and the time, and returns
+//! [`Action`]s; [`Monitor::deadline`] says when it wants a [`Event::Tick`]. Must not own carrying anything out.
+//!
+//! Hints only mark places dirty. A scan's marks are cleared before it starts, so a change during the scan marks again.
+//! Start, lost events, a clock step, a moved root and the schedule all mean the same: mark everything.
+
+mod clock;
+mod conditions;
+mod dirty;
+mod findings;
+mod snapshot;
+mod target;
+
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod toy;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use driftlock_common::condition::ConditionReason;
+use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
+use driftlock_common::finding::{Finding, ManifestView, Summary};
+use driftlock_common::path::TreePath;
+
+pub use clock::Now;
+
+use crate::scan::Scope;
+use crate::watch::{Armed, Hint};
+use clock::ClockWatch;
+use conditions::Conditions;
+use findings::Findings;
+use target::Target;
+
+/// The daemon's decisions, and what they rest on.
+#[derive(Debug)]
+pub struct Monitor {
+    plan: Option<Plan>,
+    targets: BTreeMap<String, Target>,
+    /// Open when the agent stopped, of targets that were not configured yet.
+    recovered: BTreeMap<String, Findings>,
+    conditions: Conditions,
+    clock: ClockWatch,
+    dice: Dice,
+    last_scan: u64,
+    next_beat: Duration,
+    stopping: bool,
+}
+
+/// A scan, unique within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScanId(pub u64);
+
+/// What there is to do, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The host's name, for people.
+    pub host: String,
+    /// By which hosts are grouped.
+    pub labels: BTreeMap<String, String>,
+    /// Whether a clean stop retires the host.
+    pub ephemeral: bool,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// The targets, names unique.
+    pub targets: Vec<TargetPlan>,
+}
+
+/// A target, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetPlan {
+    /// Its name.
+    pub name: String,
+    /// Its root, escaped.
+    pub root: String,
+    /// What it is compared with; `None` if no manifest was ever accepted: then nothing can be said.
+    pub manifest: Option<ManifestView>,
+    /// Why its present manifest was not accepted; empty if it was.
+    pub refused: String,
+    /// Local excludes.
+    pub excluded: Vec<String>,
+    /// Time between sweeps.
+    pub sweep: Duration,
+    /// Time between sweeps while a part is not watched.
+    pub blind_sweep: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The first plan, or another one.
+    Configured(Plan),
+    /// The watching of a target is set up, as far as it went.
+    Armed {
+        /// The target.
+        target: String,
+        /// How far.
+        armed: Armed,
+    },
+    /// Something may have changed.
+    Hint {
+        /// The target.
+        target: String,
+        /// Where.
+        hint: Hint,
+    },
+    /// A scan found a difference.
+    Found {
+        /// The scan.
+        scan: ScanId,
+        /// Where.
+        path: TreePath,
+        /// What.
+        finding: Box<Finding>,
+    },
+    /// A scan ended; everything it found was said before.
+    Scanned {
+        /// The scan.
+        scan: ScanId,
+        /// How it ended.
+        ending: Ending,
+    },
+    /// The delivery or the configuration is in trouble, or no longer.
+    Trouble {
+        /// What.
+        reason: ConditionReason,
+        /// One line, or `None` if it is over.
+        detail: Option<String>,
+    },
+    /// The collector wants to know everything, or events were lost before they were safe.
+    Resync,
+    /// The deadline passed, or nothing happened but time.
+    Tick,
+    /// The agent is asked to stop.
+    Shutdown {
+        /// For example `SIGTERM`.
+        reason: String,
+    },
+}
+
+/// How a scan ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// Everything in its scopes was looked at. The summary is that of a scan of everything.
+    Finished(Option<Box<Summary>>),
+    /// It ended early: what it found is true, what it did not find says nothing.
+    Interrupted,
+    /// The root is gone or another directory than before; why, in one line.
+    RootLost(String),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "an action that is not carried out is lost"]
+pub enum Action {
+    /// Set up the watching of a target from nothing, then say [`Event::Armed`].
+    Arm {
+        /// The target.
+        target: String,
+    },
+    /// Stop watching a target.
+    Disarm {
+        /// The target.
+        target: String,
+    },
+    /// Look, and say what was found.
+    Scan {
+        /// Under this id.
+        scan: ScanId,
+        /// The target.
+        target: String,
+        /// Where; not empty.
+        scopes: Vec<Scope>,
+    },
+    /// End a scan early; its end is not waited for.
+    Cancel {
+        /// The scan.
+        scan: ScanId,
+    },
+    /// Put an event into the spool.
+    Record(Box<Body>),
+    /// Send a sign of life; the sequence is for the spool to fill in.
+    Beat(Box<Heartbeat>),
+    /// Everything is said: flush and stop.
+    Stop,
+}
+
+/// Numbers nobody needs to predict: they spread the sweeps of many hosts.
+#[derive(Debug)]
+struct Dice(u64);
+
+// === impl Monitor ===
+
+impl Monitor {
+    /// Begins with what was open when the agent stopped. `seed` spreads the schedule.
+    pub fn new(findings: Vec<FindingBody>, conditions: Vec<ConditionBody>, seed: u64) -> Self {
+        let mut by_target: BTreeMap<String, Vec<FindingBody>> = BTreeMap::new();
+        for body in findings {
+            by_target.entry(body.target.clone()).or_default().push(body);
+        }
+        Self {
+            plan: None,
+            targets: BTreeMap::new(),
+            recovered: by_target.into_iter().map(|(name, bodies)| (name, Findings::recovered(bodies))).collect(),
+            conditions: Conditions::recovered(conditions),
+            clock: ClockWatch::default(),
+            dice: Dice(seed),
+            last_scan: 0,
+            next_beat: Duration::ZERO,
+            stopping: false,
+        }
+    }
+
+    /// Decides what an event means.
+    pub fn on(&mut self, event: Event, now: Now) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.stopping {
+            return actions;
+        }
+        if let Some(step) = self.clock.step(now) {
+            self.clock_stepped(step, now, &mut actions);
+        }
+        match event {
+            Event::Configured(plan) => self.configured(plan, now, &mut actions),
+            Event::Armed { target, armed } => self.armed(&target, armed, now, &mut actions),
+            Event::Hint { target, hint } => self.hint(&target, hint, now, &mut actions),
+            Event::Found { scan, path, finding } => {
+                let time = now.rfc3339();
+                if let Some(target) = self.scanning(scan) {
+                    actions.extend(target.found(scan, path, *finding, &time).map(record));
+                }
+            }
+            Event::Scanned { scan, ending } => self.scanned(scan, ending, now, &mut actions),
+            Event::Trouble { reason, detail } => {
+                let body = match detail {
+                    Some(detail) => self.conditions.open(None, reason, &detail),
+                    None => self.conditions.resolve(None, reason),
+                };
+                actions.extend(body.map(record));
+            }
+            Event::Resync => {
+                for target in self.targets.values_mut() {
+                    actions.extend(target.snapshot_now_or_later(&self.conditions).into_iter().map(record));
+                }
+            }
+            Event::Tick => {}
+            Event::Shutdown { reason } => return self.shutdown(reason),
+        }
+        self.progress(now, &mut actions);
+        actions
+    }
+
+    /// When something is to be decided without an event; `None` before the first plan and after the last action.
+    pub fn deadline(&self) -> Option<Duration> {
+        if self.stopping || self.plan.is_none() {
+            return None;
+        }
+        self.targets.values().filter_map(Target::deadline).chain([self.next_beat]).min()
+    }
+
+    fn scanning(&mut self, scan: ScanId) -> Option<&mut Target> {
+        self.targets.values_mut().find(|target| target.is_scanning(scan))
+    }
+
+    fn configured(&mut self, plan: Plan, now: Now, actions: &mut Vec<Action>) {
+        // What is said about the agent itself is said again if it is still so. Only the collector can take back what
+        // it said.
+        let over = |body: &ConditionBody| body.target.is_none() && body.reason != ConditionReason::CollectorRefused;
+        actions.extend(self.conditions.resolve_if(over).into_iter().map(record));
+
+        let gone: Vec<String> =
+            self.targets.keys().filter(|name| plan.targets.iter().all(|t| t.name != **name)).cloned().collect();
+        for name in gone {
+            if let Some(target) = self.targets.remove(&name) {
+                actions.extend(target.scan_id().map(|scan| Action::Cancel { scan }));
+                actions.push(Action::Disarm { target: name.clone() });
+                self.recovered.insert(name, target.into_findings());
+            }
+        }
+        for target in &plan.targets {
+            let findings = self.recovered.remove(&target.name);
+            match self.targets.get_mut(&target.name) {
+                Some(known) => actions.extend(known.reconfigure(target.clone())),
+                None => {
+                    let findings = findings.unwrap_or_else(Findings::none);
+                    let new = Target::new(target.clone(), findings, now.elapsed);
+                    self.targets.insert(target.name.clone(), new);
+                }
+            }
+            let refused = ConditionReason::ManifestRefused;
+            actions.extend(match target.refused.as_str() {
+                "" => self.conditions.resolve(Some(&target.name), refused).map(record),
+                detail => self.conditions.open(Some(&target.name), refused, detail).map(record),
+            });
+        }
+        for (name, mut findings) in std::mem::take(&mut self.recovered) {
+            actions.extend(findings.resolve_all(&name).into_iter().map(record));
+        }
+        let targets = &self.targets;
+        let orphans = |body: &ConditionBody| body.target.as_ref().is_some_and(|name| !targets.contains_key(name));
+        actions.extend(self.conditions.resolve_if(orphans).into_iter().map(record));
+        self.plan = Some(plan);
+        self.next_beat = now.elapsed;
+    }
+
+    fn armed(&mut self, name: &str, armed: Armed, now: Now, actions: &mut Vec<Action>) {
+        let Some(target) = self.targets.get_mut(name) else { return };
+        let degraded = ConditionReason::WatchDegraded;
+        actions.extend(match armed.degraded.as_str() {
+            "" => self.conditions.resolve(Some(name), degraded).map(record),
+            detail => self.conditions.open(Some(name), degraded, detail).map(record),
+        });
+        target.armed(armed, now.elapsed);
+        if target.cannot_scan() {
+            actions.extend(target.snapshot_if_owed(&self.conditions).into_iter().map(record));
+        }
+    }
+
+    fn hint(&mut self, name: &str, hint: Hint, now: Now, actions: &mut Vec<Action>) {
+        let Some(target) = self.targets.get_mut(name) else { return };
+        if let Some(lost) = target.hint(hint, now.elapsed) {
+            actions.extend(self.conditions.open(Some(name), ConditionReason::Overflow, lost).map(record));
+        }
+    }
+
+    fn scanned(&mut self, scan: ScanId, ending: Ending, now: Now, actions: &mut Vec<Action>) {
+        let Some(target) = self.targets.values_mut().find(|target| target.is_scanning(scan)) else { return };
+        let name = target.name().to_owned();
+        match ending {
+            Ending::Finished(summary) => {
+                let (bodies, full) = target.finished(summary, now, &mut self.dice);
+                actions.extend(bodies.into_iter().map(record));
+                if full {
+                    let mut over = vec![ConditionReason::RootLost, ConditionReason::CoverageStale];
+                    // A scan that began before the events were lost, or before the clock was set, proves nothing.
+                    if target.is_whole() {
+                        over.extend([ConditionReason::Overflow, ConditionReason::ClockStep]);
+                    }
+                    for reason in over {
+                        actions.extend(self.conditions.resolve(Some(&name), reason).map(record));
+                    }
+                    actions.extend(target.snapshot_if_owed(&self.conditions).into_iter().map(record));
+                }
+            }
+            Ending::Interrupted => target.interrupted(now.elapsed),
+            Ending::RootLost(detail) => {
+                target.root_lost(now.elapsed);
+                let body = self.conditions.open(Some(&name), ConditionReason::RootLost, &detail);
+                actions.extend(body.map(record));
+                actions.extend(target.snapshot_if_owed(&self.conditions).into_iter().map(record));
+            }
+        }
+    }
+
+    fn clock_stepped(&mut self, step_ms: i64, now: Now, actions: &mut Vec<Action>) {
+        let detail = format!("the clock was set by {step_ms} ms");
+        for (name, target) in &mut self.targets {
+            target.look_at_everything(now.elapsed);
+            actions.extend(self.conditions.open(Some(name), ConditionReason::ClockStep, &detail).map(record));
+        }
+    }
+
+    /// Starts what can be started now.
+    fn progress(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let Some(plan) = &self.plan else { return };
+        for (name, target) in &mut self.targets {
+            if target.is_stale(now.elapsed) {
+                let detail = "no complete look for three times the time between sweeps";
+                let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
+                actions.extend(body.map(record));
+            }
+            if target.wants_arming(now.elapsed) {
+                actions.push(Action::Arm { target: name.clone() });
+            }
+            if let Some(scopes) = target.due(now.elapsed) {
+                self.last_scan += 1;
+                let scan = ScanId(self.last_scan);
+                target.scan_started(scan, scopes.clone(), now.elapsed);
+                actions.push(Action::Scan { scan, target: name.clone(), scopes });
+            }
+        }
+        if self.next_beat <= now.elapsed {
+            self.next_beat = now.elapsed + plan.heartbeat;
+            actions.push(Action::Beat(Box::new(Heartbeat {
+                host: plan.host.clone(),
+                labels: plan.labels.clone(),
+                ephemeral: plan.ephemeral,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                interval_s: plan.heartbeat.as_secs().max(1),
+                sequence: 0,
+                targets: self.targets.values_mut().map(Target::beat).collect(),
+            })));
+        }
+    }
+
+    fn shutdown(&mut self, reason: String) -> Vec<Action> {
+        self.stopping = true;
+        let ephemeral = self.plan.as_ref().is_some_and(|plan| plan.ephemeral);
+        let mut actions: Vec<Action> =
+            self.targets.values().filter_map(Target::scan_id).map(|scan| Action::Cancel { scan }).collect();
+        actions.push(record(Body::Stopped(Stopped { reason, ephemeral })));
+        actions.push(Action::Stop);
+        actions
+    }
+}
+
+fn record(body: Body) -> Action {
+    Action::Record(Box::new(body))
+}
+
+// === impl Dice ===
+
+impl Dice {
+    /// `period`, give or take a tenth.
+    fn spread(&mut self, period: Duration) -> Duration {
+        // splitmix64, by Sebastiano Vigna.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let permille = u32::try_from((mixed ^ (mixed >> 31)) % 201).unwrap_or(100);
+        period * (900 + permille) / 1000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        let mut dice = Dice(7);
+        let spread: Vec<u64> =
+            (0..1000).map(|_| u64::try_from(dice.spread(Duration::from_secs(600)).as_millis()).unwrap()).collect();
+        assert!(spread.iter().all(|ms| (540_000..=660_000).contains(ms)));
+        assert!(spread.iter().any(|ms| *ms < 550_000) && spread.iter().any(|ms| *ms > 650_000));
+    }
+}

@@ -1,0 +1,289 @@
+//! Runs `agent/cases/*.toml`: each a story told to a monitor, with what it must do at every step.
+//!
+//! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
+//! `configured NAME[@MANIFEST][!]…` (`!` = its manifest was refused), `armed NAME [degraded]`, `touched NAME PATH`,
+//! `subtree NAME PATH`, `overflow|failed|moved NAME`, `found #SCAN PATH CHANGE [VARIANT]`,
+//! `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use driftlock_common::condition::ConditionReason;
+use driftlock_common::digest::{Digest, OciDigest};
+use driftlock_common::drift::{Attributes, Change};
+use driftlock_common::event::{Body, ConditionBody, FindingBody};
+use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, Summary};
+use driftlock_common::path::TreePath;
+use driftlock_common::profile::Profile;
+use serde::Deserialize;
+
+use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
+use crate::scan::Scope;
+use crate::watch::{Armed, Hint, Why};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    about: String,
+    #[serde(default)]
+    open: Vec<String>,
+    #[serde(default)]
+    conditions: Vec<String>,
+    step: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    at: u64,
+    on: String,
+    #[serde(rename = "do")]
+    actions: Vec<String>,
+}
+
+#[test]
+fn every_case_holds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut cases = 0;
+    let mut failed = String::new();
+    for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
+        let entry = entry.unwrap();
+        if entry.path().extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let case: Case = toml::from_str(&std::fs::read_to_string(entry.path()).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", entry.path().display()));
+        cases += 1;
+        if let Some(difference) = run(&case) {
+            writeln!(failed, "{} ({}): {difference}", entry.path().display(), case.about).unwrap();
+        }
+    }
+    assert!(failed.is_empty(), "{failed}");
+    assert!(cases >= 20, "only {cases} cases found");
+}
+
+fn run(case: &Case) -> Option<String> {
+    let open = case.open.iter().map(|line| recovered(line)).collect();
+    let conditions = case.conditions.iter().map(|line| condition(line)).collect();
+    let mut monitor = Monitor::new(open, conditions, 1);
+    let mut full = BTreeMap::new();
+    let mut clock = 0;
+    for step in &case.step {
+        let words: Vec<&str> = step.on.split(' ').collect();
+        if let ["clock", ms] = words[..] {
+            clock += ms.parse::<i64>().unwrap();
+        }
+        let now = Now {
+            elapsed: Duration::from_millis(step.at),
+            unix_ms: 1_700_000_000_000 + clock + i64::try_from(step.at).unwrap(),
+        };
+        let actions = monitor.on(event(&words, &full), now);
+        for action in &actions {
+            if let Action::Scan { scan, scopes, .. } = action {
+                full.insert(*scan, scopes.contains(&Scope::All));
+            }
+        }
+        let lines: Vec<String> = actions.iter().map(line).collect();
+        if lines != step.actions {
+            return Some(format!("at {} on {:?}\n  does {lines:?}\n  not  {:?}", step.at, step.on, step.actions));
+        }
+    }
+    None
+}
+
+fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
+    let hint = |target: &str, hint| Event::Hint { target: target.to_owned(), hint };
+    match *words {
+        ["configured", ref targets @ ..] => Event::Configured(plan(targets)),
+        ["armed", target] => {
+            Event::Armed { target: target.to_owned(), armed: Armed { mode: "inotify", ..Armed::default() } }
+        }
+        ["armed", target, degraded] => {
+            let armed = Armed { mode: "inotify", unwatched: 7, degraded: degraded.to_owned() };
+            Event::Armed { target: target.to_owned(), armed }
+        }
+        ["touched", target, at] => hint(target, Hint::Touched(path(at))),
+        ["subtree", target, at] => hint(target, Hint::Subtree(path(at))),
+        ["overflow", target] => hint(target, Hint::Everything(Why::Overflow)),
+        ["failed", target] => hint(target, Hint::Everything(Why::Failed)),
+        ["moved", target] => hint(target, Hint::Everything(Why::RootMoved)),
+        ["found", scan, at, change] => found(scan, at, change, 0),
+        ["found", scan, at, change, variant] => found(scan, at, change, variant.parse().unwrap()),
+        ["finished", scan] => {
+            let scan = scan_id(scan);
+            Event::Scanned { scan, ending: Ending::Finished(full[&scan].then(|| Box::new(summary()))) }
+        }
+        ["interrupted", scan] => Event::Scanned { scan: scan_id(scan), ending: Ending::Interrupted },
+        ["lost", scan] => Event::Scanned { scan: scan_id(scan), ending: Ending::RootLost("gone".to_owned()) },
+        ["trouble", name] => Event::Trouble { reason: reason(name), detail: Some("why".to_owned()) },
+        ["over", name] => Event::Trouble { reason: reason(name), detail: None },
+        ["resync"] => Event::Resync,
+        ["tick"] | ["clock", _] => Event::Tick,
+        ["shutdown"] => Event::Shutdown { reason: "SIGTERM".to_owned() },
+        _ => panic!("no event {words:?}"),
+    }
+}
+
+fn path(text: &str) -> TreePath {
+    TreePath::new(if text == "/" { "" } else { text }).unwrap()
+}
+
+fn scan_id(text: &str) -> ScanId {
+    ScanId(text.strip_prefix('#').unwrap().parse().unwrap())
+}
+
+fn reason(name: &str) -> ConditionReason {
+    ConditionReason::TABLE.iter().find(|(_, word, _)| *word == name).unwrap().0
+}
+
+fn found(scan: &str, at: &str, change: &str, variant: u64) -> Event {
+    Event::Found { scan: scan_id(scan), path: path(at), finding: Box::new(finding(at, change, variant)) }
+}
+
+/// `collapsed` is an added directory that stands for what is below it.
+pub(super) fn finding(at: &str, word: &str, variant: u64) -> Finding {
+    let change = match word {
+        "added" | "collapsed" => Change::Added,
+        "removed" => Change::Removed,
+        "changed" => Change::Changed,
+        "unverifiable" => Change::Unverifiable,
+        _ => panic!("no change {word}"),
+    };
+    let observed = matches!(change, Change::Added | Change::Changed).then(|| NodeView {
+        file_type: "file".into(),
+        size: Some(variant),
+        ..NodeView::default()
+    });
+    Finding {
+        path: if at == "/" { String::new() } else { at.to_owned() },
+        path_b64: None,
+        change,
+        attributes: Attributes::NONE,
+        expected: None,
+        observed,
+        layer: None,
+        unverified: Attributes::NONE,
+        reason: None,
+        covers: None,
+        collapsed: (word == "collapsed").then_some(10_001),
+    }
+}
+
+fn manifest(name: &str) -> ManifestView {
+    ManifestView {
+        tree: OciDigest::blake3(Digest::blake3(name.as_bytes())),
+        sha256: Digest::sha256(name.as_bytes()),
+        trust: "unsigned".into(),
+        origin: "image".into(),
+    }
+}
+
+pub(super) fn summary() -> Summary {
+    Summary {
+        complete: true,
+        scope: "full".into(),
+        profile: Profile::Portable,
+        added: 0,
+        removed: 0,
+        changed: 0,
+        unverifiable: 0,
+        entries: 0,
+        files_hashed: 0,
+        bytes_hashed: 0,
+        duration_ms: 0,
+        manifest: manifest("m"),
+        excluded: ExcludedView::default(),
+        observed_tree: None,
+    }
+}
+
+pub(super) fn plan(targets: &[&str]) -> Plan {
+    let targets = targets.iter().map(|word| {
+        let refused = word.ends_with('!');
+        let (name, named) = word.trim_end_matches('!').split_once('@').unwrap_or((word.trim_end_matches('!'), "m"));
+        TargetPlan {
+            name: name.to_owned(),
+            root: format!("/srv/{name}"),
+            manifest: (named != "none").then(|| manifest(named)),
+            refused: if refused { "truncated".to_owned() } else { String::new() },
+            excluded: Vec::new(),
+            sweep: Duration::from_mins(10),
+            blind_sweep: Duration::from_mins(1),
+        }
+    });
+    Plan {
+        host: "h".to_owned(),
+        labels: BTreeMap::new(),
+        ephemeral: false,
+        heartbeat: Duration::from_hours(1),
+        targets: targets.collect(),
+    }
+}
+
+fn recovered(line: &str) -> FindingBody {
+    let words: Vec<&str> = line.split(' ').collect();
+    let [target, at, change] = words[..] else { panic!("{line}") };
+    let opened_at = "2023-01-01T00:00:00Z".to_owned();
+    FindingBody { target: target.to_owned(), finding: finding(at, change, 0), opened_at, count: 1 }
+}
+
+fn condition(line: &str) -> ConditionBody {
+    let (target, name) = line.split_once(' ').unwrap();
+    let target = (target != "-").then(|| target.to_owned());
+    ConditionBody { target, reason: reason(name), path: None, detail: String::new() }
+}
+
+fn line(action: &Action) -> String {
+    match action {
+        Action::Arm { target } => format!("arm {target}"),
+        Action::Disarm { target } => format!("disarm {target}"),
+        Action::Cancel { scan } => format!("cancel #{}", scan.0),
+        Action::Stop => "stop".to_owned(),
+        Action::Scan { scan, target, scopes } => {
+            let scopes: Vec<String> = scopes
+                .iter()
+                .map(|scope| match scope {
+                    Scope::All => "all".to_owned(),
+                    Scope::Subtree(path) => format!("{}/**", path.escaped()),
+                    Scope::Entry(path) => path.escaped().to_string(),
+                })
+                .collect();
+            format!("scan #{} {target} {}", scan.0, scopes.join(" "))
+        }
+        Action::Beat(beat) => {
+            let targets: Vec<String> =
+                beat.targets.iter().map(|target| format!(" {}:{}", target.target, target.open_findings)).collect();
+            format!("beat{}", targets.concat())
+        }
+        Action::Record(body) => body_line(body),
+    }
+}
+
+fn body_line(body: &Body) -> String {
+    let finding = |word: &str, body: &FindingBody| {
+        format!("{word} {} {} {} x{}", body.target, body.finding.path, body.finding.change, body.count)
+    };
+    let condition = |word: &str, body: &ConditionBody| {
+        format!("{word} {} {}", body.target.as_deref().unwrap_or("-"), body.reason.name())
+    };
+    match body {
+        Body::FindingOpened(body) => finding("opened", body),
+        Body::FindingUpdated(body) => finding("updated", body),
+        Body::FindingResolved(body) => format!("resolved {} {}", body.target, body.path),
+        Body::ConditionOpened(body) => condition("wrong", body),
+        Body::ConditionResolved(body) => condition("right", body),
+        Body::TargetSnapshot(snapshot) => {
+            let findings: Vec<String> =
+                snapshot.findings.iter().map(|body| format!(" {}", body.finding.path)).collect();
+            let conditions: Vec<String> =
+                snapshot.conditions.iter().map(|body| format!(" +{}", body.reason.name())).collect();
+            let last = if snapshot.last { " last" } else { "" };
+            format!("snapshot {} {}{last}:{}{}", snapshot.target, snapshot.part, findings.concat(), conditions.concat())
+        }
+        Body::TargetVerified(verified) => format!("verified {}", verified.target),
+        Body::Heartbeat(_) => "heartbeat".to_owned(),
+        Body::Stopped(stopped) => format!("stopped {}", stopped.reason),
+    }
+}

@@ -1,0 +1,335 @@
+//! Owns what the monitor knows of one target: its marks, its scan, its schedule, its open findings, its coverage.
+//! Must not own conditions, which may concern more than one target.
+
+use std::time::Duration;
+
+use driftlock_common::event::{Body, Coverage, TargetBeat, Verified};
+use driftlock_common::finding::{Finding, Summary};
+use driftlock_common::path::TreePath;
+
+use super::conditions::Conditions;
+use super::dirty::Dirty;
+use super::findings::Findings;
+use super::{Action, Dice, Now, ScanId, TargetPlan, snapshot};
+use crate::scan::Scope;
+use crate::watch::{Armed, Hint, Why};
+
+/// A lost root, or a scan that ended early, is looked at again after this.
+const RETRY: Duration = Duration::from_secs(5);
+/// Lost events make the watching be set up anew; not more often than this.
+const ARMING_PAUSE: Duration = Duration::from_secs(5);
+/// No complete look for so many times the period of sweeps is too long.
+const STALE_PERIODS: u32 = 3;
+
+/// A target.
+#[derive(Debug)]
+pub(super) struct Target {
+    plan: TargetPlan,
+    findings: Findings,
+    dirty: Dirty,
+    scan: Option<Scanning>,
+    watch: Watching,
+    watched: Armed,
+    next_sweep: Duration,
+    /// When the last finished look at everything ended, or when the target began.
+    last_full: Duration,
+    stale: bool,
+    /// Of the last finished look at everything.
+    last_full_time: Option<String>,
+    unverifiable: u64,
+    overflows: u64,
+    /// Set when something made everything unsure, cleared when a scan of everything starts.
+    unsure: bool,
+    /// Whether findings changed since the last verified event, and when that was.
+    moved: bool,
+    last_verified: Option<Duration>,
+    /// The collector must be told all open findings after the next look at everything.
+    snapshot_owed: bool,
+}
+
+#[derive(Debug)]
+struct Scanning {
+    id: ScanId,
+    scopes: Vec<Scope>,
+    started: Duration,
+}
+
+/// Arm first, then scan: nothing is scanned between the wish to arm and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watching {
+    Wanted { not_before: Duration },
+    Arming,
+    Armed { since: Duration },
+}
+
+impl Target {
+    pub(super) fn new(plan: TargetPlan, findings: Findings, now: Duration) -> Self {
+        Self {
+            plan,
+            findings,
+            dirty: Dirty::default(),
+            scan: None,
+            watch: Watching::Wanted { not_before: now },
+            watched: Armed::default(),
+            next_sweep: now,
+            last_full: now,
+            stale: false,
+            last_full_time: None,
+            unverifiable: 0,
+            overflows: 0,
+            unsure: false,
+            moved: true,
+            last_verified: None,
+            snapshot_owed: true,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Takes another plan; a changed one is looked at from the beginning.
+    pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
+        let what = |plan: &TargetPlan| (plan.root.clone(), plan.manifest.clone(), plan.excluded.clone());
+        let same = what(&plan) == what(&self.plan);
+        self.plan = plan;
+        if same {
+            return None;
+        }
+        // The watches may be of another root, and the scan of another truth. What is open stays until the new look.
+        self.watch = Watching::Wanted { not_before: Duration::ZERO };
+        self.snapshot_owed = true;
+        self.dirty.mark_due(Scope::All, Duration::ZERO);
+        self.scan.take().map(|scan| Action::Cancel { scan: scan.id })
+    }
+
+    pub(super) fn into_findings(self) -> Findings {
+        self.findings
+    }
+
+    // --- hints ---
+
+    pub(super) fn armed(&mut self, armed: Armed, now: Duration) {
+        if self.watch != Watching::Arming {
+            return;
+        }
+        self.watch = Watching::Armed { since: now };
+        self.watched = armed;
+        // What happened before the watches were there is only found by looking.
+        self.look_at_everything(now);
+    }
+
+    /// Marks what a hint says. If events were lost, why.
+    pub(super) fn hint(&mut self, hint: Hint, now: Duration) -> Option<&'static str> {
+        let why = match hint {
+            Hint::Touched(path) => {
+                self.dirty.mark(Scope::Entry(path), now);
+                return None;
+            }
+            Hint::Subtree(path) if path.is_root() => {
+                self.dirty.mark(Scope::All, now);
+                return None;
+            }
+            Hint::Subtree(path) => {
+                self.dirty.mark(Scope::Subtree(path), now);
+                return None;
+            }
+            Hint::Everything(why) => why,
+        };
+        // Watches of directories made meanwhile are missing, so all are set up anew, and then everything is looked at.
+        if let Watching::Armed { since } = self.watch {
+            let pause = if why == Why::RootMoved { Duration::ZERO } else { ARMING_PAUSE };
+            self.watch = Watching::Wanted { not_before: (since + pause).max(now) };
+        }
+        self.unsure = true;
+        match why {
+            Why::RootMoved => {
+                self.look_at_everything(now);
+                None
+            }
+            Why::Overflow | Why::Failed => {
+                self.overflows += 1;
+                self.dirty.mark(Scope::All, now);
+                Some(if why == Why::Overflow { "kernel events were lost" } else { "the watching failed" })
+            }
+        }
+    }
+
+    pub(super) fn look_at_everything(&mut self, now: Duration) {
+        self.unsure = true;
+        self.dirty.mark_due(Scope::All, now);
+    }
+
+    pub(super) fn wants_arming(&mut self, now: Duration) -> bool {
+        let wanted = matches!(self.watch, Watching::Wanted { not_before } if not_before <= now);
+        if wanted {
+            self.watch = Watching::Arming;
+        }
+        wanted
+    }
+
+    // --- scans ---
+
+    /// Whether there is nothing to compare with.
+    pub(super) const fn cannot_scan(&self) -> bool {
+        self.plan.manifest.is_none()
+    }
+
+    /// What is to be scanned now, if anything.
+    pub(super) fn due(&mut self, now: Duration) -> Option<Vec<Scope>> {
+        if self.scan.is_some() || self.plan.manifest.is_none() || !matches!(self.watch, Watching::Armed { .. }) {
+            return None;
+        }
+        if self.next_sweep <= now {
+            self.dirty.mark_due(Scope::All, now);
+        }
+        let scopes = self.dirty.take_due(now);
+        (!scopes.is_empty()).then_some(scopes)
+    }
+
+    pub(super) fn scan_started(&mut self, id: ScanId, scopes: Vec<Scope>, now: Duration) {
+        if scopes.contains(&Scope::All) {
+            self.unsure = false;
+            // A sweep that takes longer than its period is followed by the next one, not joined by it.
+            self.next_sweep = now + self.period();
+        }
+        self.scan = Some(Scanning { id, scopes, started: now });
+    }
+
+    pub(super) fn is_scanning(&self, id: ScanId) -> bool {
+        self.scan_id() == Some(id)
+    }
+
+    pub(super) fn scan_id(&self) -> Option<ScanId> {
+        self.scan.as_ref().map(|scan| scan.id)
+    }
+
+    pub(super) fn found(&mut self, id: ScanId, path: TreePath, finding: Finding, time: &str) -> Option<Body> {
+        let counted = self.scan.as_ref().is_some_and(|scan| !scan.scopes.contains(&Scope::All));
+        let body = self.findings.found(&self.plan.name, (path, finding), id, counted, time);
+        self.moved |= body.is_some();
+        body
+    }
+
+    /// Takes the end of a scan that looked at all it was asked to; whether that was everything comes back too.
+    pub(super) fn finished(&mut self, summary: Option<Box<Summary>>, now: Now, dice: &mut Dice) -> (Vec<Body>, bool) {
+        let Some(scan) = self.scan.take() else { return (Vec::new(), false) };
+        let mut bodies = Vec::new();
+        for scope in &scan.scopes {
+            bodies.extend(self.findings.finished(&self.plan.name, scope, scan.id));
+        }
+        self.moved |= !bodies.is_empty();
+        self.dirty.settle(&scan.scopes, now.elapsed, now.elapsed.saturating_sub(scan.started));
+        let full = scan.scopes.contains(&Scope::All);
+        if full {
+            self.last_full = now.elapsed;
+            self.last_full_time = Some(now.rfc3339());
+            self.stale = false;
+            self.next_sweep = now.elapsed + dice.spread(self.period());
+            if let Some(summary) = summary {
+                self.unverifiable = summary.unverifiable;
+                bodies.extend(self.verified(*summary, now.elapsed));
+            }
+        }
+        (bodies, full)
+    }
+
+    /// The result of a look at everything, unless it says nothing new and the last one is recent.
+    fn verified(&mut self, summary: Summary, now: Duration) -> Option<Body> {
+        let recent = self.last_verified.is_some_and(|last| now < last + self.plan.sweep / 2);
+        if recent && !self.moved {
+            return None;
+        }
+        self.moved = false;
+        self.last_verified = Some(now);
+        Some(Body::TargetVerified(Verified { target: self.plan.name.clone(), summary }))
+    }
+
+    pub(super) fn interrupted(&mut self, now: Duration) {
+        let Some(scan) = self.scan.take() else { return };
+        self.unsure |= scan.scopes.contains(&Scope::All);
+        for scope in scan.scopes {
+            self.dirty.mark_due(scope, now + RETRY);
+        }
+    }
+
+    pub(super) fn root_lost(&mut self, now: Duration) {
+        self.scan = None;
+        self.unsure = true;
+        self.watch = Watching::Wanted { not_before: now + RETRY };
+        self.dirty.mark_due(Scope::All, now + RETRY);
+    }
+
+    /// Whether nothing made everything unsure since the last scan of everything began.
+    pub(super) const fn is_whole(&self) -> bool {
+        !self.unsure
+    }
+
+    // --- time ---
+
+    const fn period(&self) -> Duration {
+        if self.watched.degraded.is_empty() { self.plan.sweep } else { self.plan.blind_sweep }
+    }
+
+    /// Whether the last complete look became too old, said once.
+    pub(super) fn is_stale(&mut self, now: Duration) -> bool {
+        let stale = now >= self.stale_at();
+        let news = stale && !self.stale;
+        self.stale |= stale;
+        news
+    }
+
+    fn stale_at(&self) -> Duration {
+        self.last_full + self.plan.sweep * STALE_PERIODS
+    }
+
+    /// When something becomes due.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let stale = (!self.stale).then(|| self.stale_at());
+        let arm = match self.watch {
+            Watching::Wanted { not_before } => Some(not_before),
+            Watching::Arming | Watching::Armed { .. } => None,
+        };
+        let can_scan =
+            self.scan.is_none() && self.plan.manifest.is_some() && matches!(self.watch, Watching::Armed { .. });
+        let scan = if can_scan { self.dirty.next_due().into_iter().chain([self.next_sweep]).min() } else { None };
+        [stale, arm, scan].into_iter().flatten().min()
+    }
+
+    // --- reports ---
+
+    /// All open findings, now if everything was looked at before, else after the first such look.
+    pub(super) fn snapshot_now_or_later(&mut self, conditions: &Conditions) -> Vec<Body> {
+        self.snapshot_owed = true;
+        if self.last_full_time.is_some() || self.cannot_scan() { self.snapshot_if_owed(conditions) } else { Vec::new() }
+    }
+
+    pub(super) fn snapshot_if_owed(&mut self, conditions: &Conditions) -> Vec<Body> {
+        if !std::mem::take(&mut self.snapshot_owed) {
+            return Vec::new();
+        }
+        let name = &self.plan.name;
+        snapshot::parts(name, self.plan.manifest.as_ref(), conditions.of(name), self.findings.iter())
+            .into_iter()
+            .map(Body::TargetSnapshot)
+            .collect()
+    }
+
+    pub(super) fn beat(&mut self) -> TargetBeat {
+        TargetBeat {
+            target: self.plan.name.clone(),
+            root: self.plan.root.clone(),
+            manifest: self.plan.manifest.clone(),
+            open_findings: self.findings.len() as u64,
+            open_digest: self.findings.digest(),
+            coverage: Coverage {
+                watch_mode: self.watched.mode.to_owned(),
+                last_full: self.last_full_time.clone(),
+                unverifiable: self.unverifiable,
+                overflows: self.overflows,
+                unwatched: self.watched.unwatched,
+                excluded: self.plan.excluded.clone(),
+            },
+        }
+    }
+}

@@ -99,6 +99,13 @@ pub enum Event {
         /// How far.
         armed: Armed,
     },
+    /// Less of a target is watched than was said before.
+    Degraded {
+        /// The target.
+        target: String,
+        /// How far it is watched now.
+        armed: Armed,
+    },
     /// Something may have changed.
     Hint {
         /// The target.
@@ -225,6 +232,7 @@ impl Monitor {
         match event {
             Event::Configured(plan) => self.configured(plan, now, &mut actions),
             Event::Armed { target, armed } => self.armed(&target, armed, now, &mut actions),
+            Event::Degraded { target, armed } => self.watched(&target, armed, &mut actions),
             Event::Hint { target, hint } => self.hint(&target, hint, now, &mut actions),
             Event::Found { scan, path, finding } => {
                 let time = now.rfc3339();
@@ -307,15 +315,25 @@ impl Monitor {
 
     fn armed(&mut self, name: &str, armed: Armed, now: Now, actions: &mut Vec<Action>) {
         let Some(target) = self.targets.get_mut(name) else { return };
+        if !target.armed(now.elapsed) {
+            return;
+        }
+        self.watched(name, armed, actions);
+        if let Some(target) = self.targets.get_mut(name)
+            && target.cannot_scan()
+        {
+            actions.extend(target.snapshot_if_owed(&self.conditions).into_iter().map(record));
+        }
+    }
+
+    fn watched(&mut self, name: &str, armed: Armed, actions: &mut Vec<Action>) {
+        let Some(target) = self.targets.get_mut(name) else { return };
         let degraded = ConditionReason::WatchDegraded;
         actions.extend(match armed.degraded.as_str() {
             "" => self.conditions.resolve(Some(name), degraded).map(record),
             detail => self.conditions.open(Some(name), degraded, detail).map(record),
         });
-        target.armed(armed, now.elapsed);
-        if target.cannot_scan() {
-            actions.extend(target.snapshot_if_owed(&self.conditions).into_iter().map(record));
-        }
+        target.set_watched(armed);
     }
 
     fn hint(&mut self, name: &str, hint: Hint, now: Now, actions: &mut Vec<Action>) {

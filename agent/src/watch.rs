@@ -1,6 +1,18 @@
-//! Owns hints: where it may pay to look again, and the trait of what gives them. Must not own looking, or deciding when.
+//! Owns hints: where it may pay to look again, their channel, and the trait of what gives them. Must not own looking, or
+//! deciding when.
+
+mod channel;
+mod notify;
+mod place;
+
+use std::path::PathBuf;
 
 use driftlock_common::path::TreePath;
+use driftlock_common::pattern::Excludes;
+
+pub use channel::{HintSender, Hints, Seen, channel};
+pub use notify::arm;
+pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +41,28 @@ pub enum Why {
 pub struct Armed {
     /// `inotify`, `sweep`, ….
     pub mode: &'static str,
-    /// Directories that could not be watched; 0 if all are.
+    /// Directories that could not be watched, as far as they are known; 0 if all are.
     pub unwatched: u64,
     /// Why less is watched than the mode promises, one line; empty if nothing is missing.
     pub degraded: String,
 }
+
+/// What is to be watched.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Absolute.
+    pub root: PathBuf,
+    /// What the manifest leaves out, and what the configuration does: no hints from there.
+    pub excludes: [Excludes; 2],
+    /// Where the agent itself writes: no hints from there.
+    pub own_state: Option<TreePath>,
+}
+
+/// Keeps the hints of one root coming until it is dropped.
+pub trait Watcher: Send + std::fmt::Debug {}
+
+/// Watches nothing: the mode `sweep`.
+#[derive(Debug)]
+pub struct Nothing;
+
+impl Watcher for Nothing {}

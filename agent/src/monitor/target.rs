@@ -109,14 +109,19 @@ impl Target {
 
     // --- hints ---
 
-    pub(super) fn armed(&mut self, armed: Armed, now: Duration) {
+    /// The watching is set up; whether that was wanted.
+    pub(super) fn armed(&mut self, now: Duration) -> bool {
         if self.watch != Watching::Arming {
-            return;
+            return false;
         }
         self.watch = Watching::Armed { since: now };
-        self.watched = armed;
         // What happened before the watches were there is only found by looking.
         self.look_at_everything(now);
+        true
+    }
+
+    pub(super) fn set_watched(&mut self, watched: Armed) {
+        self.watched = watched;
     }
 
     /// Marks what a hint says. If events were lost, why.

@@ -1,6 +1,8 @@
 //! Owns the canonical bytes of a tree and the digests over them (manifest format version 1, section
 //! "Canonical bytes"). Must not own the NDJSON view.
 
+use std::sync::LazyLock;
+
 use crate::digest::{Algorithm, Digest};
 use crate::node::{FileType, Kind, Node, Xattrs};
 use crate::profile::Profile;
@@ -73,8 +75,14 @@ pub fn put_entry(out: &mut Vec<u8>, name: &[u8], node: &Node, children: Digest) 
     }
 }
 
+/// The digest of the empty set, which is that of nearly every file.
+static NO_XATTRS: LazyLock<Digest> = LazyLock::new(|| blake3::Hasher::new_derive_key(XATTRS_CONTEXT).finalize().into());
+
 /// The digest of a set of extended attributes.
 pub fn xattrs_digest(xattrs: &Xattrs) -> Digest {
+    if xattrs.is_empty() {
+        return *NO_XATTRS;
+    }
     let mut bytes = Vec::new();
     for (name, value) in xattrs.iter() {
         put_bytes(&mut bytes, name);

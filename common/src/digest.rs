@@ -43,6 +43,23 @@ pub enum DigestError {
     UnknownAlgorithm,
 }
 
+/// In [`VALUES`]: not a digit. All ones, so that it shows through any union of values.
+const NO_DIGIT: u8 = 0xff;
+/// The value of each lower-case hexadecimal digit. A table, because a manifest of a million files has two million
+/// digests, and reading them digit by digit took a fifth of the time to load one.
+const VALUES: [u8; 256] = values();
+
+const fn values() -> [u8; 256] {
+    let digits = b"0123456789abcdef";
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[digits[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+}
+
 // === impl Digest ===
 
 impl Digest {
@@ -94,12 +111,15 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        if text.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(DigestError::NotHex);
-        }
+        let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| DigestError::NotHex)?;
         let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| DigestError::NotHex)?;
-        Ok(Self(bytes))
+        let mut seen = 0;
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
+            seen |= high | low;
+            *byte = high << 4 | low;
+        }
+        if seen == NO_DIGIT { Err(DigestError::NotHex) } else { Ok(Self(bytes)) }
     }
 }
 

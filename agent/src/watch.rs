@@ -4,6 +4,7 @@
 mod channel;
 mod notify;
 mod place;
+mod settle;
 
 use std::path::PathBuf;
 

@@ -8,11 +8,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use notify::event::{EventKind, EventKindMask, ModifyKind, RemoveKind};
+use notify::event::{CreateKind, EventKind, EventKindMask, ModifyKind, RemoveKind};
 use notify::{Config, ErrorKind, INotifyWatcher, RecursiveMode, WatchPathConfig, Watcher as _};
 
 use super::channel::{HintSender, Seen};
 use super::place::Place;
+use super::settle::{Settle, settle};
 use super::{Armed, Hint, Watched, Watcher, Why};
 
 /// The word for coverage.
@@ -21,7 +22,7 @@ const MODE: &str = "inotify";
 /// Holds the watches. Dropping it ends its thread.
 #[derive(Debug)]
 struct Inotify {
-    _watcher: INotifyWatcher,
+    _watcher: Arc<INotifyWatcher>,
 }
 
 impl Watcher for Inotify {}
@@ -32,6 +33,7 @@ struct Translator {
     target: Arc<str>,
     watched: Watched,
     hints: HintSender,
+    settle: Settle,
     /// Directories that could not be watched.
     unwatched: Arc<AtomicU64>,
 }
@@ -44,17 +46,23 @@ pub fn arm(target: &Arc<str>, watched: Watched, hints: &HintSender) -> (Option<B
     let config = Config::default().with_follow_symlinks(false).with_event_kinds(mask);
     let unwatched = Arc::new(AtomicU64::new(0));
     let root = watched.root.clone();
-    let translator = Translator { target: target.clone(), watched, hints: hints.clone(), unwatched: unwatched.clone() };
-    let nothing = |error: &notify::Error| {
-        (None, Armed { mode: "sweep", unwatched: 1, degraded: format!("inotify cannot be used: {}", reason(error)) })
+    let (settle, unsettled) = settle();
+    let translator =
+        Translator { target: target.clone(), watched, hints: hints.clone(), settle, unwatched: unwatched.clone() };
+    let nothing = |reason: String| {
+        (None, Armed { mode: "sweep", unwatched: 1, degraded: format!("inotify cannot be used: {reason}") })
     };
     let mut watcher = match INotifyWatcher::new(move |event| translator.translate(event), config) {
         Ok(watcher) => watcher,
-        Err(error) => return nothing(&error),
+        Err(error) => return nothing(reason(&error)),
     };
     let terms = WatchPathConfig::new(RecursiveMode::Recursive).with_dereference_symlinks(false);
     let error = watcher.watch_with(&root, terms).err();
     let mut armed = Armed { mode: MODE, unwatched: unwatched.load(Ordering::Acquire), degraded: String::new() };
+    let watcher = Arc::new(watcher);
+    if let Err(error) = unsettled.run(target.clone(), Arc::downgrade(&watcher), hints.clone()) {
+        return nothing(error.to_string());
+    }
     if let Some(error) = error {
         armed.unwatched += 1;
         armed.degraded = reason(&error);
@@ -107,6 +115,7 @@ impl Translator {
         if whole_rename {
             return;
         }
+        let appeared = matches!(event.kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)));
         for path in &event.paths {
             match self.watched.place(path) {
                 Place::At(at) if at.is_root() && !entry_only => self.hint(Hint::Everything(Why::RootMoved)),
@@ -115,7 +124,12 @@ impl Translator {
                 Place::At(_) if matches!(event.kind, EventKind::Remove(RemoveKind::Other)) => {
                     self.hint(Hint::Everything(Why::Failed));
                 }
-                Place::At(at) | Place::Below(at) => self.hint(Hint::Subtree(at)),
+                Place::At(at) | Place::Below(at) => {
+                    // Only a directory can hold what no event told of; a rename does not say whether it is one.
+                    let again = appeared && !matches!(event.kind, EventKind::Create(CreateKind::File));
+                    let room = !again || self.settle.later(at.clone());
+                    self.hint(if room { Hint::Subtree(at) } else { Hint::Everything(Why::Overflow) });
+                }
                 Place::Ignored => {}
                 Place::Outside => self.hint(Hint::Everything(Why::Failed)),
             }
@@ -242,6 +256,16 @@ mod tests {
         fs::write(root.join("end"), "").unwrap();
         let Some((_, Seen::Hint(first))) = world.hints.next().await else { panic!("no hint") };
         assert_eq!(first, Hint::Subtree(TreePath::new("end").unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_new_directory_is_hinted_again_once_its_watch_is_there() {
+        let mut world = world(|_| {});
+        fs::create_dir(world.dir.path().join("new")).unwrap();
+        for _ in 0..2 {
+            let next = tokio::time::timeout(Duration::from_secs(20), world.hints.next()).await.unwrap();
+            assert_eq!(next, Some(("app".into(), Seen::Hint(Hint::Subtree(TreePath::new("new").unwrap())))));
+        }
     }
 
     #[tokio::test]

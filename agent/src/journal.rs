@@ -1,1 +1,405 @@
-//! To be written.
+//! Owns the agent's state directory: its identity, the events that the collector has not acknowledged, and what is open.
+//! An event counts as given when it is on disk; an event and the state it makes are one record. Must not own sending, or
+//! deciding what is an event.
+//!
+//! On disk: `lock`, held by the one agent; `host`, the host's id; `checkpoint`, the state up to a sequence; and segments
+//! `EPOCH-FIRST.log` of records that only grow. State is the fold of events over the checkpoint, so nothing of it is held
+//! in memory. What is torn at the very end was never given and is cut off; what is damaged anywhere else ends the epoch:
+//! the collector is then told everything anew.
+
+mod checkpoint;
+mod directory;
+mod frame;
+mod segment;
+mod state;
+
+#[cfg(test)]
+mod faults;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use driftlock_common::event::{Body, ConditionBody, Event, FindingBody, MAX_BATCH_BYTES, SOURCE_PREFIX, sequence_text};
+use driftlock_common::exit::Exit;
+
+use crate::failure::Failure;
+use checkpoint::Checkpoint;
+use directory::Directory;
+use frame::Record;
+use segment::{Segment, Tail};
+use state::State;
+
+/// A segment that has grown to this, in bytes, is closed.
+const SEGMENT_BYTES: u64 = 1024 * 1024;
+/// The most bytes written before the next flush, so that a large report does not hold up the first of it.
+const MAX_WRITE: usize = 4 * 1024 * 1024;
+
+/// The state directory, while this agent holds it.
+#[derive(Debug)]
+pub struct Journal {
+    directory: Directory,
+    host: String,
+    epoch: String,
+    /// Closed segments and, last, the one that grows. Empty until the first event.
+    segments: VecDeque<Segment>,
+    /// The highest sequence given.
+    sequence: u64,
+    /// The highest sequence acknowledged.
+    acked: u64,
+    /// Where the first event after `acked` may stand, in the first segment.
+    cursor: u64,
+    /// Bound of all segments together, in bytes.
+    limit: u64,
+}
+
+/// An event that has no sequence yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// RFC 3339.
+    pub time: String,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What was found in the state directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// What was open.
+    pub findings: Vec<FindingBody>,
+    /// What was wrong.
+    pub conditions: Vec<ConditionBody>,
+    /// What of it had to be given up, in one line; empty if nothing.
+    pub damage: String,
+}
+
+/// Events to be sent together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// A JSON array of events.
+    pub json: Vec<u8>,
+    /// How many.
+    pub events: usize,
+    /// The highest sequence among them.
+    pub last: u64,
+}
+
+/// What an append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// How many of the entries are on disk now, from the first.
+    pub entries: usize,
+    /// How many waiting events were dropped to make room.
+    pub dropped: u64,
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another agent holds it.
+    #[error("{} is in use by another agent", .0.display())]
+    Locked(PathBuf),
+    /// It cannot be made.
+    #[error("{}", .0.display())]
+    Create(PathBuf, #[source] io::Error),
+    /// Reading or writing in it failed.
+    #[error("{}", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+    /// No random numbers.
+    #[error("the kernel gives no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+impl Journal {
+    /// Takes the state directory, and makes it if it is not there. `host` overrides its identity.
+    ///
+    /// # Errors
+    /// If another agent holds it, or it cannot be read or written.
+    pub fn open(path: &Path, host: Option<&str>, limit: u64) -> Result<(Self, Recovered), JournalError> {
+        let directory = Directory::open(path)?;
+        let host = match host {
+            Some(host) => host.to_owned(),
+            None => directory.host_id()?,
+        };
+        let mut journal = Self {
+            directory,
+            host,
+            epoch: String::new(),
+            segments: VecDeque::new(),
+            sequence: 0,
+            acked: 0,
+            cursor: 0,
+            limit,
+        };
+        let recovered = match journal.recover()? {
+            Ok(state) => {
+                let (findings, conditions) = state.into_open();
+                Recovered { findings, conditions, damage: String::new() }
+            }
+            Err(damage) => {
+                journal.new_epoch()?;
+                Recovered { damage, ..Recovered::default() }
+            }
+        };
+        Ok((journal, recovered))
+    }
+
+    /// The host's id.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The highest sequence given in this epoch; 0 if none.
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether every event is acknowledged.
+    pub const fn is_delivered(&self) -> bool {
+        self.acked == self.sequence
+    }
+
+    /// Device and inode of the directory.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    pub fn identity(&self) -> Result<(u64, u64), JournalError> {
+        self.directory.identity()
+    }
+
+    /// Puts entries on disk, as many as fit into one write, and flushes them. If there is no room, everything that waits is
+    /// given up first: what is open is not lost by that, a snapshot says it.
+    ///
+    /// # Errors
+    /// If they are not on disk. They have no sequence then, and may be given again.
+    pub fn append(&mut self, entries: &[Entry]) -> Result<Appended, JournalError> {
+        let mut bytes = Vec::new();
+        let mut written = 0;
+        for entry in entries {
+            let event = self.event(entry, self.sequence + 1 + written as u64);
+            frame::put(&mut bytes, &Record::Event(event));
+            written += 1;
+            if bytes.len() > MAX_WRITE {
+                break;
+            }
+        }
+        if written == 0 {
+            return Ok(Appended { entries: 0, dropped: 0 });
+        }
+        let mut dropped = 0;
+        if self.bytes() + bytes.len() as u64 > self.limit && !self.segments.is_empty() {
+            dropped = self.sequence - self.acked;
+            self.acked = self.sequence;
+            self.checkpoint()?;
+        }
+        if self.segments.back().is_none_or(|segment| segment.len() > SEGMENT_BYTES) {
+            if !self.segments.is_empty() {
+                self.checkpoint()?;
+            }
+            self.segments.push_back(Segment::create(&self.directory, &self.epoch, self.sequence + 1)?);
+        }
+        let last = self.sequence + written as u64;
+        if let Some(segment) = self.segments.back_mut() {
+            segment.append(&bytes, last)?;
+        }
+        self.sequence = last;
+        Ok(Appended { entries: written, dropped })
+    }
+
+    /// The next events to send, at most `max_events`; `None` if all are acknowledged.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn batch(&mut self, max_events: usize) -> Result<Option<Batch>, JournalError> {
+        let mut batch = Batch { json: vec![b'['], events: 0, last: 0 };
+        let mut from = self.cursor;
+        for segment in &self.segments {
+            for (record, _) in frame::records(&segment.read(from)?) {
+                let Record::Event(event) = record else { continue };
+                if event.sequence <= self.acked {
+                    continue;
+                }
+                let full = batch.events == max_events || batch.json.len() + event.json.len() + 2 > MAX_BATCH_BYTES;
+                if full && batch.events > 0 {
+                    return Ok(Some(batch.close()));
+                }
+                if batch.events > 0 {
+                    batch.json.push(b',');
+                }
+                batch.json.extend_from_slice(&event.json);
+                batch.events += 1;
+                batch.last = event.sequence;
+            }
+            from = 0;
+        }
+        Ok((batch.events > 0).then(|| batch.close()))
+    }
+
+    /// Everything up to `sequence` is acknowledged, or given up. The note of it is not flushed: an event sent twice is a
+    /// duplicate to the collector.
+    ///
+    /// # Errors
+    /// If a segment cannot be read or written.
+    pub fn acknowledge(&mut self, sequence: u64) -> Result<(), JournalError> {
+        let sequence = sequence.min(self.sequence);
+        if sequence <= self.acked {
+            return Ok(());
+        }
+        self.acked = sequence;
+        // Closed segments of which nothing waits are covered by the checkpoint made when they were closed.
+        while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.last() <= sequence) {
+            if let Some(segment) = self.segments.pop_front() {
+                segment.remove(&self.directory)?;
+            }
+            self.cursor = 0;
+        }
+        if let Some(segment) = self.segments.front() {
+            for (record, end) in frame::records(&segment.read(self.cursor)?) {
+                match record {
+                    Record::Event(event) if event.sequence > sequence => break,
+                    Record::Event(_) | Record::Ack(_) => self.cursor += end,
+                }
+            }
+        }
+        let mut bytes = Vec::new();
+        frame::put(&mut bytes, &Record::Ack(sequence));
+        match self.segments.back_mut() {
+            Some(segment) => segment.note(&bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins another epoch: for damage, or a collector that knows events which this directory never gave.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn new_epoch(&mut self) -> Result<(), JournalError> {
+        self.epoch = directory::random_hex()?;
+        self.sequence = 0;
+        self.acked = 0;
+        self.cursor = 0;
+        self.segments.clear();
+        let fresh = Checkpoint { epoch: self.epoch.clone(), acked: 0, state: State::default() };
+        fresh.write(&self.directory)?;
+        // Segments of another epoch mean nothing any more, also if this is interrupted here.
+        segment::remove_others(&self.directory, &self.epoch)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(Segment::len).sum()
+    }
+
+    fn event(&self, entry: &Entry, sequence: u64) -> frame::EventRecord {
+        let text = sequence_text(sequence);
+        let event = Event {
+            specversion: "1.0".to_owned(),
+            id: format!("{}-{text}", self.epoch),
+            source: format!("{SOURCE_PREFIX}{}", self.host),
+            time: entry.time.clone(),
+            epoch: self.epoch.clone(),
+            sequence: Some(text),
+            datacontenttype: "application/json".to_owned(),
+            body: entry.body.clone(),
+        };
+        let json = serde_json::to_vec(&event).expect("an event is strings, numbers and lists of them");
+        frame::EventRecord { sequence, json }
+    }
+
+    /// Writes the state up to now, and removes the segments of which nothing waits.
+    fn checkpoint(&mut self) -> Result<(), JournalError> {
+        let mut checkpoint = match Checkpoint::read(&self.directory)? {
+            Some(checkpoint) if checkpoint.epoch == self.epoch => checkpoint,
+            // What is open is then said by the next snapshot.
+            _ => Checkpoint { epoch: self.epoch.clone(), acked: 0, state: State::default() },
+        };
+        for segment in &self.segments {
+            if segment.last() > checkpoint.state.sequence() {
+                for (record, _) in frame::records(&segment.read(0)?) {
+                    checkpoint.state.fold(&record);
+                }
+            }
+        }
+        checkpoint.acked = self.acked;
+        checkpoint.write(&self.directory)?;
+        while self.segments.front().is_some_and(|segment| segment.last() <= self.acked) {
+            if let Some(segment) = self.segments.pop_front() {
+                segment.remove(&self.directory)?;
+            }
+            self.cursor = 0;
+        }
+        Ok(())
+    }
+
+    /// Reads everything back. The inner error says what is damaged.
+    fn recover(&mut self) -> Result<Result<State, String>, JournalError> {
+        let found = segment::list(&self.directory)?;
+        let Some(checkpoint) = Checkpoint::read(&self.directory)? else {
+            if self.directory.has_checkpoint() || !found.is_empty() {
+                return Ok(Err("the checkpoint is damaged or missing".to_owned()));
+            }
+            self.new_epoch()?;
+            return Ok(Ok(State::default()));
+        };
+        let Checkpoint { epoch, acked, mut state } = checkpoint;
+        self.epoch = epoch;
+        self.acked = acked;
+        segment::remove_others(&self.directory, &self.epoch)?;
+        let mut segments: Vec<_> = found.into_iter().filter(|(name, ..)| *name == self.epoch).collect();
+        segments.sort_by_key(|(_, first, _)| *first);
+        let count = segments.len();
+        let mut last = 0;
+        for (index, (_, first, path)) in segments.into_iter().enumerate() {
+            let bytes = std::fs::read(&path).map_err(|error| JournalError::Io(path.clone(), error))?;
+            let mut good = 0;
+            for (record, end) in frame::records(&bytes) {
+                good += end;
+                match &record {
+                    Record::Event(event) if event.sequence <= last || event.sequence < first => {
+                        return Ok(Err(format!("{}: events out of order", path.display())));
+                    }
+                    Record::Event(event) => last = event.sequence,
+                    Record::Ack(ack) => self.acked = self.acked.max(*ack),
+                }
+                state.fold(&record);
+            }
+            match frame::tail(&bytes, good) {
+                Tail::Clean => {}
+                Tail::Torn if index + 1 == count => {}
+                Tail::Torn | Tail::Damaged => {
+                    return Ok(Err(format!("{}: damaged at byte {good}", path.display())));
+                }
+            }
+            self.segments.push_back(Segment::reopen(path, good, last.max(first.saturating_sub(1)))?);
+        }
+        self.sequence = state.sequence().max(last);
+        self.acked = self.acked.min(self.sequence);
+        if last != 0 && last < state.sequence() && self.acked < state.sequence() {
+            // What the checkpoint knows and nobody acknowledged is in no segment: a tail was lost that had been given.
+            return Ok(Err("segments end before the checkpoint".to_owned()));
+        }
+        Ok(Ok(state))
+    }
+}
+
+impl Batch {
+    fn close(mut self) -> Self {
+        self.json.push(b']');
+        self
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        let exit = match &error {
+            JournalError::Locked(_) => Exit::Refused,
+            JournalError::Create(..) => Exit::CannotCreate,
+            JournalError::Io(..) | JournalError::Random(_) => Exit::Io,
+        };
+        Self::new(exit, error)
+    }
+}

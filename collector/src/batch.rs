@@ -1,0 +1,315 @@
+//! Owns reading a batch: bytes to events, each on its own, so that a bad one does not take the others with it.
+//! Everything that an agent may not say is refused here; what is past here the store takes as it is.
+//! Must not own HTTP, identity or storage.
+
+use std::io::Read as _;
+
+use driftlock_common::event::{
+    Body, ConditionBody, Event, FindingBody, FindingResolved, Heartbeat, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Rejected,
+};
+use driftlock_common::finding::path_fields;
+use driftlock_common::path::{Escaped, TreePath, from_base64};
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+
+/// The most bytes of JSON taken: the limit of the format, and room for what an agent may count otherwise
+/// (brackets and commas between events).
+pub const MAX_JSON: usize = MAX_BATCH_BYTES + 64 * 1024;
+/// The largest zstd window, as a power of two: 8 MiB, what level 19 uses. More is refused before it is allocated.
+const MAX_WINDOW_LOG: u32 = 23;
+/// The longest name of a target or host, in bytes.
+const MAX_NAME: usize = 255;
+/// The longest text for a person, in bytes.
+const MAX_DETAIL: usize = 16 * 1024;
+
+/// Events of one epoch: sequenced ones by sequence, then those without.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The epoch; absent if no event named one.
+    pub epoch: Option<String>,
+    /// The host's id as the agent claims it: information, not identity.
+    pub source: String,
+    /// Sequenced events, sorted; a sequence may occur twice.
+    pub sequenced: Vec<Sequenced>,
+    /// Heartbeats, in order.
+    pub heartbeats: Vec<Beat>,
+    /// What was refused for good.
+    pub rejected: Vec<Rejected>,
+}
+
+/// An event that is kept.
+#[derive(Clone, Debug)]
+pub struct Sequenced {
+    /// Its place in the epoch, from 1.
+    pub sequence: u64,
+    /// What it says; absent if it was refused, then only its sequence counts.
+    pub event: Option<Kept>,
+}
+
+/// What an event says.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// When the agent saw it, by its own clock.
+    pub time: Timestamp,
+    /// Type and data.
+    pub body: Body,
+    /// The event as it was sent.
+    pub json: String,
+}
+
+/// A sign of life.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// When the agent sent it, by its own clock.
+    pub time: Timestamp,
+    /// What it vouches for.
+    pub heartbeat: Heartbeat,
+}
+
+/// Why a whole batch is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// More bytes than [`MAX_JSON`] after decompression.
+    #[error("the batch is larger than {MAX_JSON} bytes of JSON")]
+    TooLarge,
+    /// More than [`MAX_BATCH_EVENTS`].
+    #[error("the batch has more than {MAX_BATCH_EVENTS} events")]
+    TooMany,
+    /// Not zstd, cut off, or a window over the limit.
+    #[error("the body is not zstd that can be used")]
+    Compression(#[source] std::io::Error),
+    /// Not a JSON array.
+    #[error("the body is not a JSON array of events")]
+    Json(#[source] serde_json::Error),
+}
+
+/// Decompresses a body, never beyond [`MAX_JSON`].
+///
+/// # Errors
+/// If it is not zstd, is cut off, wants too large a window, or holds more.
+pub fn decompress(body: &[u8]) -> Result<Vec<u8>, BatchError> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(BatchError::Compression)?;
+    decoder.window_log_max(MAX_WINDOW_LOG).map_err(BatchError::Compression)?;
+    let mut json = Vec::new();
+    decoder.take(MAX_JSON as u64 + 1).read_to_end(&mut json).map_err(BatchError::Compression)?;
+    if json.len() > MAX_JSON { Err(BatchError::TooLarge) } else { Ok(json) }
+}
+
+/// Reads a batch.
+///
+/// # Errors
+/// If it is not an array, too large, or has too many events. A bad event is no error: it is listed as rejected.
+pub fn decode(json: &[u8]) -> Result<Batch, BatchError> {
+    if json.len() > MAX_JSON {
+        return Err(BatchError::TooLarge);
+    }
+    let events: Vec<&RawValue> = serde_json::from_slice(json).map_err(BatchError::Json)?;
+    if events.len() > MAX_BATCH_EVENTS {
+        return Err(BatchError::TooMany);
+    }
+    let mut batch = Batch::default();
+    for raw in events {
+        batch.take(raw.get());
+    }
+    batch.sequenced.sort_by_key(|event| event.sequence);
+    Ok(batch)
+}
+
+impl Batch {
+    fn take(&mut self, raw: &str) {
+        match read_event(raw) {
+            Ok((event, sequence, time)) => {
+                if let Err(reason) = self.belongs(&event.epoch) {
+                    self.reject(&event.id, reason);
+                    return;
+                }
+                if self.source.is_empty() {
+                    self.source = event.host_id().unwrap_or_default().chars().take(MAX_NAME).collect();
+                }
+                match (sequence, event.body) {
+                    (Some(sequence), body) => {
+                        let event = Some(Kept { time, body, json: raw.to_owned() });
+                        self.sequenced.push(Sequenced { sequence, event });
+                    }
+                    (None, Body::Heartbeat(heartbeat)) => self.heartbeats.push(Beat { time, heartbeat }),
+                    // `read_event` lets nothing else through.
+                    (None, _) => self.reject(&event.id, "the event has no sequence".to_owned()),
+                }
+            }
+            Err(refused) => {
+                self.reject(&refused.id, refused.reason);
+                // The sequence of a refused event still counts: it must not come again.
+                if let (Some(epoch), Some(sequence)) = (refused.epoch, refused.sequence)
+                    && self.belongs(&epoch).is_ok()
+                {
+                    self.sequenced.push(Sequenced { sequence, event: None });
+                }
+            }
+        }
+    }
+
+    /// The first event that names an epoch decides which one the batch is of.
+    fn belongs(&mut self, epoch: &str) -> Result<(), String> {
+        match &self.epoch {
+            None => {
+                self.epoch = Some(epoch.to_owned());
+                Ok(())
+            }
+            Some(known) if known == epoch => Ok(()),
+            Some(_) => Err("the event is of another epoch than the batch".to_owned()),
+        }
+    }
+
+    fn reject(&mut self, id: &str, reason: String) {
+        let reason = Escaped(reason.as_bytes()).to_string().chars().take(256).collect();
+        self.rejected.push(Rejected { id: id.chars().take(128).collect(), reason });
+    }
+}
+
+struct Refused {
+    id: String,
+    epoch: Option<String>,
+    sequence: Option<u64>,
+    reason: String,
+}
+
+fn read_event(raw: &str) -> Result<(Event, Option<u64>, Timestamp), Refused> {
+    match serde_json::from_str::<Event>(raw) {
+        Ok(event) => match check_event(&event) {
+            Ok((sequence, time)) => Ok((event, sequence, time)),
+            Err(reason) => Err(Refused {
+                sequence: event.sequence_number().ok().flatten().filter(|n| is_sequence(*n)),
+                epoch: Some(event.epoch).filter(|epoch| is_epoch(epoch)),
+                id: event.id,
+                reason,
+            }),
+        },
+        Err(error) => Err(salvage(raw, &error)),
+    }
+}
+
+/// What identifies an event; the rest may be anything, of any depth.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Envelope {
+    id: serde_json::Value,
+    epoch: serde_json::Value,
+    sequence: serde_json::Value,
+}
+
+/// What identifies an event that cannot be understood.
+fn salvage(raw: &str, error: &serde_json::Error) -> Refused {
+    let envelope: Envelope = serde_json::from_str(raw).unwrap_or_default();
+    let Envelope { id, epoch, sequence } = &envelope;
+    let digits = sequence.as_str().filter(|s| s.len() == 20 && s.bytes().all(|b| b.is_ascii_digit()));
+    Refused {
+        id: id.as_str().unwrap_or_default().to_owned(),
+        epoch: epoch.as_str().filter(|epoch| is_epoch(epoch)).map(str::to_owned),
+        sequence: digits.and_then(|s| s.parse().ok()).filter(|n| is_sequence(*n)),
+        reason: format!("not an event that this collector knows: {error}"),
+    }
+}
+
+fn is_epoch(epoch: &str) -> bool {
+    epoch.len() == 32 && epoch.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// From 1, and what the store's signed integers hold.
+const fn is_sequence(sequence: u64) -> bool {
+    sequence >= 1 && sequence <= i64::MAX.cast_unsigned()
+}
+
+fn check_event(event: &Event) -> Result<(Option<u64>, Timestamp), String> {
+    if event.specversion != "1.0" {
+        return Err("specversion is not 1.0".to_owned());
+    }
+    if !is_epoch(&event.epoch) {
+        return Err("epoch is not 32 lower-case hexadecimal digits".to_owned());
+    }
+    let time = check_time(&event.time)?;
+    let sequence = event.sequence_number().map_err(|_| "sequence is not 20 digits".to_owned())?;
+    match (&event.body, sequence) {
+        (Body::Heartbeat(_), Some(_)) => return Err("a heartbeat has no sequence".to_owned()),
+        (Body::Heartbeat(_), None) => {}
+        (_, None) => return Err("the event has no sequence".to_owned()),
+        (_, Some(sequence)) if !is_sequence(sequence) => return Err("sequence is out of range".to_owned()),
+        (_, Some(_)) => {}
+    }
+    match &event.body {
+        Body::FindingOpened(body) | Body::FindingUpdated(body) => check_finding(body)?,
+        Body::FindingResolved(body) => {
+            check_target(&body.target)?;
+            resolved_path(body).ok_or("path and path_b64 are not a path of a tree in its two spellings")?;
+        }
+        Body::ConditionOpened(body) | Body::ConditionResolved(body) => check_condition(body)?,
+        Body::TargetSnapshot(body) => {
+            check_target(&body.target)?;
+            body.findings.iter().try_for_each(check_finding)?;
+            if body.findings.iter().any(|finding| finding.target != body.target) {
+                return Err("a snapshot holds a finding of another target".to_owned());
+            }
+            body.conditions.iter().try_for_each(check_condition)?;
+            if body.part != 0 && !body.conditions.is_empty() {
+                return Err("only the first part of a snapshot lists conditions".to_owned());
+            }
+        }
+        Body::TargetVerified(body) => check_target(&body.target)?,
+        Body::Heartbeat(body) => {
+            check_text("host", &body.host, MAX_NAME)?;
+            check_text("version", &body.version, MAX_NAME)?;
+            for beat in &body.targets {
+                check_target(&beat.target)?;
+                if let Some(time) = &beat.coverage.last_full {
+                    check_time(time)?;
+                }
+            }
+        }
+        Body::Stopped(body) => check_text("reason", &body.reason, MAX_DETAIL)?,
+    }
+    Ok((sequence, time))
+}
+
+fn check_time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "a time is not RFC 3339".to_owned())
+}
+
+fn check_text(what: &str, text: &str, limit: usize) -> Result<(), String> {
+    if text.len() > limit { Err(format!("{what} is longer than {limit} bytes")) } else { Ok(()) }
+}
+
+fn check_target(target: &str) -> Result<(), String> {
+    if target.is_empty() { Err("target is empty".to_owned()) } else { check_text("target", target, MAX_NAME) }
+}
+
+fn check_finding(body: &FindingBody) -> Result<(), String> {
+    check_target(&body.target)?;
+    check_time(&body.opened_at)?;
+    let path = body.finding.tree_path().ok_or("path is not a path of a tree")?;
+    if path_fields(path.as_bytes()) != (body.finding.path.clone(), body.finding.path_b64.clone()) {
+        return Err("path and path_b64 are not the two spellings of one path".to_owned());
+    }
+    if i64::try_from(body.count).is_err() {
+        return Err("count is out of range".to_owned());
+    }
+    Ok(())
+}
+
+fn check_condition(body: &ConditionBody) -> Result<(), String> {
+    if let Some(target) = &body.target {
+        check_target(target)?;
+    }
+    // A path's longest escape has four characters for a byte.
+    check_text("path", body.path.as_deref().unwrap_or_default(), 4 * driftlock_common::path::MAX_PATH)?;
+    check_text("detail", &body.detail, MAX_DETAIL)
+}
+
+/// The exact path of a resolved finding, if its two fields agree.
+pub fn resolved_path(body: &FindingResolved) -> Option<TreePath> {
+    let bytes = match &body.path_b64 {
+        Some(base64) => from_base64(base64)?,
+        None => body.path.clone().into_bytes(),
+    };
+    let path = TreePath::new(bytes).ok()?;
+    (path_fields(path.as_bytes()) == (body.path.clone(), body.path_b64.clone())).then_some(path)
+}

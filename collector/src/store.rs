@@ -1,0 +1,311 @@
+//! Owns what a store promises: a batch is applied whole or not at all, and is on disk before the answer. Must not own
+//! HTTP. [`sqlite`] is the one that keeps it in a file.
+
+mod apply;
+mod effect;
+mod read;
+mod schema;
+pub mod sqlite;
+mod writer;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use driftlock_common::condition::ConditionReason;
+use driftlock_common::drift::Change;
+use driftlock_common::event::{Answer, Coverage};
+use driftlock_common::finding::{Finding, ManifestView};
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use crate::batch::Batch;
+use crate::clock::Timestamp;
+
+/// What an asynchronous method gives.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Where reports are kept.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// Applies a batch; when this answers, it is on disk.
+    fn apply(&self, delivery: Delivery) -> Pending<'_, Applied>;
+    /// Hosts in order of their key.
+    fn hosts(&self, query: HostQuery) -> Pending<'_, Page<HostRecord, String>>;
+    /// Findings, the newest first.
+    fn findings(&self, query: FindingQuery) -> Pending<'_, Page<FindingRecord, i64>>;
+    /// Conditions, the newest first.
+    fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>>;
+    /// How many of each.
+    fn totals(&self) -> Pending<'_, Totals>;
+    /// What is committed from now on, in order. Bounded: who is too slow is told how much was missed.
+    fn changes(&self) -> broadcast::Receiver<Arc<Changed>>;
+}
+
+/// A batch of a host.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The host whose credential it came with.
+    pub host: String,
+    /// When it came, by the collector's clock.
+    pub received_at: Timestamp,
+    /// The events.
+    pub batch: Batch,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Committed.
+    Answer(Answer),
+    /// Nothing of it was kept, as another agent reports with this identity; that was noted.
+    Conflict,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory or a file in it cannot be made or opened.
+    #[error("{}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another collector has it open.
+    #[error("{}: another collector uses this directory", .0.display())]
+    InUse(PathBuf),
+    /// Written by a later version.
+    #[error("the store has schema {found}, this collector knows up to {known}: use the later version that wrote it")]
+    Newer {
+        /// What is there.
+        found: i64,
+        /// What is known.
+        known: i64,
+    },
+    /// SQLite refused: full disk, broken file, ….
+    #[error("store")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A stored value is not what was stored.
+    #[error("a stored {what} cannot be read")]
+    Damaged {
+        /// Of what.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another batch of the same commit failed.
+    #[error("the commit failed: {0}")]
+    Commit(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// A part of a list, and where the next part begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T, C> {
+    /// This part.
+    pub items: Vec<T>,
+    /// Cursor of the next part; absent at the end.
+    pub next: Option<C>,
+}
+
+/// Whether something is so now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifetime {
+    /// It is.
+    Open,
+    /// It was.
+    Resolved,
+}
+
+/// Which hosts.
+#[derive(Clone, Debug, Default)]
+pub struct HostQuery {
+    /// Only this one.
+    pub host: Option<String>,
+    /// Key after which to begin.
+    pub after: Option<String>,
+    /// The most to give.
+    pub limit: usize,
+}
+
+/// Which findings. An absent field does not narrow.
+#[derive(Clone, Debug, Default)]
+pub struct FindingQuery {
+    /// Open or resolved.
+    pub state: Option<Lifetime>,
+    /// Key or name of the host.
+    pub host: Option<String>,
+    /// Name of the target.
+    pub target: Option<String>,
+    /// The exact path.
+    pub path: Option<Vec<u8>>,
+    /// Id before which to begin.
+    pub before: Option<i64>,
+    /// The most to give.
+    pub limit: usize,
+}
+
+/// Which conditions. An absent field does not narrow.
+#[derive(Clone, Debug, Default)]
+pub struct ConditionQuery {
+    /// Open or resolved.
+    pub state: Option<Lifetime>,
+    /// Key or name of the host.
+    pub host: Option<String>,
+    /// Id before which to begin.
+    pub before: Option<i64>,
+    /// The most to give.
+    pub limit: usize,
+}
+
+/// A host and its last reports.
+#[derive(Clone, Debug)]
+pub struct HostRecord {
+    /// Its key: the name that its credential has.
+    pub host: String,
+    /// Its name as the agent says.
+    pub name: String,
+    /// Its id as the agent says.
+    pub claimed: String,
+    /// Labels, as JSON.
+    pub labels: serde_json::Value,
+    /// Version of its agent.
+    pub version: String,
+    /// Whether a clean stop retires it.
+    pub ephemeral: bool,
+    /// Seconds between heartbeats; 0 before the first.
+    pub interval_s: u64,
+    /// Its agent's epoch.
+    pub epoch: String,
+    /// Highest sequence taken.
+    pub ack: u64,
+    /// Sequences that never came, in this epoch.
+    pub lost: u64,
+    /// First seen.
+    pub first_seen: Timestamp,
+    /// Last seen.
+    pub last_seen: Timestamp,
+    /// When its agent was stopped as asked, if it was not heard of since.
+    pub stopped_at: Option<Timestamp>,
+    /// Its targets by name.
+    pub targets: Vec<TargetRecord>,
+    /// Reasons of its open conditions.
+    pub conditions: Vec<ConditionReason>,
+}
+
+/// A target and what is known of it.
+#[derive(Clone, Debug)]
+pub struct TargetRecord {
+    /// Its name.
+    pub target: String,
+    /// Its root, escaped by the agent; empty before the first heartbeat.
+    pub root: String,
+    /// What it is compared with.
+    pub manifest: Option<ManifestView>,
+    /// What the agent vouches for.
+    pub coverage: Option<Coverage>,
+    /// When a complete look at it was last reported.
+    pub verified_at: Option<Timestamp>,
+    /// Open findings that are a difference.
+    pub open_drift: u64,
+    /// Open findings of what could not be established.
+    pub open_unverifiable: u64,
+    /// Whether all of its findings are to be sent again.
+    pub resync: bool,
+}
+
+/// A finding with its lifetime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FindingRecord {
+    /// Grows with every opening.
+    pub id: i64,
+    /// The host's key.
+    pub host: String,
+    /// The target's name.
+    pub target: String,
+    /// The exact path.
+    pub path: Vec<u8>,
+    /// The difference.
+    pub finding: Finding,
+    /// Whether it is so now.
+    pub state: Lifetime,
+    /// By the agent's clock.
+    pub opened_at: Timestamp,
+    /// By the agent's clock.
+    pub updated_at: Timestamp,
+    /// By the agent's clock.
+    pub resolved_at: Option<Timestamp>,
+    /// How often the path was found different.
+    pub count: u64,
+    /// When the collector last heard of it, by its own clock.
+    pub received_at: Timestamp,
+}
+
+/// A condition with its lifetime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionRecord {
+    /// Grows with every opening.
+    pub id: i64,
+    /// The host's key.
+    pub host: String,
+    /// The target's name; absent if it concerns the whole agent.
+    pub target: Option<String>,
+    /// Why.
+    pub reason: ConditionReason,
+    /// A path it concerns, escaped by the agent.
+    pub path: Option<String>,
+    /// One line for a person.
+    pub detail: String,
+    /// Whether it is so now.
+    pub state: Lifetime,
+    /// By the agent's clock, or the collector's for what it found itself.
+    pub opened_at: Timestamp,
+    /// As `opened_at`.
+    pub updated_at: Timestamp,
+    /// As `opened_at`.
+    pub resolved_at: Option<Timestamp>,
+}
+
+/// How many of each there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Open findings by change.
+    pub findings: Vec<(Change, u64)>,
+    /// Open conditions by reason.
+    pub conditions: Vec<(ConditionReason, u64)>,
+    /// Events kept.
+    pub events: u64,
+}
+
+/// Something that was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// A finding opened, changed or resolved.
+    Finding(Box<FindingRecord>),
+    /// A condition opened, changed or resolved.
+    Condition(Box<ConditionRecord>),
+    /// A host's reports changed in another way.
+    Host(String),
+}
+
+impl Lifetime {
+    /// The word of API and store.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Resolved => "resolved",
+        }
+    }
+
+    /// The state of that word.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Open, Self::Resolved].into_iter().find(|state| state.name() == name)
+    }
+}

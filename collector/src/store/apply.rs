@@ -1,0 +1,255 @@
+//! Owns what a batch does to an epoch: what is a duplicate, what is missing, who speaks with whose identity.
+//! What an event then does to findings, conditions and targets is in [`effect`].
+
+use driftlock_common::condition::ConditionReason;
+use driftlock_common::event::{Answer, Body, ConditionBody, Event};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::effect::{self, Context, Origin};
+use super::{Applied, Changed, Delivery, StoreError};
+use crate::batch::Sequenced;
+use crate::clock::Timestamp;
+
+/// An identity conflict is over when the other agent was not heard for this long.
+const CONFLICT_QUIET_S: u64 = 300;
+
+/// What the store knows of the batch's epoch.
+struct Epoch {
+    ack: u64,
+    /// Whether it is the newest one of its host.
+    current: bool,
+}
+
+/// Applies a batch inside the transaction of `connection`; what changed is appended to `changes`.
+///
+/// # Errors
+/// If SQLite refuses. Then the caller rolls back.
+pub(super) fn apply(
+    connection: &Connection,
+    delivery: &Delivery,
+    changes: &mut Vec<Changed>,
+) -> Result<Applied, StoreError> {
+    let Delivery { host, received_at, batch } = delivery;
+    let mut answer = Answer { rejected: batch.rejected.clone(), ..Answer::default() };
+    let Some(epoch) = batch.epoch.as_deref() else { return Ok(Applied::Answer(answer)) };
+    let context = &mut Context { connection, host, received_at: *received_at, changes };
+
+    let known = find_or_begin_epoch(context, epoch)?;
+    if is_conflict(context, epoch, &known, delivery)? {
+        note_conflict(context)?;
+        return Ok(Applied::Conflict);
+    }
+
+    answer.ack = known.ack;
+    for Sequenced { sequence, event } in &batch.sequenced {
+        if *sequence <= answer.ack {
+            // A refused event is listed as rejected every time, and is no duplicate of anything.
+            answer.duplicates += u64::from(event.is_some());
+            continue;
+        }
+        let missing = *sequence - answer.ack - 1;
+        if missing > 0 {
+            note_gap(context, epoch, missing)?;
+        }
+        if let Some(event) = event {
+            append(context, epoch, *sequence, event)?;
+            effect::apply(context, *sequence, event)?;
+            answer.accepted += 1;
+        }
+        answer.ack = *sequence;
+    }
+    if known.current {
+        for beat in &batch.heartbeats {
+            effect::heartbeat(context, beat, answer.ack)?;
+            answer.accepted += 1;
+        }
+        end_conflict(context)?;
+        touch_host(context, &batch.source)?;
+    }
+    connection.prepare_cached("UPDATE epochs SET ack = ?3 WHERE host = ?1 AND epoch = ?2")?.execute(params![
+        host,
+        epoch,
+        signed(answer.ack)
+    ])?;
+    answer.resync = known.current && wants_snapshot(context)?;
+    Ok(Applied::Answer(answer))
+}
+
+/// An epoch never seen before is the newest: the agent's state was made anew.
+fn find_or_begin_epoch(context: &mut Context<'_>, epoch: &str) -> Result<Epoch, StoreError> {
+    let (connection, host) = (context.connection, context.host);
+    let ack: Option<i64> = connection
+        .prepare_cached("SELECT ack FROM epochs WHERE host = ?1 AND epoch = ?2")?
+        .query_row(params![host, epoch], |row| row.get(0))
+        .optional()?;
+    if let Some(ack) = ack {
+        let current: bool = connection
+            .prepare_cached("SELECT epoch = ?2 FROM hosts WHERE host = ?1")?
+            .query_row(params![host, epoch], |row| row.get(0))?;
+        return Ok(Epoch { ack: unsigned(ack), current });
+    }
+    let now = context.received_at.millis();
+    connection
+        .prepare_cached("INSERT INTO epochs (host, epoch, first_seen) VALUES (?1, ?2, ?3)")?
+        .execute(params![host, epoch, now])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO hosts (host, epoch, first_seen, last_seen) VALUES (?1, ?2, ?3, ?3)
+             ON CONFLICT (host) DO UPDATE SET epoch = ?2, beat_time = NULL, stopped_at = NULL",
+        )?
+        .execute(params![host, epoch, now])?;
+    forget_certainty(context)?;
+    context.changes.push(Changed::Host(host.to_owned()));
+    Ok(Epoch { ack: 0, current: true })
+}
+
+/// Every target has to be sent again; snapshots under way are of no use.
+fn forget_certainty(context: &Context<'_>) -> Result<(), StoreError> {
+    let Context { connection, host, .. } = context;
+    connection
+        .prepare_cached("UPDATE targets SET resync = 1, snapshot_next = NULL WHERE host = ?1")?
+        .execute([host])?;
+    connection.prepare_cached("DELETE FROM snapshot_paths WHERE host = ?1")?.execute([host])?;
+    Ok(())
+}
+
+/// Two agents with one identity: an epoch that was superseded goes on, or one sequence was given to two events
+/// (a copied state directory). What was acknowledged before stays a duplicate.
+fn is_conflict(context: &Context<'_>, epoch: &str, known: &Epoch, delivery: &Delivery) -> Result<bool, StoreError> {
+    let batch = &delivery.batch;
+    if !known.current {
+        let goes_on = batch.sequenced.iter().any(|event| event.sequence > known.ack);
+        return Ok(goes_on || !batch.heartbeats.is_empty());
+    }
+    let mut statement = context
+        .connection
+        .prepare_cached("SELECT json FROM events WHERE host = ?1 AND epoch = ?2 AND sequence = ?3")?;
+    for Sequenced { sequence, event } in &batch.sequenced {
+        let Some(event) = event.as_ref().filter(|_| *sequence <= known.ack) else { continue };
+        let stored: Option<String> =
+            statement.query_row(params![context.host, epoch, signed(*sequence)], |row| row.get(0)).optional()?;
+        if stored.is_some_and(|stored| stored != event.json && !same_event(&stored, &event.json)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether two texts are one event, whatever the spacing.
+fn same_event(a: &str, b: &str) -> bool {
+    match (serde_json::from_str::<Event>(a), serde_json::from_str::<Event>(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+fn conflict() -> ConditionBody {
+    ConditionBody {
+        target: None,
+        reason: ConditionReason::IdentityConflict,
+        path: None,
+        detail: "another agent reports with this host's credential; give each host its own, and its own state"
+            .to_owned(),
+    }
+}
+
+fn note_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
+    context
+        .connection
+        .prepare_cached("UPDATE hosts SET conflict_at = ?2 WHERE host = ?1")?
+        .execute(params![context.host, context.received_at.millis()])?;
+    let now = context.received_at;
+    effect::open_condition(context, &conflict(), now, Origin::Collector)
+}
+
+fn end_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
+    let conflict_at: Option<i64> = context
+        .connection
+        .prepare_cached("SELECT conflict_at FROM hosts WHERE host = ?1")?
+        .query_row([context.host], |row| row.get(0))?;
+    let now = context.received_at;
+    match conflict_at.map(Timestamp::from_millis) {
+        Some(at) if now.seconds_since(at) >= CONFLICT_QUIET_S => {
+            context
+                .connection
+                .prepare_cached("UPDATE hosts SET conflict_at = NULL WHERE host = ?1")?
+                .execute([context.host])?;
+            effect::resolve_condition(context, &conflict(), now)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sequences that never came: whatever they said is lost, so every target has to be sent again.
+fn note_gap(context: &Context<'_>, epoch: &str, missing: u64) -> Result<(), StoreError> {
+    context
+        .connection
+        // A hostile agent may skip more than the column holds.
+        .prepare_cached(
+            "UPDATE epochs SET lost = min(lost + min(?3, 1 << 60), 1 << 60) WHERE host = ?1 AND epoch = ?2",
+        )?
+        .execute(params![context.host, epoch, signed(missing)])?;
+    forget_certainty(context)
+}
+
+fn append(context: &Context<'_>, epoch: &str, sequence: u64, event: &crate::batch::Kept) -> Result<(), StoreError> {
+    context
+        .connection
+        .prepare_cached(
+            "INSERT INTO events (host, epoch, sequence, type, time, received_at, json)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            context.host,
+            epoch,
+            signed(sequence),
+            type_name(&event.body),
+            event.time.millis(),
+            context.received_at.millis(),
+            event.json
+        ])?;
+    Ok(())
+}
+
+const fn type_name(body: &Body) -> &'static str {
+    match body {
+        Body::FindingOpened(_) => "finding.opened.v1",
+        Body::FindingUpdated(_) => "finding.updated.v1",
+        Body::FindingResolved(_) => "finding.resolved.v1",
+        Body::ConditionOpened(_) => "condition.opened.v1",
+        Body::ConditionResolved(_) => "condition.resolved.v1",
+        Body::TargetSnapshot(_) => "target.snapshot.v1",
+        Body::TargetVerified(_) => "target.verified.v1",
+        Body::Heartbeat(_) => "agent.heartbeat.v1",
+        Body::Stopped(_) => "agent.stopped.v1",
+    }
+}
+
+fn touch_host(context: &Context<'_>, source: &str) -> Result<(), StoreError> {
+    context
+        .connection
+        .prepare_cached(
+            "UPDATE hosts SET last_seen = ?2, claimed = CASE WHEN ?3 = '' THEN claimed ELSE ?3 END WHERE host = ?1",
+        )?
+        .execute(params![context.host, context.received_at.millis(), source])?;
+    Ok(())
+}
+
+/// Also while no target is known: then nothing is.
+fn wants_snapshot(context: &Context<'_>) -> Result<bool, StoreError> {
+    let wanted = context
+        .connection
+        .prepare_cached("SELECT coalesce(max(resync), 1) FROM targets WHERE host = ?1")?
+        .query_row([context.host], |row| row.get(0))?;
+    Ok(wanted)
+}
+
+/// Sequences are checked to fit when a batch is read; larger values only occur as differences, and are cut.
+pub(super) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Stored counts are never negative.
+pub(super) fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}

@@ -1,0 +1,125 @@
+//! Owns the tables and their versions. A version is never edited after it was released: another one is added.
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+/// Statements that lead from each version to the next, beginning at an empty file.
+const MIGRATIONS: &[&str] = &[VERSION_1];
+
+/// Times are milliseconds since 1970. `host` is always the name of a credential, never what an agent says.
+/// Paths are bytes. `finding`, `manifest`, `coverage`, `labels` and `json` are JSON.
+const VERSION_1: &str = "
+CREATE TABLE hosts (
+    host TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL DEFAULT '',
+    claimed TEXT NOT NULL DEFAULT '',
+    labels TEXT NOT NULL DEFAULT '{}',
+    version TEXT NOT NULL DEFAULT '',
+    ephemeral INTEGER NOT NULL DEFAULT 0,
+    interval_s INTEGER NOT NULL DEFAULT 0,
+    epoch TEXT NOT NULL DEFAULT '',
+    first_seen INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL,
+    beat_time INTEGER,
+    stopped_at INTEGER,
+    conflict_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE epochs (
+    host TEXT NOT NULL,
+    epoch TEXT NOT NULL,
+    ack INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    first_seen INTEGER NOT NULL,
+    PRIMARY KEY (host, epoch)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE targets (
+    host TEXT NOT NULL,
+    target TEXT NOT NULL,
+    root TEXT NOT NULL DEFAULT '',
+    manifest TEXT,
+    coverage TEXT,
+    verified_at INTEGER,
+    resync INTEGER NOT NULL DEFAULT 1,
+    snapshot_next INTEGER,
+    open_digest TEXT,
+    PRIMARY KEY (host, target)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE snapshot_paths (
+    host TEXT NOT NULL,
+    target TEXT NOT NULL,
+    path BLOB NOT NULL,
+    PRIMARY KEY (host, target, path)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE findings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    host TEXT NOT NULL,
+    target TEXT NOT NULL,
+    path BLOB NOT NULL,
+    change TEXT NOT NULL,
+    finding TEXT NOT NULL,
+    state TEXT NOT NULL,
+    opened_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    resolved_at INTEGER,
+    count INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    UNIQUE (host, target, path)
+) STRICT;
+CREATE INDEX findings_open ON findings (id) WHERE state = 'open';
+CREATE INDEX findings_open_of_target ON findings (host, target, change) WHERE state = 'open';
+CREATE INDEX findings_of_path ON findings (path);
+
+CREATE TABLE conditions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    host TEXT NOT NULL,
+    key TEXT NOT NULL,
+    target TEXT,
+    reason TEXT NOT NULL,
+    path TEXT,
+    detail TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    state TEXT NOT NULL,
+    opened_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    resolved_at INTEGER,
+    UNIQUE (host, key)
+) STRICT;
+CREATE INDEX conditions_open ON conditions (host, reason) WHERE state = 'open';
+
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    epoch TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    json TEXT NOT NULL,
+    UNIQUE (host, epoch, sequence)
+) STRICT;
+";
+
+/// Brings a file to the newest version, in one transaction.
+///
+/// # Errors
+/// If it has a newer version than this code knows, or SQLite refuses.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    let done = usize::try_from(found).unwrap_or(0);
+    for statements in &MIGRATIONS[done..] {
+        transaction.execute_batch(statements)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Owns the store in a file: one thread that writes, a few connections that read. Must not own SQL.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+
+use super::writer::{self, Job};
+use super::{
+    Applied, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord, HostQuery, HostRecord,
+    Page, Pending, Store, StoreError, Totals, read, schema,
+};
+
+/// Connections that read at one time; more wait.
+const READERS: usize = 4;
+/// Changes that a listener may be behind before it misses some.
+const CHANGES: usize = 4096;
+/// Name of the file in the directory.
+const FILE: &str = "collector.sqlite3";
+
+/// The store in a directory. Dropping it ends the writer after what was accepted.
+#[derive(Debug)]
+pub struct SqliteStore {
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    readers: Arc<Readers>,
+    changes: broadcast::Sender<Arc<Changed>>,
+    /// Held as long as the store is open.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Readers {
+    file: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// The most pages of 4 KiB that the file may have; absent: no limit but the disk's.
+    pub max_pages: Option<u32>,
+}
+
+impl SqliteStore {
+    /// Opens the store in `directory`, making both if they are not there.
+    ///
+    /// # Errors
+    /// If it cannot be made or opened, is in use, or was written by a later version.
+    pub fn open(directory: &Path, limits: Limits) -> Result<Self, StoreError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Open { path, source }
+        };
+        // The evidence is nobody else's to read.
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))?;
+        let lock_path = directory.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(at(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(directory.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(at(&lock_path)(error)),
+        }
+        let file = directory.join(FILE);
+        // Made by us, so that it never has wider permissions, not even for a moment.
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(at(&file))?;
+        let mut connection = Connection::open(&file)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        schema::migrate(&mut connection)?;
+        if let Some(pages) = limits.max_pages {
+            connection.pragma_update(None, "max_page_count", pages)?;
+        }
+
+        let (jobs, queue) = mpsc::channel(writer::QUEUE);
+        let (changes, _) = broadcast::channel(CHANGES);
+        let published = changes.clone();
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer::run(connection, queue, &published))
+            .map_err(at(&file))?;
+        let readers = Readers { file, idle: Mutex::new(Vec::new()), permits: Semaphore::new(READERS) };
+        Ok(Self { jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), changes, _lock: lock })
+    }
+
+    /// Runs a query on a connection that cannot write, off the threads that serve requests.
+    fn query<Q: Send + 'static, T: Send + 'static>(
+        &self,
+        query: Q,
+        run: fn(&Connection, Q) -> Result<T, StoreError>,
+    ) -> Pending<'_, T> {
+        let readers = Arc::clone(&self.readers);
+        Box::pin(async move {
+            let _permit = self.readers.permits.acquire().await.map_err(|_| StoreError::Closed)?;
+            tokio::task::spawn_blocking(move || readers.with(|connection| run(connection, query)))
+                .await
+                .map_err(|_| StoreError::Closed)?
+        })
+    }
+}
+
+impl Readers {
+    fn with<T>(&self, run: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // Bound to a name, or the lock would be held while a connection is opened.
+        let known = idle().pop();
+        let connection = match known {
+            Some(connection) => connection,
+            None => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let connection = Connection::open_with_flags(&self.file, flags)?;
+                connection.busy_timeout(Duration::from_secs(5))?;
+                connection
+            }
+        };
+        // One look at one state, though it takes several statements.
+        connection.execute_batch("BEGIN")?;
+        let result = run(&connection);
+        connection.execute_batch("COMMIT")?;
+        idle().push(connection);
+        result
+    }
+}
+
+impl Store for SqliteStore {
+    fn apply(&self, delivery: Delivery) -> Pending<'_, Applied> {
+        Box::pin(async move {
+            let (answer, result) = oneshot::channel();
+            let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
+            jobs.send(Job { delivery, answer }).await.map_err(|_| StoreError::Closed)?;
+            result.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+
+    fn hosts(&self, query: HostQuery) -> Pending<'_, Page<HostRecord, String>> {
+        self.query(query, read::hosts)
+    }
+
+    fn findings(&self, query: FindingQuery) -> Pending<'_, Page<FindingRecord, i64>> {
+        self.query(query, read::findings)
+    }
+
+    fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>> {
+        self.query(query, read::conditions)
+    }
+
+    fn totals(&self) -> Pending<'_, Totals> {
+        self.query((), |connection, ()| read::totals(connection))
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Arc<Changed>> {
+        self.changes.subscribe()
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            // It only ends otherwise by a panic, which has been reported.
+            let _ended = writer.join();
+        }
+    }
+}

@@ -1,9 +1,22 @@
 //! The central side of driftlock: receives reports, keeps the evidence, shows what runs where.
 //!
-//! Bytes of a request become a [`batch`], which goes to the [`store`]. [`fleet`] says what a host's last reports mean.
+//! Bytes of a request become a [`batch`]; [`ingest`] binds it to the host whose credential it came with ([`auth`]) and
+//! hands it to the [`store`]. [`fleet`] says what a host's last reports mean; [`query`], [`stream`], [`metrics`] and
+//! [`page`] show it in the shapes of [`view`]. [`app`] puts them behind one router; [`serve`] runs it.
 
 pub mod clock;
 pub mod batch;
 pub mod store;
 pub mod fleet;
+pub mod auth;
+pub mod error;
+pub mod app;
+pub mod ingest;
+pub mod view;
+pub mod query;
+pub mod stream;
+pub mod metrics;
+pub mod page;
 pub mod failure;
+pub mod cli;
+pub mod serve;

@@ -1,0 +1,138 @@
+//! Owns the router: which path goes where, and what every request passes first. Must not own sockets, so that tests
+//! need none.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use driftlock_common::event::EVENTS_PATH;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{AllowedHosts, HostTokens, ReadToken};
+use crate::error::ApiError;
+use crate::metrics::{self, Metrics};
+use crate::store::{HostQuery, Store};
+use crate::{ingest, page, query, stream};
+
+/// Batches that are read and decoded at one time; bounds the memory of ingest to this many times two megabytes.
+const INGESTS: usize = 64;
+/// Open streams at one time.
+const STREAMS: usize = 128;
+
+/// Nothing but what the collector itself serves, and no script or style inside a page.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+    img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// What requests share.
+#[derive(Debug)]
+pub struct AppState {
+    /// Where reports are kept.
+    pub store: Arc<dyn Store>,
+    /// Who may read; absent: everyone who can connect.
+    pub read_token: Option<ReadToken>,
+    /// Names under which requests are answered.
+    pub allowed_hosts: AllowedHosts,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Ends the streams, which would otherwise never end.
+    pub shutdown: CancellationToken,
+    pub(crate) ingests: Semaphore,
+    pub(crate) streams: Arc<Semaphore>,
+    tokens: RwLock<Arc<HostTokens>>,
+}
+
+impl AppState {
+    /// A state for requests.
+    pub fn new(
+        store: Arc<dyn Store>,
+        tokens: HostTokens,
+        read_token: Option<ReadToken>,
+        allowed_hosts: AllowedHosts,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            read_token,
+            allowed_hosts,
+            metrics: Metrics::default(),
+            shutdown,
+            ingests: Semaphore::new(INGESTS),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            tokens: RwLock::new(Arc::new(tokens)),
+        })
+    }
+
+    /// The tokens in force.
+    pub fn tokens(&self) -> Arc<HostTokens> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other tokens in force.
+    pub fn replace_tokens(&self, tokens: HostTokens) {
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+    }
+}
+
+/// The router.
+pub fn app(state: Arc<AppState>) -> Router {
+    let reading = Router::new()
+        .route("/", get(page::overview))
+        .route("/findings", get(page::findings))
+        .route("/assets/{name}", get(page::asset))
+        .route("/v1/hosts", get(query::hosts))
+        .route("/v1/findings", get(query::findings))
+        .route("/v1/conditions", get(query::conditions))
+        .route("/v1/stream", get(stream::stream))
+        .route("/metrics", get(metrics::show))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), may_read));
+    let named = Router::new()
+        .route(EVENTS_PATH, post(ingest::events))
+        .merge(reading)
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), is_named));
+    // Asked by load balancers and kubelets under whatever name, and telling nothing.
+    let health = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
+    named.merge(health).layer(middleware::map_response(with_security_headers)).with_state(state)
+}
+
+async fn may_read(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    match state.read_token.as_ref().map_or(Ok(()), |token| token.check(request.headers())) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn is_named(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    match state.allowed_hosts.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// Ready is who can read what is stored.
+async fn ready(State(state): State<Arc<AppState>>) -> Result<&'static str, ApiError> {
+    state.store.hosts(HostQuery { limit: 1, ..HostQuery::default() }).await?;
+    Ok("ready\n")
+}
+
+async fn with_security_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,72 @@
+//! Owns the command line: what may be typed and what `--help` teaches. Must not own reading files.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Receives the reports of driftlock's agents, keeps the evidence, shows what runs where.
+#[derive(Debug, Parser)]
+#[command(name = "driftlock-collector", version, max_term_width = 100, after_help = exits())]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Receive reports and show them
+    Serve(ServeArgs),
+    /// See it work: collector and agent in one process, on a directory or a small sample image
+    Dev(DevArgs),
+}
+
+/// `driftlock-collector serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The tokens file has a line for each host: its name, a blank, its token (at least 16 characters). The name is what the
+host is called here, whatever its agent says. The file must not be readable by everyone; SIGHUP reads it again.
+TLS is for a proxy before it: agents send to https:// addresses, or to http:// on their own host.")]
+pub struct ServeArgs {
+    /// Address and port; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+    pub listen: SocketAddr,
+    /// Directory of the store; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
+    pub data: PathBuf,
+    /// Who may report: a line for each host with its name and token
+    #[arg(long, value_name = "FILE")]
+    pub tokens: PathBuf,
+    /// Who may read: a file with one token; needed beyond loopback
+    #[arg(long, value_name = "FILE")]
+    pub read_token_file: Option<PathBuf>,
+    /// Another name under which to answer, as clients write it; loopback's names always are
+    #[arg(long, value_name = "NAME")]
+    pub allow_host: Vec<String>,
+}
+
+/// `driftlock-collector dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Directory to seal as it is now, and to watch [default: a sample image, deployed to a temporary directory]
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Port of the page on 127.0.0.1; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub port: u16,
+}
+
+/// The collector's part of the table of exit codes.
+fn exits() -> String {
+    let mut text = String::from("Exit codes:\n    0  ended as asked\n");
+    for (code, meaning) in driftlock_common::exit::TABLE.iter().filter(|(code, _)| *code >= 64) {
+        text.push_str("   ");
+        text.push_str(&code.to_string());
+        text.push_str("  ");
+        text.push_str(meaning);
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,97 @@
+//! Owns how a request is refused: status, a stable code and a public sentence as problem+json (RFC 9457), and apart
+//! from them what only the log may say. Must not own deciding what is refused.
+
+use std::fmt;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// A refused request.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    public: String,
+    internal: Option<String>,
+    challenge: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+}
+
+impl ApiError {
+    /// A refusal whose `public` sentence the client sees.
+    pub fn new(status: StatusCode, code: &'static str, public: impl Into<String>) -> Self {
+        Self { status, code, public: public.into(), internal: None, challenge: None }
+    }
+
+    /// 400 for a query or body that cannot be used.
+    pub fn bad_request(code: &'static str, public: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, public)
+    }
+
+    /// 401, with the schemes that are understood.
+    pub fn unauthorized(challenge: &'static str, public: impl Into<String>) -> Self {
+        Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", public) }
+    }
+
+    /// 413; the agent answers it by splitting the batch.
+    pub fn too_large(public: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", public)
+    }
+
+    /// Adds what only the log may say.
+    #[must_use]
+    pub fn because(mut self, internal: impl fmt::Display) -> Self {
+        self.internal = Some(internal.to_string());
+        self
+    }
+
+    /// The status that is answered.
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "the store cannot be used now; nothing was kept",
+        )
+        .because(crate::failure::chain(&error))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if let Some(internal) = &self.internal {
+            tracing::error!(status = self.status.as_u16(), code = self.code, %internal, "request failed");
+        }
+        let problem = Problem {
+            title: self.status.canonical_reason().unwrap_or("refused"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.public,
+        };
+        let mut response = (self.status, axum::Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
+    }
+}

@@ -1,0 +1,129 @@
+//! Owns `GET /metrics` in Prometheus' text format. No label ever holds a path, a host or anything else an agent chooses.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use driftlock_common::drift::Change;
+use driftlock_common::event::Answer;
+
+use crate::app::AppState;
+use crate::clock::Timestamp;
+use crate::error::ApiError;
+use crate::fleet::{HostState, judge};
+use crate::store::HostQuery;
+
+/// Hosts read at a time, so that a large fleet is never in memory at once.
+const HOST_PAGE: usize = 500;
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    accepted: AtomicU64,
+    duplicates: AtomicU64,
+    rejected: AtomicU64,
+    resyncs: AtomicU64,
+    batches_taken: AtomicU64,
+    batches_refused: AtomicU64,
+    batches_failed: AtomicU64,
+}
+
+impl Metrics {
+    /// Counts a batch by its answer.
+    pub(crate) fn count_batch(&self, result: &Result<Answer, ApiError>) {
+        let add = |counter: &AtomicU64, number| {
+            counter.fetch_add(number, Ordering::Relaxed);
+        };
+        match result {
+            Ok(answer) => {
+                add(&self.batches_taken, 1);
+                add(&self.accepted, answer.accepted);
+                add(&self.duplicates, answer.duplicates);
+                add(&self.rejected, answer.rejected.len() as u64);
+                add(&self.resyncs, answer.resync.into());
+            }
+            Err(error) if error.status().is_server_error() => add(&self.batches_failed, 1),
+            Err(_) => add(&self.batches_refused, 1),
+        }
+    }
+}
+
+pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
+    let totals = state.store.totals().await?;
+    let hosts = hosts_by_state(&state).await?;
+    let metrics = &state.metrics;
+    let mut text = String::new();
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+
+    family(&mut text, "build_info", "gauge", "Version of the collector.");
+    sample(&mut text, "build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    family(&mut text, "hosts", "gauge", "Hosts by what their last reports mean.");
+    for (host_state, number) in HostState::ALL.into_iter().zip(hosts) {
+        sample(&mut text, "hosts", &[("state", host_state.name())], number);
+    }
+    family(&mut text, "open_findings", "gauge", "Open findings by kind of difference.");
+    for change in [Change::Added, Change::Removed, Change::Changed, Change::Unverifiable] {
+        let number = totals.findings.iter().find(|(known, _)| *known == change).map_or(0, |(_, number)| *number);
+        sample(&mut text, "open_findings", &[("change", change.name())], number);
+    }
+    family(&mut text, "open_conditions", "gauge", "Open conditions by reason.");
+    for (reason, name, _) in driftlock_common::condition::ConditionReason::TABLE {
+        let number = totals.conditions.iter().find(|(known, _)| *known == reason).map_or(0, |(_, number)| *number);
+        sample(&mut text, "open_conditions", &[("reason", name)], number);
+    }
+    family(&mut text, "stored_events", "gauge", "Events kept.");
+    sample(&mut text, "stored_events", &[], totals.events);
+    family(&mut text, "events_total", "counter", "Events by what became of them.");
+    for (result, counter) in
+        [("accepted", &metrics.accepted), ("duplicate", &metrics.duplicates), ("rejected", &metrics.rejected)]
+    {
+        sample(&mut text, "events_total", &[("result", result)], read(counter));
+    }
+    family(&mut text, "batches_total", "counter", "Batches by what became of them.");
+    for (result, counter) in
+        [("taken", &metrics.batches_taken), ("refused", &metrics.batches_refused), ("failed", &metrics.batches_failed)]
+    {
+        sample(&mut text, "batches_total", &[("result", result)], read(counter));
+    }
+    family(&mut text, "resyncs_total", "counter", "Answers that asked for all findings again.");
+    sample(&mut text, "resyncs_total", &[], read(&metrics.resyncs));
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+}
+
+/// Numbers in the order of [`HostState::ALL`].
+async fn hosts_by_state(state: &AppState) -> Result<[u64; 5], ApiError> {
+    let now = Timestamp::now();
+    let mut numbers = [0; 5];
+    let mut after = None;
+    loop {
+        let page = state.store.hosts(HostQuery { host: None, after, limit: HOST_PAGE }).await?;
+        for host in &page.items {
+            let found = judge(&host.facts(), now).state;
+            let place = HostState::ALL.iter().position(|known| *known == found);
+            if let Some(number) = place.and_then(|place| numbers.get_mut(place)) {
+                *number += 1;
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(numbers),
+        }
+    }
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a string does not fail.
+    let _always_fits =
+        write!(text, "# HELP driftlock_collector_{name} {help}\n# TYPE driftlock_collector_{name} {kind}\n");
+}
+
+/// Label values are words of this code, so none needs an escape.
+fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    // Writing to a string does not fail.
+    let _always_fits = writeln!(text, "driftlock_collector_{name}{labels} {value}");
+}

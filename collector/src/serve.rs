@@ -1,0 +1,162 @@
+//! Owns `serve`: arguments to a running collector, and its end. Must not own requests.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use driftlock_common::exit::Exit;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{AppState, app};
+use crate::auth::{AllowedHosts, HostTokens, ReadToken, TokenError};
+use crate::cli::ServeArgs;
+use crate::failure::Failure;
+use crate::store::StoreError;
+use crate::store::sqlite::{Limits, SqliteStore};
+
+/// How long requests that are under way may take at the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// If something is refused at start, with its exit code; later errors are answers.
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let tokens = HostTokens::load(&args.tokens)?;
+    let read_token = args.read_token_file.as_deref().map(ReadToken::load).transpose()?;
+    if !args.listen.ip().is_loopback() && read_token.is_none() {
+        let error = anyhow!("--listen {}: beyond loopback reading needs a token: give --read-token-file", args.listen);
+        return Err(Failure::new(Exit::Configuration, error));
+    }
+    if tokens.is_empty() {
+        tracing::warn!(file = %args.tokens.display(), "no token: no host can report yet");
+    }
+    let store = SqliteStore::open(&args.data, Limits::default())?;
+    let allowed_hosts = AllowedHosts::new(args.listen.ip(), &args.allow_host);
+    let shutdown = CancellationToken::new();
+    let state = AppState::new(Arc::new(store), tokens, read_token, allowed_hosts, shutdown.clone());
+
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::new(Exit::Io, error))?;
+    runtime.block_on(async {
+        let listener = bind(args.listen).await?;
+        let address = listener.local_addr().map_err(|error| Failure::new(Exit::Io, error))?;
+        end_on_signal(&shutdown).map_err(|error| Failure::new(Exit::Io, error))?;
+        reload_on_hangup(Arc::clone(&state), args.tokens.clone(), &shutdown)
+            .map_err(|error| Failure::new(Exit::Io, error))?;
+        // Whoever started it may wait for this line. Nothing can be said on a closed stream.
+        let _closed = writeln!(std::io::stderr(), "driftlock-collector: listening on http://{address}");
+        serve(listener, state).await.map_err(|error| Failure::new(Exit::Io, error))
+    })
+}
+
+/// Binds a listener.
+///
+/// # Errors
+/// 77 if not permitted, else 74.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let exit = if error.kind() == std::io::ErrorKind::PermissionDenied { Exit::Refused } else { Exit::Io };
+        Failure::new(exit, anyhow::Error::new(error).context(format!("listen on {address}")))
+    })
+}
+
+/// Answers requests until the state's shutdown, then lets those under way end.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(listener: TcpListener, state: Arc<AppState>) -> Result<(), anyhow::Error> {
+    let shutdown = state.shutdown.clone();
+    let ended = shutdown.clone();
+    let server = axum::serve(listener, app(state)).with_graceful_shutdown(async move { ended.cancelled().await });
+    let late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        result = server => result.context("serve"),
+        () = late => {
+            tracing::warn!("requests under way were cut off");
+            Ok(())
+        }
+    }
+}
+
+/// Cancels `shutdown` on SIGINT or SIGTERM.
+///
+/// # Errors
+/// If the signals cannot be caught.
+pub fn end_on_signal(shutdown: &CancellationToken) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// Reads the tokens again on SIGHUP; what cannot be used changes nothing.
+fn reload_on_hangup(
+    state: Arc<AppState>,
+    tokens: std::path::PathBuf,
+    shutdown: &CancellationToken,
+) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = hangup.recv() => {}
+            }
+            let file = tokens.clone();
+            match tokio::task::spawn_blocking(move || HostTokens::load(&file)).await {
+                Ok(Ok(tokens)) => {
+                    tracing::info!(tokens = tokens.len(), "tokens read again");
+                    state.replace_tokens(tokens);
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(error = %crate::failure::chain(&error), "tokens refused; the old ones stay");
+                }
+                Err(_) => return,
+            }
+        }
+    });
+    Ok(())
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        let exit = match &error {
+            TokenError::Read(_, error) if error.kind() == std::io::ErrorKind::NotFound => Exit::NoInput,
+            TokenError::Read(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            TokenError::Read(..) => Exit::Io,
+            TokenError::Exposed(_) | TokenError::Line { .. } => Exit::Configuration,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let exit = match &error {
+            StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            StoreError::Open { .. } => Exit::CannotCreate,
+            StoreError::InUse(_) | StoreError::Newer { .. } => Exit::Configuration,
+            StoreError::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
+                Exit::Malformed
+            }
+            StoreError::Damaged { .. } => Exit::Malformed,
+            StoreError::Sqlite(_) | StoreError::Commit(_) | StoreError::Closed => Exit::Io,
+        };
+        Self::new(exit, error)
+    }
+}

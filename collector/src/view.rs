@@ -1,0 +1,213 @@
+//! Owns the JSON of the reading side: what `GET` and the stream answer with. The shapes are promises: keys are added,
+//! never changed. Must not own queries.
+
+use driftlock_common::event::Coverage;
+use driftlock_common::finding::{Finding, ManifestView};
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::fleet::{Facts, HostState, TargetFacts, Verdict, judge};
+use crate::store::{ConditionRecord, FindingRecord, HostRecord, Lifetime, TargetRecord};
+
+/// A list and where its next part begins.
+#[derive(Debug, Serialize)]
+pub struct Findings {
+    /// The newest first.
+    pub findings: Vec<FindingView>,
+    /// `cursor` of the next part; null at the end.
+    pub next: Option<String>,
+}
+
+/// A list and where its next part begins.
+#[derive(Debug, Serialize)]
+pub struct Conditions {
+    /// The newest first.
+    pub conditions: Vec<ConditionView>,
+    /// `cursor` of the next part; null at the end.
+    pub next: Option<String>,
+}
+
+/// A list and where its next part begins.
+#[derive(Debug, Serialize)]
+pub struct Hosts {
+    /// In order of their key.
+    pub hosts: Vec<HostView>,
+    /// `cursor` of the next part; null at the end.
+    pub next: Option<String>,
+}
+
+/// A finding with its lifetime. Times are RFC 3339; all but `received_at` are by the agent's clock.
+#[derive(Debug, Serialize)]
+pub struct FindingView {
+    host: String,
+    target: String,
+    #[serde(flatten)]
+    finding: Finding,
+    state: Lifetime,
+    opened_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolved_at: Option<Timestamp>,
+    count: u64,
+    received_at: Timestamp,
+}
+
+/// A condition with its lifetime.
+#[derive(Debug, Serialize)]
+pub struct ConditionView {
+    host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    reason: &'static str,
+    meaning: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    detail: String,
+    state: Lifetime,
+    opened_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolved_at: Option<Timestamp>,
+}
+
+/// A host, what it last said, and what that means.
+#[derive(Debug, Serialize)]
+pub struct HostView {
+    host: String,
+    name: String,
+    claimed_id: String,
+    state: HostState,
+    reasons: Vec<String>,
+    labels: serde_json::Value,
+    version: String,
+    ephemeral: bool,
+    interval_s: u64,
+    epoch: String,
+    ack: u64,
+    lost: u64,
+    first_seen: Timestamp,
+    last_seen: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_at: Option<Timestamp>,
+    open_findings: u64,
+    open_conditions: Vec<&'static str>,
+    targets: Vec<TargetView>,
+}
+
+/// A target of a host.
+#[derive(Debug, Serialize)]
+pub struct TargetView {
+    target: String,
+    root: String,
+    manifest: Option<ManifestView>,
+    coverage: Option<Coverage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified_at: Option<Timestamp>,
+    open_findings: u64,
+    resync: bool,
+}
+
+impl From<FindingRecord> for FindingView {
+    fn from(record: FindingRecord) -> Self {
+        let FindingRecord {
+            host, target, finding, state, opened_at, updated_at, resolved_at, count, received_at, ..
+        } = record;
+        Self { host, target, finding, state, opened_at, updated_at, resolved_at, count, received_at }
+    }
+}
+
+impl From<ConditionRecord> for ConditionView {
+    fn from(record: ConditionRecord) -> Self {
+        Self {
+            host: record.host,
+            target: record.target,
+            reason: record.reason.name(),
+            meaning: record.reason.meaning(),
+            path: record.path,
+            detail: record.detail,
+            state: record.state,
+            opened_at: record.opened_at,
+            updated_at: record.updated_at,
+            resolved_at: record.resolved_at,
+        }
+    }
+}
+
+impl HostView {
+    /// What the host means at `now`.
+    pub fn new(record: HostRecord, now: Timestamp) -> Self {
+        let Verdict { state, reasons } = judge(&record.facts(), now);
+        Self {
+            state,
+            reasons,
+            open_findings: record.open_findings(),
+            open_conditions: record.conditions.iter().map(|reason| reason.name()).collect(),
+            host: record.host,
+            name: record.name,
+            claimed_id: record.claimed,
+            labels: record.labels,
+            version: record.version,
+            ephemeral: record.ephemeral,
+            interval_s: record.interval_s,
+            epoch: record.epoch,
+            ack: record.ack,
+            lost: record.lost,
+            first_seen: record.first_seen,
+            last_seen: record.last_seen,
+            stopped_at: record.stopped_at,
+            targets: record.targets.into_iter().map(TargetView::from).collect(),
+        }
+    }
+}
+
+impl From<TargetRecord> for TargetView {
+    fn from(record: TargetRecord) -> Self {
+        Self {
+            open_findings: record.open_findings(),
+            target: record.target,
+            root: record.root,
+            manifest: record.manifest,
+            coverage: record.coverage,
+            verified_at: record.verified_at,
+            resync: record.resync,
+        }
+    }
+}
+
+impl TargetRecord {
+    /// Everything that is open in it.
+    pub const fn open_findings(&self) -> u64 {
+        self.open_drift + self.open_unverifiable
+    }
+}
+
+impl HostRecord {
+    /// Everything that is open on it.
+    pub fn open_findings(&self) -> u64 {
+        self.targets.iter().map(TargetRecord::open_findings).sum()
+    }
+
+    /// What [`judge`] asks for.
+    pub fn facts(&self) -> Facts {
+        let targets = self
+            .targets
+            .iter()
+            .map(|target| TargetFacts {
+                sealed: target.manifest.is_some(),
+                looked_at: target.coverage.as_ref().is_some_and(|coverage| coverage.last_full.is_some()),
+                unverifiable: target.coverage.as_ref().map_or(0, |coverage| coverage.unverifiable),
+                resync: target.resync,
+            })
+            .collect();
+        Facts {
+            last_seen: self.last_seen,
+            interval_s: self.interval_s,
+            ephemeral: self.ephemeral,
+            stopped: self.stopped_at.is_some(),
+            open_drift: self.targets.iter().map(|target| target.open_drift).sum(),
+            open_unverifiable: self.targets.iter().map(|target| target.open_unverifiable).sum(),
+            conditions: self.conditions.clone(),
+            targets,
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The collector from outside: requests against the router, and the process over a real socket.
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+mod ingest;
+mod kit;
+mod model;
+mod pages;
+mod process;
+mod reads;
+mod store;

@@ -1,0 +1,287 @@
+//! Owns what can be wrong with a source: a place and a problem, and the exit code that follows. Must not own
+//! detecting it.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use driftlock_common::digest::Digest;
+use driftlock_common::exit::Exit;
+use driftlock_common::gap::Reason;
+use driftlock_common::path::{Escaped, PathError, TreePath};
+use driftlock_common::tree::TreeError;
+
+use super::notes::Code;
+use crate::baseline::ReadError;
+use crate::failure::Failure;
+use crate::scan::RootError;
+
+/// Why a source could not be read, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}")]
+pub struct SourceError {
+    /// The file, blob or layer, safe to print.
+    pub place: String,
+    /// What was wrong there.
+    #[source]
+    pub problem: Problem,
+}
+
+/// What was wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The input cannot be opened.
+    #[error(transparent)]
+    Open(io::Error),
+    /// The directory is none, or cannot be read.
+    #[error(transparent)]
+    Root(RootError),
+    /// The input cannot be read.
+    #[error("reading failed")]
+    Device(#[source] io::Error),
+    /// Neither an image layout, nor an image archive, as the case may be.
+    #[error("{0}")]
+    NotThis(&'static str),
+    /// A compressed stream that ends too early.
+    #[error("the gzip stream is truncated")]
+    GzipTruncated,
+    /// A compressed stream that is damaged.
+    #[error("the gzip stream is damaged: {0}")]
+    GzipDamaged(String),
+    /// Compressed with something that is not read.
+    #[error("compressed with zstd, which is not read yet: recompress it with gzip")]
+    Zstd,
+    /// A tar stream that ends before its two zero blocks.
+    #[error("the tar archive is truncated at byte {0}")]
+    TarTruncated(u64),
+    /// A tar header that is damaged, or that tools read differently.
+    #[error("tar header at byte {at}: {fault}")]
+    TarHeader {
+        /// Where the header begins, in bytes of the uncompressed archive.
+        at: u64,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+    /// An entry that cannot be part of a tree.
+    #[error("entry {}: {fault}", Escaped(.path))]
+    Entry {
+        /// Its name as it stands in the archive.
+        path: Vec<u8>,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+    /// More than the limits against decompression bombs allow.
+    #[error("{0}")]
+    TooMuch(&'static str),
+    /// A blob whose bytes have another digest than its name or its descriptor.
+    #[error("wrong digest: the bytes have sha256:{found}")]
+    WrongDigest {
+        /// Of the bytes.
+        found: Digest,
+    },
+    /// A layer whose uncompressed bytes are not those of the configuration's `diff_ids`.
+    #[error("wrong diff_id: the configuration has sha256:{expected}, the uncompressed layer sha256:{found}")]
+    WrongDiffId {
+        /// Of the configuration.
+        expected: Digest,
+        /// Of the bytes.
+        found: Digest,
+    },
+    /// A blob that has another length than its descriptor says.
+    #[error("wrong size: the descriptor says {expected} bytes, there are {found}")]
+    WrongSize {
+        /// Of the descriptor.
+        expected: u64,
+        /// Of the file.
+        found: u64,
+    },
+    /// A blob that is referred to but not there.
+    #[error("missing: something refers to it, but it is not there")]
+    Missing,
+    /// A document over its limit.
+    #[error("larger than the {limit} bytes allowed for it")]
+    TooLarge {
+        /// In bytes.
+        limit: u64,
+    },
+    /// JSON that is not what it must be.
+    #[error("not the JSON expected here: {0}")]
+    Json(String),
+    /// A document that says something that cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+    /// Several images, or none that fits.
+    #[error("{0}")]
+    Choice(String),
+    /// No image for the platform.
+    #[error("{0}")]
+    NoImage(String),
+    /// Something on which engines disagree, refused by `--strict`.
+    #[error("{code} at {}: container engines make different trees of this, and --strict refuses it", .path.escaped())]
+    Strict {
+        /// What.
+        code: Code,
+        /// Where.
+        path: TreePath,
+    },
+    /// A directory of which not everything could be read.
+    #[error("{}: {reason}; {count} paths could not be read, and what was not read cannot be sealed", .first.escaped())]
+    Gaps {
+        /// The first in path order.
+        first: TreePath,
+        /// Why.
+        reason: Reason,
+        /// How many in all.
+        count: usize,
+    },
+    /// A manifest that cannot be read.
+    #[error("not a manifest that can be used")]
+    Manifest(#[source] ReadError),
+    /// The entries do not make a tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+/// What is wrong with a tar header or entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The path is not one in a tree.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The parser refused the header.
+    #[error("{0}")]
+    Header(String),
+    /// A header block of a format that tools do not agree on.
+    #[error("neither a ustar, a GNU nor an old tar header")]
+    Format,
+    /// A number field that tools read differently.
+    #[error("the field {0} is not a number that every tool reads the same")]
+    Number(&'static str),
+    /// A time before 1970.
+    #[error("the modification time is before 1970, which is not supported")]
+    NegativeTime,
+    /// A record of an extended header that is not `length key=value`.
+    #[error("an extended header is malformed")]
+    Extended,
+    /// A GNU long name and a PAX path: the two are ranked differently by tools.
+    #[error("the name is given twice, as GNU long name and in an extended header")]
+    NamedTwice,
+    /// One zero block, where two end an archive.
+    #[error("a single zero block in the middle of the archive")]
+    LoneZeroBlock,
+    /// A global extended header with a key that changes entries.
+    #[error("a global extended header sets {0:?}, which only some tools apply")]
+    Global(String),
+    /// Sparse files are stored in pieces.
+    #[error("a GNU sparse file, which is not supported: write the archive without --sparse")]
+    Sparse,
+    /// A type that no engine unpacks.
+    #[error("the entry type 0x{0:02x} is not known")]
+    Type(u8),
+    /// Content where there can be none.
+    #[error("it has content, but only files can")]
+    Content,
+    /// A regular file named like a directory.
+    #[error("a file whose name ends in a slash")]
+    FileWithSlash,
+    /// The root as something else than a directory.
+    #[error("the root is not a directory")]
+    Root,
+    /// A link that leads nowhere by construction.
+    #[error("a link without a target")]
+    NoTarget,
+    /// A target longer than the format allows or with a NUL.
+    #[error("the link target holds a NUL byte or is longer than 65536 bytes")]
+    Target,
+    /// A device without its numbers.
+    #[error("a device without device numbers")]
+    NoDevice,
+    /// An owner that no system has.
+    #[error("{0} is more than 4294967294")]
+    Owner(&'static str),
+    /// An attribute name that no file system has.
+    #[error("an extended attribute has an empty name or one with a NUL byte")]
+    XattrName,
+    /// An attribute set that the manifest cannot hold.
+    #[error("the extended attributes hold more than 262144 bytes")]
+    Xattrs,
+    /// A whiteout that names nothing.
+    #[error("a whiteout that names nothing")]
+    BareWhiteout,
+    /// The prefix of whiteouts in the middle of a path.
+    #[error("a directory name begins with .wh., which is kept for whiteouts")]
+    WhiteoutDirectory,
+    /// A hard link to something that is not there.
+    #[error("hard link to {}, which is not there", Escaped(.0))]
+    LinkMissing(Vec<u8>),
+    /// A hard link to a directory.
+    #[error("hard link to {}, which is a directory", Escaped(.0))]
+    LinkDirectory(Vec<u8>),
+    /// A hard link that replaces its own target.
+    #[error("hard link to {}, which it replaces", Escaped(.0))]
+    LinkReplaces(Vec<u8>),
+}
+
+/// A problem of what carries a stream (the disk, or an archive around it), on its way up through readers that know
+/// only [`io::Error`]. Without the mark it would be taken for damage of the stream itself.
+#[derive(Debug)]
+pub(super) struct Below(pub(super) Problem);
+
+impl fmt::Display for Below {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Below {}
+
+// === impl Problem ===
+
+impl Problem {
+    /// What an error of a reader means: a problem below, or damage of the gzip stream.
+    pub(super) fn of_stream(error: io::Error) -> Self {
+        match error.downcast::<Below>() {
+            Ok(Below(problem)) => problem,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::GzipTruncated,
+            Err(error) => Self::GzipDamaged(error.to_string()),
+        }
+    }
+
+    /// On its way up through a reader.
+    pub(super) fn into_io(self) -> io::Error {
+        io::Error::other(Below(self))
+    }
+
+    /// With its place.
+    pub(super) fn at(self, place: impl Into<String>) -> SourceError {
+        SourceError { place: place.into(), problem: self }
+    }
+}
+
+// === impl SourceError ===
+
+/// A path of this machine, safe to print.
+pub(super) fn place(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    Escaped(path.as_os_str().as_bytes()).to_string()
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let SourceError { place, problem } = error;
+        let exit = match &problem {
+            Problem::Device(_) | Problem::Manifest(ReadError::Io(_)) => Exit::Io,
+            Problem::Gaps { reason: Reason::Denied, .. } => Exit::Refused,
+            Problem::Gaps { .. } => Exit::Io,
+            Problem::Choice(_) => Exit::Usage,
+            Problem::NoImage(_) => Exit::NoInput,
+            _ => Exit::Malformed,
+        };
+        match problem {
+            Problem::Open(error) => Self::input(place, error),
+            // It says its own place.
+            Problem::Root(error) => error.into(),
+            problem => Self::new(exit, SourceError { place, problem }),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Owns the readers that a blob's bytes go through on their way to a tar parser: the device, hashing, decompression.
+//! Must not own what the bytes mean.
+
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+
+use driftlock_common::digest::Digest;
+use flate2::bufread::MultiGzDecoder;
+use sha2::Digest as _;
+
+use super::problem::Problem;
+
+/// Bytes read at once.
+pub(super) const CHUNK: usize = 128 * 1024;
+
+/// A file or a pipe: its errors are marked, so that nothing above takes them for damage of the data.
+#[derive(Debug)]
+pub(super) struct Device<R>(pub(super) R);
+
+/// Passes bytes on and hashes them.
+#[derive(Debug)]
+pub(super) struct Hashing<R> {
+    inner: R,
+    sha256: sha2::Sha256,
+    bytes: u64,
+}
+
+/// What the first bytes of a stream say that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// A stream without its compression.
+pub(super) enum Decoded<R> {
+    Plain(R),
+    Gzip(Box<MultiGzDecoder<R>>),
+}
+
+/// A stream whose first bytes were looked at and put back.
+pub(super) type Peeked<R> = io::Chain<Cursor<Vec<u8>>, R>;
+
+/// Reads up to `want` first bytes and gives them back together with the whole stream.
+pub(super) fn peek<R: Read>(mut input: R, want: usize) -> io::Result<(Vec<u8>, Peeked<R>)> {
+    let mut first = Vec::new();
+    input.by_ref().take(want as u64).read_to_end(&mut first)?;
+    Ok((first.clone(), Cursor::new(first).chain(input)))
+}
+
+/// Reads and drops everything that is left.
+pub(super) fn drain(input: &mut impl Read) -> io::Result<u64> {
+    io::copy(input, &mut io::sink())
+}
+
+// === impl Compression ===
+
+impl Compression {
+    /// By the magic number (RFC 1952 section 2.3.1, RFC 8878 section 3.1.1).
+    pub(super) fn sniff(first: &[u8]) -> Self {
+        match first {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+}
+
+// === impl Decoded ===
+
+impl<R: Read> Decoded<BufReader<Peeked<R>>> {
+    /// Looks at the first bytes and decompresses accordingly.
+    ///
+    /// # Errors
+    /// If reading fails, or the compression is not read.
+    pub(super) fn new(input: R) -> Result<Self, Problem> {
+        let (first, input) = peek(input, 4).map_err(Problem::of_stream)?;
+        let input = BufReader::with_capacity(CHUNK, input);
+        match Compression::sniff(&first) {
+            Compression::None => Ok(Self::Plain(input)),
+            Compression::Gzip => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(input)))),
+            Compression::Zstd => Err(Problem::Zstd),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Decoded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(input) => input.read(buffer),
+            Self::Gzip(input) => input.read(buffer),
+        }
+    }
+}
+
+// === impl Device ===
+
+impl<R: Read> Read for Device<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            _ => Problem::Device(error).into_io(),
+        })
+    }
+}
+
+// === impl Hashing ===
+
+impl<R: Read> Hashing<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self { inner, sha256: sha2::Sha256::new(), bytes: 0 }
+    }
+
+    /// SHA-256 and number of the bytes, after reading what is left of them.
+    pub(super) fn finish(mut self) -> io::Result<(Digest, u64)> {
+        drain(&mut self)?;
+        Ok((Digest::from_bytes(self.sha256.finalize().into()), self.bytes))
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.sha256.update(&buffer[..read]);
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}

@@ -1,9 +1,129 @@
-//! `driftlock seal`.
+//! `driftlock seal`: a source becomes a manifest file, whole or not at all.
 
-use crate::cli::SealArgs;
-use crate::failure::Outcome;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use driftlock_common::exit::Exit;
+use driftlock_common::manifest::{MAX_LINE, Manifest};
+use driftlock_common::pattern::Excludes;
+
+use crate::cli::{SealArgs, TermsArgs};
+use crate::failure::{Failure, Outcome};
+use crate::pool::Pool;
+use crate::source::{self, Source, Terms};
 
 /// Runs the verb.
-pub fn run(_args: SealArgs) -> Outcome {
-    todo!()
+///
+/// # Errors
+/// If the source cannot be sealed or the manifest cannot be written.
+pub fn run(args: SealArgs) -> Outcome {
+    let source = Source::parse(args.source.as_str())?;
+    if let Source::Manifest(path) = &source {
+        let text =
+            format!("{}: already a manifest, or not something that can be sealed; show FILE reads it", path.display());
+        return Err(Failure::new(Exit::Usage, anyhow::Error::msg(text)));
+    }
+    let terms = terms(&args.terms, !args.no_sha256, args.strict)?;
+    let pool = Pool::new(args.threads).map_err(|error| Failure::new(Exit::Io, error))?;
+    let sealed = source::read(&source, &terms, &pool)?;
+    write(&sealed.manifest, &args.output)?;
+    let totals = sealed.manifest.totals();
+    let mut stderr = io::stderr().lock();
+    // Nothing can be said on a closed stream.
+    let _closed = (|| {
+        if args.verbose {
+            for note in sealed.notes.listed() {
+                writeln!(stderr, "{note}")?;
+            }
+            let unlisted = sealed.notes.total() - sealed.notes.listed().len() as u64;
+            if unlisted > 0 {
+                writeln!(stderr, "and {unlisted} more")?;
+            }
+        }
+        writeln!(stderr, "sealed {} entries, {} bytes, tree blake3:{}", totals.entries, totals.bytes, totals.tree)
+    })();
+    Ok(Exit::Found(0))
+}
+
+/// The terms that the command line states.
+///
+/// # Errors
+/// If an exclude is not a pattern, a set is not known, or the platform is not `os/architecture[/variant]`.
+pub fn terms(args: &TermsArgs, sha256: bool, strict: bool) -> Result<Terms, Failure> {
+    let excludes = Excludes::new(args.exclude.iter().map(String::as_str), args.exclude_set.iter().map(String::as_str))
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let parts: Vec<&str> = args.platform.split('/').collect();
+    if !(2..=3).contains(&parts.len()) || parts.iter().any(|part| part.is_empty()) {
+        let text = format!("--platform {:?} is not OS/ARCH or OS/ARCH/VARIANT", args.platform);
+        return Err(Failure::new(Exit::Usage, anyhow::Error::msg(text)));
+    }
+    let mut exclude_sets = args.exclude_set.clone();
+    exclude_sets.sort();
+    exclude_sets.dedup();
+    Ok(Terms { profile: args.profile.into(), excludes, exclude_sets, platform: args.platform.clone(), sha256, strict })
+}
+
+/// Writes a manifest; the file appears, or is replaced, only when it is complete and on disk.
+fn write(manifest: &Manifest, output: &Path) -> Result<(), Failure> {
+    let fail = |error| Failure::output(output.display(), error);
+    if output.as_os_str() == "-" {
+        return write_lines(manifest, io::stdout().lock()).map_err(|error| Failure::output("stdout", error));
+    }
+    let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    // A manifest is no secret; the umask decides as for any file.
+    builder.prefix(".driftlock-").permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = builder.tempfile_in(directory).map_err(fail)?;
+    write_lines(manifest, file.as_file()).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(output).map_err(|error| fail(error.error))?;
+    Ok(())
+}
+
+fn write_lines(manifest: &Manifest, output: impl Write) -> io::Result<()> {
+    let mut output = BufWriter::with_capacity(256 * 1024, output);
+    manifest.write(&mut |line: &[u8]| {
+        // What no reader would take must not be written.
+        if line.len() > MAX_LINE + 1 {
+            return Err(io::Error::other("a line is longer than the format allows: seal with fewer excludes"));
+        }
+        output.write_all(line)
+    })?;
+    output.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use driftlock_common::digest::Algorithm;
+    use driftlock_common::manifest::Header;
+    use driftlock_common::profile::Profile;
+    use driftlock_common::tree::Tree;
+
+    use super::*;
+
+    fn manifest(history: &str) -> Manifest {
+        let mut header = Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none());
+        header.history = vec![history.to_owned()];
+        Manifest { header, tree: Tree::from_sorted([]).unwrap() }
+    }
+
+    #[test]
+    fn a_manifest_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("m");
+        let names = || fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        write(&manifest("one"), &output).unwrap();
+        write(&manifest("two"), &output).unwrap();
+        assert_eq!(fs::read(&output).unwrap(), manifest("two").encode());
+        // A line that no reader takes: what was there stays, and nothing is left beside it.
+        let failure = write(&manifest(&"x".repeat(MAX_LINE)), &output).unwrap_err();
+        assert_eq!(failure.exit.code(), 73);
+        assert_eq!(fs::read(&output).unwrap(), manifest("two").encode());
+        assert_eq!(names(), ["m"]);
+        assert_eq!(write(&manifest("x"), &dir.path().join("none/m")).unwrap_err().exit.code(), 73);
+        fs::create_dir(dir.path().join("d")).unwrap();
+        assert_eq!(write(&manifest("x"), &dir.path().join("d")).unwrap_err().exit.code(), 73);
+    }
 }

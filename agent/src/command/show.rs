@@ -1,9 +1,196 @@
-//! `driftlock show`.
+//! `driftlock show`: what a manifest holds, for a person or as JSON.
 
-use crate::cli::ShowArgs;
-use crate::failure::Outcome;
+use std::io::{self, BufWriter, Write};
+
+use driftlock_common::exit::Exit;
+use driftlock_common::finding::{ManifestView, NodeView, path_fields};
+use driftlock_common::manifest::{Diagnostic, Manifest, Source};
+use driftlock_common::node::{Kind, Node};
+use driftlock_common::path::Escaped;
+use driftlock_common::tree::{EntryId, Origin};
+use serde::Serialize;
+
+use crate::baseline::{Accept, Baseline};
+use crate::cli::{FormatArg, ShowArgs};
+use crate::failure::{Failure, Outcome};
 
 /// Runs the verb.
-pub fn run(_args: ShowArgs) -> Outcome {
-    todo!()
+///
+/// # Errors
+/// If the file is not a manifest or stdout cannot be written.
+pub fn run(args: ShowArgs) -> Outcome {
+    let baseline = Baseline::load(&args.file, Accept::Unsigned)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = match args.format {
+        FormatArg::Text => text(&baseline, args.list, &mut out),
+        FormatArg::Json => json(&baseline, args.list, &mut out),
+        FormatArg::Ndjson => ndjson(&baseline, args.list, &mut out),
+    };
+    match written.and_then(|()| out.flush()) {
+        // `show … | head` is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Found(0)),
+        Err(error) => Err(Failure::output("stdout", error)),
+        Ok(()) => Ok(Exit::Found(0)),
+    }
+}
+
+/// A manifest's header and trailer, as JSON.
+#[derive(Serialize)]
+struct Overview<'a> {
+    #[serde(flatten)]
+    manifest: ManifestView,
+    profile: &'static str,
+    content: &'static str,
+    entries: u64,
+    bytes: u64,
+    excludes: Vec<&'a str>,
+    exclude_sets: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a Source>,
+    history: &'a [String],
+    diagnostics: &'a [Diagnostic],
+}
+
+/// An entry, as JSON: the forms of findings.
+#[derive(Serialize)]
+struct Listed {
+    r#type: &'static str,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
+    node: NodeView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta_layer: Option<u16>,
+}
+
+fn overview(baseline: &Baseline) -> Overview<'_> {
+    let manifest = baseline.manifest();
+    let totals = manifest.totals();
+    let header = &manifest.header;
+    Overview {
+        manifest: baseline.view(),
+        profile: header.profile.name(),
+        content: header.content.name(),
+        entries: totals.entries,
+        bytes: totals.bytes,
+        excludes: header.excludes.iter().collect(),
+        exclude_sets: &header.exclude_sets,
+        source: header.source.as_ref(),
+        history: &header.history,
+        diagnostics: &header.diagnostics,
+    }
+}
+
+fn listed(manifest: &Manifest) -> impl Iterator<Item = Listed> + '_ {
+    entries(manifest).map(|id| {
+        let (path, path_b64) = path_fields(manifest.tree.path(id).as_bytes());
+        let origin = manifest.tree.origin(id);
+        let node = NodeView::new(manifest.tree.node(id), origin.sha256, manifest.header.content);
+        Listed { r#type: "entry", path, path_b64, node, layer: origin.layer, meta_layer: origin.meta_layer }
+    })
+}
+
+/// The entries that have a line in the manifest.
+fn entries(manifest: &Manifest) -> impl Iterator<Item = EntryId> + '_ {
+    let root_line = usize::try_from(manifest.totals().entries).is_ok_and(|entries| entries > manifest.tree.len());
+    manifest.tree.iter().skip(usize::from(!root_line))
+}
+
+fn json(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        #[serde(flatten)]
+        overview: Overview<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        list: Option<Vec<Listed>>,
+    }
+    let list = list.then(|| listed(baseline.manifest()).collect());
+    serde_json::to_writer(&mut *out, &Whole { overview: overview(baseline), list })?;
+    out.write_all(b"\n")
+}
+
+fn ndjson(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct First<'a> {
+        r#type: &'static str,
+        #[serde(flatten)]
+        overview: Overview<'a>,
+    }
+    serde_json::to_writer(&mut *out, &First { r#type: "manifest", overview: overview(baseline) })?;
+    out.write_all(b"\n")?;
+    if list {
+        for entry in listed(baseline.manifest()) {
+            serde_json::to_writer(&mut *out, &entry)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    Ok(())
+}
+
+fn text(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()> {
+    let all = overview(baseline);
+    let shown = |text: &str| Escaped(text.as_bytes()).to_string();
+    writeln!(out, "tree      {}", all.manifest.tree)?;
+    writeln!(out, "file      sha256:{}, {}", all.manifest.sha256, all.manifest.trust)?;
+    writeln!(out, "profile   {}, content digests {}", all.profile, all.content)?;
+    writeln!(out, "entries   {}, {} bytes in files", all.entries, all.bytes)?;
+    if let Some(source) = all.source {
+        let learned = if all.manifest.origin == "dir" { " (learned: what was there is the truth)" } else { "" };
+        writeln!(out, "source    {}{learned}", all.manifest.origin)?;
+        for (name, digest) in [("manifest", source.manifest), ("config", source.config)] {
+            if let Some(digest) = digest {
+                writeln!(out, "  {name:9} {digest}")?;
+            }
+        }
+        if let Some(platform) = &source.platform {
+            writeln!(out, "  platform  {}", shown(platform))?;
+        }
+        for (index, layer) in source.layers.iter().enumerate() {
+            let step = all.history.get(index).map(|line| format!("  {}", shown(line))).unwrap_or_default();
+            writeln!(out, "  layer {index:<3} {layer}{step}")?;
+        }
+    }
+    for set in all.exclude_sets {
+        writeln!(out, "excludes  the set {}", shown(set))?;
+    }
+    for pattern in &all.excludes {
+        writeln!(out, "excludes  {}", shown(pattern))?;
+    }
+    for diagnostic in all.diagnostics {
+        writeln!(out, "noted     {} × {}", diagnostic.count, shown(&diagnostic.code))?;
+    }
+    if list {
+        let manifest = baseline.manifest();
+        for id in entries(manifest) {
+            let path = manifest.tree.path(id);
+            let shown = if path.is_root() { "/".to_owned() } else { path.escaped().to_string() };
+            list_line(out, &shown, manifest.tree.node(id), manifest.tree.origin(id))?;
+        }
+    }
+    Ok(())
+}
+
+/// A path as `ls -l` shows it; `?` is what was not specified.
+fn list_line(out: &mut impl Write, path: &str, node: &Node, origin: &Origin) -> io::Result<()> {
+    fn or_unknown<T: ToString>(value: Option<T>) -> String {
+        value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+    }
+    let letter = match node.file_type().byte() {
+        b'f' => '-',
+        other => char::from(other),
+    };
+    let mode = node.mode.map_or_else(|| "?".to_owned(), |mode| format!("{mode:04o}"));
+    let layer = origin.layer.map_or_else(|| "-".to_owned(), |layer| layer.to_string());
+    let (size, tail) = match &node.kind {
+        Kind::File { size, .. } => (or_unknown(*size), String::new()),
+        Kind::Symlink { target } => ("-".to_owned(), format!(" -> {}", Escaped(target))),
+        Kind::Char(device) | Kind::Block(device) => {
+            (device.map_or_else(|| "?".to_owned(), |d| format!("{},{}", d.major, d.minor)), String::new())
+        }
+        Kind::Directory | Kind::Fifo | Kind::Socket => ("-".to_owned(), String::new()),
+    };
+    let (uid, gid) = (or_unknown(node.uid), or_unknown(node.gid));
+    writeln!(out, "{letter} {mode:>4} {uid:>5} {gid:>5} {size:>12} {layer:>3}  {path}{tail}")
 }

@@ -4,20 +4,31 @@
 //! An error is fine, a panic is a bug. Whatever is accepted must be written back as the same value, lead back to the same
 //! bytes, and be shown without anything that acts on a terminal; no input may take time out of proportion to its length.
 
+use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
+use driftlock_agent::source::merge::Merge;
+use driftlock_agent::source::{SourceError, archive as image_archive};
+use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::diff;
 use driftlock_common::event::{Body, Event};
 use driftlock_common::finding::{Finding, path_fields};
-use driftlock_common::manifest::Manifest;
+use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::pattern::{Excludes, Pattern};
+use driftlock_common::profile::Profile;
 use driftlock_common::tree::archive_path;
 
 /// Checks some bytes; panics if an invariant does not hold.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus and of its file in `fuzz/fuzz_targets`.
-pub const TARGETS: &[(&str, Target)] =
-    &[("manifest", manifest), ("pattern", pattern), ("path", path), ("event", event)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("manifest", manifest),
+    ("pattern", pattern),
+    ("path", path),
+    ("event", event),
+    ("layer", layer),
+    ("archive", archive),
+];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
 pub fn manifest(data: &[u8]) {
@@ -70,6 +81,51 @@ pub fn path(data: &[u8]) {
         assert!(path.components().all(|name| name != b".." && name != b"."), "a path of an archive leaves its root");
         assert!(archive_path(path.as_bytes()).as_ref() == Ok(&path), "a normal path is not normal");
     }
+}
+
+/// A layer: it is laid over itself, as an image may, and as a release archive.
+pub fn layer(data: &[u8]) {
+    for dialect in [Dialect::Image, Dialect::Release] {
+        match index(data, &options(dialect)) {
+            Ok(layer) => check_layers(vec![layer.clone(), layer]),
+            Err(problem) => assert_shown(&problem.to_string()),
+        }
+    }
+}
+
+/// An image archive.
+pub fn archive(data: &[u8]) {
+    match image_archive::read(data, "archive", None, "linux/amd64", &options(Dialect::Image)) {
+        Ok(image) => check_layers(image.layers),
+        Err(SourceError { place, problem }) => {
+            assert_shown(&place);
+            assert_shown(&problem.to_string());
+        }
+    }
+}
+
+const PROFILE: Profile = Profile::Full;
+
+fn options(dialect: Dialect) -> Options {
+    Options { dialect, profile: PROFILE, sha256: true, budget: Budget::default() }
+}
+
+/// Whatever can be sealed must be a manifest that can be read.
+fn check_layers(layers: Vec<Layer>) {
+    let mut merge = Merge::default();
+    for layer in layers {
+        if let Err(problem) = merge.push(layer) {
+            return assert_shown(&problem.to_string());
+        }
+    }
+    let (tree, notes) =
+        merge.finish(&Excludes::none(), true).expect("layers that could be laid over each other are a tree");
+    notes.listed().iter().for_each(|note| assert_shown(&note.to_string()));
+    let mut header = Header::new(PROFILE, Algorithm::Blake3, Excludes::none());
+    header.diagnostics = notes.diagnostics();
+    let sealed = Manifest { header, tree };
+    let again = Manifest::decode(&sealed.encode()).expect("what was sealed can be read");
+    assert!(again == sealed, "sealing and reading changed a manifest");
 }
 
 /// A batch of events, as a collector receives it.

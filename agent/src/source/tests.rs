@@ -357,6 +357,28 @@ fn a_truncated_archive() {
     assert_eq!((line.as_str(), exit), ("the gzip stream is truncated", 65));
 }
 
+/// Every blob is verified, so a changed bit is an error or was in no part of the image.
+#[test]
+fn no_flipped_bit_makes_another_tree() {
+    let image = ImageKit::new(&layers());
+    let (sealed, pool) = (layout(&image, &terms()).unwrap().manifest.tree, pool());
+    for (whole, step) in
+        [(image.oci_archive(true), 61), (image.docker_archive(), 127), (gzip(&image.oci_archive(false)), 13)]
+    {
+        for bit in (0..whole.len() * 8).step_by(step) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&bytes).unwrap();
+            let source = Source::Archive { input: Input::File(file.path().into()), digest: None };
+            match read(&source, &terms(), &pool) {
+                Ok(other) => assert_eq!(other.manifest.tree, sealed, "bit {bit}"),
+                Err(error) => assert!((64..78).contains(&Failure::from(error).exit.code()), "bit {bit}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_layer_packed_with_zstd() {
     let mut image = ImageKit::default();

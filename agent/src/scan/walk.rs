@@ -1,14 +1,17 @@
 //! Owns the way through a root: one task for each directory, and for each 64 names of a large one. Must not own what becomes
 //! of a difference; a [`Sink`] does.
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod descend;
+mod judge;
 
-use driftlock_common::drift::{Attribute, Attributes, Unverified, differences};
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use driftlock_common::drift::{Attribute, Attributes};
 use driftlock_common::gap::Reason;
-use driftlock_common::node::{FileType, Kind, Node, Presence};
+use driftlock_common::node::{FileType, Kind};
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::tree::{EntryId, Tree};
@@ -18,7 +21,7 @@ use super::directory::{Budget, Directory};
 use super::list::Listing;
 use super::look::{Look, Seen};
 use super::open::{Stat, Trouble, open_directory, reopen_directory, stat_at, stat_fd};
-use super::{Mounts, Options, Scope};
+use super::{Options, Scope};
 
 /// Names in a task.
 const CHUNK: usize = 64;
@@ -87,118 +90,6 @@ impl<'s> Walk<'s> {
             Ok(Err(error)) => self.unreadable(&directory, Some(EntryId::ROOT), Trouble::from(error).reason()),
             Err(trouble) => self.unreadable(&directory, Some(EntryId::ROOT), trouble.reason()),
         }
-    }
-
-    fn look_at_top(&'s self, directory: &Arc<Directory>) {
-        let opened = directory.with_fd(self.look.crossing, reopen_directory);
-        let want = self.want(Some(EntryId::ROOT), FileType::Directory);
-        let seen = match opened {
-            Ok(Ok(fd)) => self.look.directory(fd.as_fd(), directory.stat(), want),
-            Ok(Err(error)) => self.directory_unopened(directory.stat(), want, Trouble::from(error).reason()),
-            Err(trouble) => self.directory_unopened(directory.stat(), want, trouble.reason()),
-        };
-        self.judge(&|| TreePath::root(), Some(EntryId::ROOT), seen);
-    }
-
-    fn directory_unopened(&self, stat: &Stat, want: Presence, reason: Reason) -> Seen {
-        let mut seen = self.look.of_stat(stat);
-        seen.miss_all(want, reason);
-        seen
-    }
-
-    /// Goes down to `path` and looks there.
-    fn enter_at(&'s self, tasks: &Tasks<'s>, top: Arc<Directory>, path: &TreePath, below: bool) {
-        if self.excludes.excludes(path) || self.options.local_excludes.excludes(path) {
-            return;
-        }
-        let sealed = self.tree.find(path);
-        let names: Vec<CString> =
-            path.components().map(|name| CString::new(name).expect("a path of a tree holds no NUL")).collect();
-        let Some((last, above)) = names.split_last() else { return };
-        let mut directory = top;
-        let mut id = Some(EntryId::ROOT);
-        for name in above {
-            id = id.and_then(|id| self.tree.child(id, name.to_bytes()));
-            match self.go_down(&directory, name, id) {
-                Ok(next) => directory = next,
-                Err(true) => return self.gone(sealed),
-                Err(false) => return,
-            }
-        }
-        let found = directory.with_fd(self.look.crossing, |fd| self.entry(&directory, fd, last, sealed));
-        match found {
-            Ok(Some(ahead)) => {
-                let as_sealed = sealed.is_some_and(|id| self.tree.node(id).file_type() == FileType::Directory);
-                if below || !as_sealed {
-                    self.enter(tasks, &directory, ahead);
-                } else {
-                    self.directory_alone(&directory, &ahead);
-                }
-            }
-            Ok(None) => {}
-            Err(trouble) => self.out_of_reach(&directory, last, sealed, trouble),
-        }
-    }
-
-    /// Enters an ancestor of the scope. `Err(true)` if what is below it cannot be there, `Err(false)` if that was reported
-    /// as something else.
-    fn go_down(&'s self, directory: &Arc<Directory>, name: &CStr, id: Option<EntryId>) -> Result<Arc<Directory>, bool> {
-        let path = || directory.path_of(name);
-        for _ in 0..TRIES {
-            let opened = directory.with_fd(self.look.crossing, |fd| open_directory(fd, name, self.look.crossing));
-            let trouble = match opened {
-                Ok(Ok(fd)) => match stat_fd(fd.as_fd()) {
-                    Ok(stat) if self.look.is_mount(&stat) => Trouble::Mount,
-                    Ok(stat) if self.is_own_state(&stat) => {
-                        self.meet_own_state(path());
-                        return Err(false);
-                    }
-                    Ok(stat) => {
-                        let entered = Directory::below(Arc::clone(directory), name, stat);
-                        entered.keep(fd, &self.budget);
-                        return Ok(entered);
-                    }
-                    Err(error) => error.into(),
-                },
-                Ok(Err(error)) => error.into(),
-                Err(trouble) => trouble,
-            };
-            match trouble {
-                Trouble::Gone => return Err(true),
-                Trouble::Moved => {
-                    // Another type, as far as a look can tell: then nothing can be below it.
-                    let stat = directory.with_fd(self.look.crossing, |fd| stat_at(fd, name));
-                    if matches!(stat, Ok(Ok(stat)) if stat.file_type != FileType::Directory) {
-                        return Err(true);
-                    }
-                }
-                Trouble::Mount => {
-                    self.mount_point(path(), id, FileType::Directory);
-                    return Err(false);
-                }
-                Trouble::Interrupted | Trouble::Gap(_) => {
-                    self.gap(path(), id, trouble.reason(), self.covers(id));
-                    return Err(false);
-                }
-            }
-        }
-        self.gap(path(), id, Reason::Unstable, self.covers(id));
-        Err(false)
-    }
-
-    /// A sealed directory itself, without what is in it.
-    fn directory_alone(&'s self, parent: &Arc<Directory>, ahead: &Ahead) {
-        let want = self.want(ahead.sealed, FileType::Directory);
-        let mut seen = self.look.of_stat(&ahead.stat);
-        if want.contains(Presence::XATTRS) {
-            let opened = parent.with_fd(self.look.crossing, |fd| open_directory(fd, &ahead.name, self.look.crossing));
-            seen = match opened {
-                Ok(Ok(fd)) => self.look.directory(fd.as_fd(), &ahead.stat, want),
-                Ok(Err(error)) => self.directory_unopened(&ahead.stat, want, Trouble::from(error).reason()),
-                Err(trouble) => self.directory_unopened(&ahead.stat, want, trouble.reason()),
-            };
-        }
-        self.judge(&|| parent.path_of(&ahead.name), ahead.sealed, seen);
     }
 
     /// A task: a directory and, by further tasks, what is in it.
@@ -398,168 +289,5 @@ impl<'s> Walk<'s> {
             _ => self.gap(path(), sealed, Reason::Unstable, self.covers(sealed)),
         }
         None
-    }
-
-    /// Compares what is there with what was sealed there.
-    fn judge(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, seen: Seen) {
-        if sealed != Some(EntryId::ROOT) {
-            self.met.entries.fetch_add(1, Ordering::Relaxed);
-            if let Some(looked_at) = &self.options.looked_at {
-                looked_at.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        if let Some(bytes) = seen.hashed {
-            self.met.files_hashed.fetch_add(1, Ordering::Relaxed);
-            self.met.bytes_hashed.fetch_add(bytes, Ordering::Relaxed);
-        }
-        let Some(id) = sealed else { return self.sink.added(path(), seen) };
-        let narrowed;
-        let mut expected = self.tree.node(id);
-        if self.options.profile.is_some() {
-            narrowed = expected.clone().masked(self.look.profile.allows(expected.file_type()));
-            expected = &narrowed;
-        }
-        let attributes = differences(expected, &seen.node);
-        if attributes.contains(Attribute::Type) {
-            self.tree.children(id).for_each(|child| self.sink.removed(child));
-        } else if attributes.is_empty() {
-            if let Some(Unverified { reason, .. }) = seen.unverified {
-                self.gap(path(), sealed, reason, 1);
-            }
-            return;
-        }
-        self.sink.changed(path(), id, attributes, seen);
-    }
-
-    /// A directory whose names cannot be read.
-    fn unreadable(&self, directory: &Directory, sealed: Option<EntryId>, reason: Reason) {
-        let want = self.want(sealed, FileType::Directory);
-        let mut seen = self.directory_unopened(directory.stat(), want, reason);
-        seen.miss(Attribute::Content, reason);
-        let same = |id| {
-            let expected: Node = self.tree.node(id).clone();
-            let presence = self.look.profile.allows(expected.file_type());
-            differences(&expected.masked(presence), &seen.node).is_empty()
-        };
-        match sealed {
-            Some(id) if same(id) => self.gap(directory.path(), sealed, reason, self.covers(sealed)),
-            Some(id) if self.tree.node(id).file_type() == FileType::Directory => {
-                // One finding for each path: the directory's own differences are known, what is in it is not.
-                for child in self.tree.children(id) {
-                    let path = self.tree.path(child);
-                    if !self.options.local_excludes.excludes_entry(&path) {
-                        self.gap(path, Some(child), reason, self.covers(Some(child)));
-                    }
-                }
-                self.judge(&|| directory.path(), sealed, seen);
-            }
-            Some(_) | None => self.judge(&|| directory.path(), sealed, seen),
-        }
-    }
-
-    /// A name whose directory cannot be found again.
-    fn out_of_reach(&self, directory: &Directory, name: &CStr, sealed: Option<EntryId>, trouble: Trouble) {
-        if !self.is_excluded(directory, name) {
-            match trouble {
-                Trouble::Gone => self.gone(sealed),
-                Trouble::Moved | Trouble::Mount | Trouble::Interrupted | Trouble::Gap(_) => {
-                    self.gap(directory.path_of(name), sealed, trouble.reason(), self.covers(sealed));
-                }
-            }
-        }
-    }
-
-    fn mount_point(&self, path: TreePath, sealed: Option<EntryId>, file_type: FileType) {
-        let wanted = self.options.mounts == Mounts::Skip || self.options.mounts_allowed.contains(&path);
-        self.met.mounts.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
-        match sealed {
-            _ if wanted => {}
-            Some(_) => self.gap(path, sealed, Reason::Mount, self.covers(sealed)),
-            // That something unsealed is there is certain; what it is, the mount hides.
-            None => {
-                let kind = match file_type {
-                    FileType::Directory => Kind::Directory,
-                    FileType::File | FileType::Symlink => Kind::File { size: None, content: None },
-                    FileType::Char => Kind::Char(None),
-                    FileType::Block => Kind::Block(None),
-                    FileType::Fifo => Kind::Fifo,
-                    FileType::Socket => Kind::Socket,
-                };
-                let mut seen = Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None };
-                seen.miss(Attribute::Content, Reason::Mount);
-                self.judge(&|| path.clone(), None, seen);
-            }
-        }
-    }
-
-    fn gap(&self, path: TreePath, sealed: Option<EntryId>, reason: Reason, covers: u64) {
-        self.sink.unverifiable(path, reason, covers, sealed);
-    }
-
-    fn gone(&self, sealed: Option<EntryId>) {
-        if let Some(id) = sealed {
-            self.sink.removed(id);
-        }
-    }
-
-    /// Whether the scan is to end; what was to be looked at is then counted.
-    fn stopped(&self, sealed: Option<EntryId>) -> bool {
-        let stop = self.look.cancel.load(Ordering::Relaxed);
-        if stop {
-            self.unreached(sealed);
-        }
-        stop
-    }
-
-    fn unreached(&self, sealed: Option<EntryId>) {
-        self.met.interrupted.store(true, Ordering::Relaxed);
-        self.met.unreached.fetch_add(self.covers(sealed), Ordering::Relaxed);
-    }
-
-    /// How many sealed entries are at and below one, those left out locally not counted.
-    fn covers(&self, sealed: Option<EntryId>) -> u64 {
-        let local = &self.options.local_excludes;
-        sealed.map_or(0, |id| {
-            let subtree = self.tree.subtree(id);
-            if local.is_empty() {
-                subtree.len() as u64
-            } else {
-                subtree.filter(|id| !local.excludes(&self.tree.path(*id))).count() as u64
-            }
-        })
-    }
-
-    /// What must be established beyond stat: what was sealed, or everything if that is not known.
-    fn want(&self, sealed: Option<EntryId>, file_type: FileType) -> Presence {
-        let allowed = self.look.profile.allows(file_type);
-        match sealed.map(|id| self.tree.node(id)) {
-            Some(node) if node.file_type() == file_type => allowed.intersection(node.presence()),
-            Some(_) | None => allowed,
-        }
-    }
-
-    /// How much of a file is hashed: everything if it may be as sealed.
-    fn limit(&self, sealed: Option<EntryId>, stat: &Stat) -> Option<u64> {
-        match sealed.map(|id| &self.tree.node(id).kind) {
-            Some(Kind::File { size, .. }) if size.is_none_or(|size| size == stat.size) => None,
-            _ => self.options.hash_limit,
-        }
-    }
-
-    fn is_excluded(&self, directory: &Directory, name: &CStr) -> bool {
-        let local = &self.options.local_excludes;
-        if self.excludes.is_empty() && local.is_empty() {
-            return false;
-        }
-        let path = directory.path_of(name);
-        self.excludes.excludes_entry(&path) || local.excludes_entry(&path)
-    }
-
-    fn is_own_state(&self, stat: &Stat) -> bool {
-        self.options.own_state == Some((stat.dev, stat.ino))
-    }
-
-    fn meet_own_state(&self, path: TreePath) {
-        *self.met.own_state.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
     }
 }

@@ -1,0 +1,188 @@
+//! Owns what each thing met on the way means against what was sealed there. Must not own finding it.
+
+use std::ffi::CStr;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use driftlock_common::drift::{Attribute, Unverified, differences};
+use driftlock_common::gap::Reason;
+use driftlock_common::node::{FileType, Kind, Node, Presence};
+use driftlock_common::path::TreePath;
+use driftlock_common::tree::EntryId;
+
+use super::super::Mounts;
+use super::super::directory::Directory;
+use super::super::look::Seen;
+use super::super::open::{Stat, Trouble};
+use super::Walk;
+
+impl Walk<'_> {
+    pub(super) fn directory_unopened(&self, stat: &Stat, want: Presence, reason: Reason) -> Seen {
+        let mut seen = self.look.of_stat(stat);
+        seen.miss_all(want, reason);
+        seen
+    }
+
+    /// Compares what is there with what was sealed there.
+    pub(super) fn judge(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, seen: Seen) {
+        if sealed != Some(EntryId::ROOT) {
+            self.met.entries.fetch_add(1, Ordering::Relaxed);
+            if let Some(looked_at) = &self.options.looked_at {
+                looked_at.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if let Some(bytes) = seen.hashed {
+            self.met.files_hashed.fetch_add(1, Ordering::Relaxed);
+            self.met.bytes_hashed.fetch_add(bytes, Ordering::Relaxed);
+        }
+        let Some(id) = sealed else { return self.sink.added(path(), seen) };
+        let narrowed;
+        let mut expected = self.tree.node(id);
+        if self.options.profile.is_some() {
+            narrowed = expected.clone().masked(self.look.profile.allows(expected.file_type()));
+            expected = &narrowed;
+        }
+        let attributes = differences(expected, &seen.node);
+        if attributes.contains(Attribute::Type) {
+            self.tree.children(id).for_each(|child| self.sink.removed(child));
+        } else if attributes.is_empty() {
+            if let Some(Unverified { reason, .. }) = seen.unverified {
+                self.gap(path(), sealed, reason, 1);
+            }
+            return;
+        }
+        self.sink.changed(path(), id, attributes, seen);
+    }
+
+    /// A directory whose names cannot be read.
+    pub(super) fn unreadable(&self, directory: &Directory, sealed: Option<EntryId>, reason: Reason) {
+        let want = self.want(sealed, FileType::Directory);
+        let mut seen = self.directory_unopened(directory.stat(), want, reason);
+        seen.miss(Attribute::Content, reason);
+        let same = |id| {
+            let expected: Node = self.tree.node(id).clone();
+            let presence = self.look.profile.allows(expected.file_type());
+            differences(&expected.masked(presence), &seen.node).is_empty()
+        };
+        match sealed {
+            Some(id) if same(id) => self.gap(directory.path(), sealed, reason, self.covers(sealed)),
+            Some(id) if self.tree.node(id).file_type() == FileType::Directory => {
+                // One finding for each path: the directory's own differences are known, what is in it is not.
+                for child in self.tree.children(id) {
+                    let path = self.tree.path(child);
+                    if !self.options.local_excludes.excludes_entry(&path) {
+                        self.gap(path, Some(child), reason, self.covers(Some(child)));
+                    }
+                }
+                self.judge(&|| directory.path(), sealed, seen);
+            }
+            Some(_) | None => self.judge(&|| directory.path(), sealed, seen),
+        }
+    }
+
+    /// A name whose directory cannot be found again.
+    pub(super) fn out_of_reach(&self, directory: &Directory, name: &CStr, sealed: Option<EntryId>, trouble: Trouble) {
+        if !self.is_excluded(directory, name) {
+            match trouble {
+                Trouble::Gone => self.gone(sealed),
+                Trouble::Moved | Trouble::Mount | Trouble::Interrupted | Trouble::Gap(_) => {
+                    self.gap(directory.path_of(name), sealed, trouble.reason(), self.covers(sealed));
+                }
+            }
+        }
+    }
+
+    pub(super) fn mount_point(&self, path: TreePath, sealed: Option<EntryId>, file_type: FileType) {
+        let wanted = self.options.mounts == Mounts::Skip || self.options.mounts_allowed.contains(&path);
+        self.met.mounts.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        match sealed {
+            _ if wanted => {}
+            Some(_) => self.gap(path, sealed, Reason::Mount, self.covers(sealed)),
+            // That something unsealed is there is certain; what it is, the mount hides.
+            None => {
+                let kind = match file_type {
+                    FileType::Directory => Kind::Directory,
+                    FileType::File | FileType::Symlink => Kind::File { size: None, content: None },
+                    FileType::Char => Kind::Char(None),
+                    FileType::Block => Kind::Block(None),
+                    FileType::Fifo => Kind::Fifo,
+                    FileType::Socket => Kind::Socket,
+                };
+                let mut seen = Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None };
+                seen.miss(Attribute::Content, Reason::Mount);
+                self.judge(&|| path.clone(), None, seen);
+            }
+        }
+    }
+
+    pub(super) fn gap(&self, path: TreePath, sealed: Option<EntryId>, reason: Reason, covers: u64) {
+        self.sink.unverifiable(path, reason, covers, sealed);
+    }
+
+    pub(super) fn gone(&self, sealed: Option<EntryId>) {
+        if let Some(id) = sealed {
+            self.sink.removed(id);
+        }
+    }
+
+    /// Whether the scan is to end; what was to be looked at is then counted.
+    pub(super) fn stopped(&self, sealed: Option<EntryId>) -> bool {
+        let stop = self.look.cancel.load(Ordering::Relaxed);
+        if stop {
+            self.unreached(sealed);
+        }
+        stop
+    }
+
+    pub(super) fn unreached(&self, sealed: Option<EntryId>) {
+        self.met.interrupted.store(true, Ordering::Relaxed);
+        self.met.unreached.fetch_add(self.covers(sealed), Ordering::Relaxed);
+    }
+
+    /// How many sealed entries are at and below one, those left out locally not counted.
+    pub(super) fn covers(&self, sealed: Option<EntryId>) -> u64 {
+        let local = &self.options.local_excludes;
+        sealed.map_or(0, |id| {
+            let subtree = self.tree.subtree(id);
+            if local.is_empty() {
+                subtree.len() as u64
+            } else {
+                subtree.filter(|id| !local.excludes(&self.tree.path(*id))).count() as u64
+            }
+        })
+    }
+
+    /// What must be established beyond stat: what was sealed, or everything if that is not known.
+    pub(super) fn want(&self, sealed: Option<EntryId>, file_type: FileType) -> Presence {
+        let allowed = self.look.profile.allows(file_type);
+        match sealed.map(|id| self.tree.node(id)) {
+            Some(node) if node.file_type() == file_type => allowed.intersection(node.presence()),
+            Some(_) | None => allowed,
+        }
+    }
+
+    /// How much of a file is hashed: everything if it may be as sealed.
+    pub(super) fn limit(&self, sealed: Option<EntryId>, stat: &Stat) -> Option<u64> {
+        match sealed.map(|id| &self.tree.node(id).kind) {
+            Some(Kind::File { size, .. }) if size.is_none_or(|size| size == stat.size) => None,
+            _ => self.options.hash_limit,
+        }
+    }
+
+    pub(super) fn is_excluded(&self, directory: &Directory, name: &CStr) -> bool {
+        let local = &self.options.local_excludes;
+        if self.excludes.is_empty() && local.is_empty() {
+            return false;
+        }
+        let path = directory.path_of(name);
+        self.excludes.excludes_entry(&path) || local.excludes_entry(&path)
+    }
+
+    pub(super) fn is_own_state(&self, stat: &Stat) -> bool {
+        self.options.own_state == Some((stat.dev, stat.ino))
+    }
+
+    pub(super) fn meet_own_state(&self, path: TreePath) {
+        *self.met.own_state.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
+    }
+}

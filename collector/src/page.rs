@@ -127,6 +127,8 @@ struct FindingRow {
     updated: Moment,
     resolved: Option<Moment>,
     count: u64,
+    was_sealed: bool,
+    is_there: bool,
     /// Rows in which the sides differ, or all of them where there is one side.
     differing: Vec<Row>,
     equal: Vec<Row>,
@@ -310,6 +312,8 @@ impl FindingRow {
             updated: Moment::new(record.updated_at, now),
             resolved: record.resolved_at.map(|at| Moment::new(at, now)),
             count: record.count,
+            was_sealed: finding.change != Change::Added,
+            is_there: finding.change != Change::Removed,
             differing,
             equal,
             host_link: record.host,

@@ -142,7 +142,7 @@ fn a_journal_that_was_cut_is_a_prefix_and_goes_on() {
     let log = log_of(dir.path());
     let len = fs::metadata(&log).unwrap().len();
     let mut longest = 0;
-    for cut in (0..=len).step_by(5).chain([len - 1, len]) {
+    for cut in (0..len).step_by(5).chain([len]) {
         let other = tempfile::tempdir().unwrap();
         copy(dir.path(), other.path());
         fs::OpenOptions::new().write(true).open(log_of(other.path())).unwrap().set_len(cut).unwrap();

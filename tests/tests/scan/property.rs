@@ -1,0 +1,74 @@
+//! On random trees and random tampering, a scan finds what the second opinion finds, and nothing else.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use driftlock_agent::scan::Options;
+use driftlock_common::drift::{Attribute, Delta, apply};
+use driftlock_common::manifest::Manifest;
+use driftlock_common::path::TreePath;
+use driftlock_common::profile::Profile;
+use libtest_mimic::Trial;
+
+use super::oracle::{self, Difference};
+use super::random::Random;
+use super::{root_trial, subject, trial};
+
+const SEEDS: u64 = 300;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("property::a_scan_equals_a_naive_comparison", || seeds(0, false)),
+        root_trial("property::a_scan_equals_a_naive_comparison_with_owners_devices_and_capabilities", || {
+            seeds(1 << 32, true)
+        }),
+    ]
+}
+
+fn seeds(first: u64, privileged: bool) -> Result<()> {
+    (first..first + SEEDS).try_for_each(|seed| one(seed, privileged).with_context(|| format!("seed {seed}")))
+}
+
+fn one(seed: u64, privileged: bool) -> Result<()> {
+    let level = usize::try_from(seed % 3)?;
+    let profile = [Profile::Content, Profile::Portable, Profile::Full][level];
+    let temp = tempfile::tempdir()?;
+    let root = temp.path();
+    let mut random = Random::new(seed);
+    random.tree(root, privileged)?;
+
+    let before = oracle::look(root, level)?;
+    let manifest = subject::seal(root, profile)?;
+    ensure!(Manifest::decode(&manifest.encode())? == manifest, "the manifest does not read as it was written");
+    let sealed: BTreeSet<TreePath> = manifest.tree.iter().map(|id| manifest.tree.path(id)).collect();
+    let there: BTreeSet<TreePath> = before.keys().map(|path| TreePath::new(path.clone())).collect::<Result<_, _>>()?;
+    ensure!(sealed == there, "sealed {sealed:?}, there is {there:?}");
+    let (drifts, outcome) = subject::scan(root, &manifest, &Options::default())?;
+    ensure!(drifts.is_empty() && outcome.complete(), "undisturbed: {drifts:?}");
+
+    random.tamper(root, privileged)?;
+    let expected = oracle::differences(&before, &oracle::look(root, level)?);
+    let (drifts, outcome) = subject::scan(root, &manifest, &Options::default())?;
+    let found: BTreeSet<Difference> = drifts
+        .iter()
+        .map(|drift| {
+            let attributes = match &drift.delta {
+                Delta::Changed { attributes, .. } => {
+                    attributes.iter().map(Attribute::name).collect::<BTreeSet<_>>().into_iter().collect()
+                }
+                Delta::Added { .. } | Delta::Removed { .. } | Delta::Unverifiable { .. } => Vec::new(),
+            };
+            (drift.path.as_bytes().to_vec(), drift.change().name(), attributes)
+        })
+        .collect();
+    let (missed, raised): (Vec<_>, Vec<_>) =
+        (expected.difference(&found).collect(), found.difference(&expected).collect());
+    ensure!(missed.is_empty() && raised.is_empty(), "missed {missed:?}, raised {raised:?}");
+    ensure!(outcome.complete());
+
+    // The sealed tree with its drifts is the tree that is there.
+    let applied = apply(&manifest.tree, &drifts).context("nothing was left open")?;
+    let applied = Manifest { header: manifest.header, tree: applied }.name();
+    ensure!(applied == subject::seal(root, profile)?.name(), "the drifts do not lead to the tree that is there");
+    Ok(())
+}

@@ -1,9 +1,99 @@
-//! `driftlock check-config`.
+//! `driftlock check-config`: everything that the agent would refuse, at once, and what it would use.
 
+use std::fmt::Write as _;
+
+use driftlock_common::exit::Exit;
+use driftlock_common::path::Escaped;
+
+use super::agent;
+use crate::baseline::{Accept, Baseline};
 use crate::cli::CheckConfigArgs;
-use crate::failure::Outcome;
+use crate::config::{Config, DEFAULT_SWEEP, Target};
+use crate::deliver::{Client, Timeouts};
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, Output};
+use crate::scan::Root;
 
 /// Runs the verb.
-pub fn run(_args: CheckConfigArgs) -> Outcome {
-    todo!()
+pub fn run(args: CheckConfigArgs) -> Outcome {
+    let config = match agent::load(&args.config) {
+        Ok(config) => config,
+        Err(exit) => return Ok(exit),
+    };
+    let mut worst = Exit::Found(0);
+    let mut refuse = |failure: Failure| {
+        output::complain(&failure);
+        worst = Exit::Configuration;
+    };
+    let mut text = String::new();
+    if let Err(error) = Client::new(&config.report, Timeouts::default()) {
+        refuse(Failure::new(Exit::Configuration, error));
+    }
+    write_agent(&mut text, &config);
+    for target in &config.targets {
+        let manifest = Baseline::load(&target.manifest, Accept::Unsigned);
+        let root = Root::open(&target.root).and_then(|root| root.check_readable());
+        write_target(&mut text, target, manifest.as_ref().ok());
+        let about = |failure: Failure| Failure {
+            exit: failure.exit,
+            error: failure.error.context(format!("target {}", target.name)),
+        };
+        if let Err(error) = manifest {
+            refuse(about(error.into()));
+        }
+        if let Err(error) = root {
+            refuse(about(error.into()));
+        }
+    }
+    let mut stdout = Output::stdout();
+    stdout.write(text.as_bytes())?;
+    stdout.finish()?;
+    Ok(worst)
+}
+
+fn write_agent(text: &mut String, config: &Config) {
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    let auto = |value: &Option<String>| value.clone().unwrap_or_else(|| "auto".to_owned());
+    let lines = [
+        ("state_dir", config.state_dir.display().to_string()),
+        ("host.id", auto(&config.host.id)),
+        ("host.name", auto(&config.host.name)),
+        ("host.ephemeral", config.host.ephemeral.to_string()),
+        ("watch.mode", config.watch.mode.name().to_owned()),
+        ("watch.sweep", format!("{:?}", config.watch.sweep.unwrap_or(DEFAULT_SWEEP))),
+        ("limits.threads", config.limits.threads.to_string()),
+        ("limits.hash_limit", format!("{} bytes", config.limits.hash_limit)),
+        ("report.endpoint", or_none(config.report.endpoint.as_ref().map(ToString::to_string))),
+        ("report.token_file", or_none(config.report.token_file.as_ref().map(|path| path.display().to_string()))),
+        ("report.ca_file", or_none(config.report.ca_file.as_ref().map(|path| path.display().to_string()))),
+        ("report.heartbeat", format!("{:?}", config.report.heartbeat)),
+        ("report.spool", format!("{} bytes", config.report.spool)),
+    ];
+    for (key, value) in lines {
+        line(text, key, &value);
+    }
+    for (name, value) in &config.host.labels {
+        line(text, "host.labels", &format!("{name} = {value}"));
+    }
+}
+
+fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>) {
+    line(text, "target", &target.name);
+    line(text, "  root", &target.root.display().to_string());
+    line(text, "  manifest", &target.manifest.display().to_string());
+    if let Some(baseline) = baseline {
+        let (view, manifest) = (baseline.view(), baseline.manifest());
+        line(text, "  tree", &view.tree.to_string());
+        line(text, "  entries", &manifest.tree.len().to_string());
+        line(text, "  profile", manifest.header.profile.name());
+        line(text, "  trust", &view.trust);
+    }
+    for pattern in target.exclude.iter() {
+        line(text, "  exclude", pattern);
+    }
+}
+
+fn line(text: &mut String, key: &str, value: &str) {
+    // Writing to a string cannot fail.
+    let _infallible = writeln!(text, "{key:<18} {}", Escaped(value.as_bytes()));
 }

@@ -1,0 +1,162 @@
+//! Owns what the runtime holds for one target: its baseline, its root, its watches, its scan. Must not own when any of it is
+//! used.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use driftlock_common::path::{Escaped, TreePath};
+use tokio::sync::mpsc;
+
+use super::{BLIND_SWEEP, Done, look};
+use crate::baseline::{Accept, Baseline};
+use crate::config::{DEFAULT_SWEEP, Target, Watch};
+use crate::failure::Failure;
+use crate::monitor::{ScanId, TargetPlan};
+use crate::pool::Pool;
+use crate::scan::{COLLAPSE, Options, Root, Scope};
+use crate::watch::{Watched, Watcher};
+
+/// A target while it is watched.
+#[derive(Debug)]
+pub(super) struct Live {
+    target: Target,
+    baseline: Option<Arc<Baseline>>,
+    /// The root as it was first seen, so that another one in its place is noticed. Shared with the scan, which opens it.
+    root: look::SharedRoot,
+    watcher: Option<Box<dyn Watcher>>,
+    /// Of the arming that counts.
+    generation: u64,
+    scan: Option<(ScanId, Arc<AtomicBool>)>,
+}
+
+impl Live {
+    /// Reads the target's manifest, off the loop's thread.
+    pub(super) async fn load(target: Target, before: Option<Self>, watch: &Watch) -> (Self, TargetPlan) {
+        let path = target.manifest.clone();
+        let loaded = tokio::task::spawn_blocking(move || Baseline::load(&path, Accept::Unsigned)).await;
+        let (loaded, refused) = match loaded {
+            Ok(Ok(baseline)) => (Some(Arc::new(baseline)), String::new()),
+            Ok(Err(error)) => (None, Failure::from(error).to_string()),
+            Err(error) => (None, error.to_string()),
+        };
+        let mut live = before.unwrap_or_else(|| Self::nothing(target.clone()));
+        if live.target.root != target.root {
+            // Nothing that was known is about another root.
+            live.root = look::SharedRoot::default();
+            live.baseline = None;
+        }
+        // A manifest that is refused leaves the one that was accepted last.
+        live.baseline = loaded.or_else(|| live.baseline.take());
+        live.target = target;
+        let sweep = watch.sweep.unwrap_or(DEFAULT_SWEEP);
+        let plan = TargetPlan {
+            name: live.target.name.clone(),
+            root: Escaped(std::os::unix::ffi::OsStrExt::as_bytes(live.target.root.as_os_str())).to_string(),
+            manifest: live.baseline.as_ref().map(|baseline| baseline.view()),
+            refused,
+            excluded: live.target.exclude.iter().map(str::to_owned).collect(),
+            sweep,
+            blind_sweep: sweep.min(BLIND_SWEEP),
+        };
+        (live, plan)
+    }
+
+    fn nothing(target: Target) -> Self {
+        Self { target, baseline: None, root: look::SharedRoot::default(), watcher: None, generation: 0, scan: None }
+    }
+
+    /// What to watch. The agent's own writing must not make it look.
+    pub(super) fn watched(&self, state_dir: &Path) -> Watched {
+        let sealed = self.baseline.as_ref().map(|baseline| baseline.manifest().header.excludes.clone());
+        let own_state = || {
+            let (root, state) = (self.target.root.canonicalize().ok()?, state_dir.canonicalize().ok()?);
+            let inside = state.strip_prefix(root).ok()?;
+            TreePath::new(std::os::unix::ffi::OsStrExt::as_bytes(inside.as_os_str())).ok()
+        };
+        Watched {
+            root: self.target.root.components().collect(),
+            excludes: [sealed.unwrap_or_default(), self.target.exclude.clone()],
+            own_state: own_state().filter(|path| !path.is_root()),
+        }
+    }
+
+    /// Lets the watches go; only the arming of `generation` counts from now on.
+    pub(super) fn disarm(&mut self, generation: u64) {
+        self.watcher = None;
+        self.generation = generation;
+    }
+
+    /// Takes the watches, if they are of the arming that counts.
+    pub(super) fn armed(&mut self, generation: u64, watcher: Option<Box<dyn Watcher>>) -> bool {
+        let counts = self.generation == generation;
+        if counts {
+            self.watcher = watcher;
+        }
+        counts
+    }
+
+    /// Starts a scan on the pool.
+    pub(super) fn scan(
+        &mut self,
+        scan: ScanId,
+        scopes: Vec<Scope>,
+        own_state: Option<(u64, u64)>,
+        hash_limit: u64,
+        pool: &Arc<Pool>,
+        done: &mpsc::Sender<Done>,
+    ) {
+        let Some(baseline) = &self.baseline else { return };
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.scan = Some((scan, cancel.clone()));
+        let options = Options {
+            local_excludes: self.target.exclude.clone(),
+            hash_limit: Some(hash_limit),
+            own_state,
+            collapse: Some(COLLAPSE),
+            ..Options::default()
+        };
+        let look = look::Look {
+            scan,
+            scopes,
+            path: self.target.root.clone(),
+            root: self.root.clone(),
+            baseline: baseline.clone(),
+            options,
+            cancel,
+            done: done.clone(),
+        };
+        let on = pool.clone();
+        // The results come by messages; the answer of the bridge says nothing more.
+        drop(pool.spawn(move || look.run(&on)));
+    }
+
+    pub(super) fn cancel(&self, scan: ScanId) {
+        if let Some((id, cancel)) = &self.scan
+            && *id == scan
+        {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if let Some((_, cancel)) = &self.scan {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The kernel's host name, for people.
+pub(super) fn kernel_host_name() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_string_lossy().into_owned() }
+}
+
+/// For the one place that opens it.
+pub(super) fn open(path: &Path) -> Result<Root, String> {
+    Root::open(path)
+        .and_then(|root| root.check_readable().map(|()| root))
+        .map_err(|error| Failure::from(error).to_string())
+}

@@ -1,0 +1,75 @@
+//! Owns the log lines of the daemon: what starts, what drifts, what is wrong. Names from the disk are escaped.
+
+use driftlock_common::event::{Body, FindingBody};
+use driftlock_common::path::Escaped;
+
+use crate::config::Config;
+use crate::journal::{Journal, Recovered};
+
+pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered) {
+    if !recovered.damage.is_empty() {
+        tracing::error!(damage = recovered.damage, "the state directory was damaged; everything is reported anew");
+    }
+    tracing::info!(
+        host = journal.host(),
+        state_dir = %config.state_dir.display(),
+        targets = config.targets.len(),
+        endpoint = config.report.endpoint.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        open_findings = recovered.findings.len(),
+        "started"
+    );
+}
+
+/// One line for each event but snapshots, which say nothing new.
+pub(super) fn body(body: &Body) {
+    match body {
+        Body::FindingOpened(body) => finding("drift", body),
+        Body::FindingUpdated(body) => finding("drift changed", body),
+        Body::FindingResolved(body) => {
+            tracing::info!(target_name = body.target, path = %shown(&body.path, body.path_b64.is_some()), "drift resolved");
+        }
+        Body::ConditionOpened(body) => {
+            let (name, reason) = (body.target.as_deref().unwrap_or("-"), body.reason.name());
+            tracing::error!(target_name = name, reason, detail = body.detail, "{}", body.reason.meaning());
+        }
+        Body::ConditionResolved(body) => {
+            let (name, reason) = (body.target.as_deref().unwrap_or("-"), body.reason.name());
+            tracing::info!(target_name = name, reason, "condition resolved");
+        }
+        Body::TargetVerified(body) => {
+            let summary = &body.summary;
+            tracing::info!(
+                target_name = body.target,
+                complete = summary.complete,
+                added = summary.added,
+                removed = summary.removed,
+                changed = summary.changed,
+                unverifiable = summary.unverifiable,
+                files = summary.files_hashed,
+                duration_ms = summary.duration_ms,
+                "looked at everything"
+            );
+        }
+        Body::Stopped(body) => tracing::info!(reason = body.reason, "stopping"),
+        Body::TargetSnapshot(_) | Body::Heartbeat(_) => {}
+    }
+}
+
+fn finding(what: &str, body: &FindingBody) {
+    let finding = &body.finding;
+    let attributes: Vec<&str> = finding.attributes.iter().map(|attribute| attribute.name()).collect();
+    tracing::warn!(
+        target_name = body.target,
+        path = %shown(&finding.path, finding.path_b64.is_some()),
+        change = finding.change.name(),
+        attributes = attributes.join(","),
+        reason = finding.reason.map_or("", |reason| reason.name()),
+        count = body.count,
+        "{what}"
+    );
+}
+
+/// A path of a finding: escaped already if its bytes stand beside it.
+fn shown(path: &str, is_escaped: bool) -> String {
+    if is_escaped { path.to_owned() } else { Escaped(path.as_bytes()).to_string() }
+}

@@ -89,18 +89,22 @@ pub fn app(state: Arc<AppState>) -> Router {
         .route("/v1/conditions", get(query::conditions))
         .route("/v1/stream", get(stream::stream))
         .route("/metrics", get(metrics::show))
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), may_read));
-    let named = Router::new()
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), may_read))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), is_named));
+    // Under whatever name: a report needs a credential that no page in a browser has, and an agent that is refused
+    // sets its events aside. Health is asked for by address, and tells nothing.
+    let unnamed = Router::new()
         .route(EVENTS_PATH, post(ingest::events))
-        .merge(reading)
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready));
+    reading
+        .merge(unnamed)
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
         })
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), is_named));
-    // Asked by load balancers and kubelets under whatever name, and telling nothing.
-    let health = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
-    named.merge(health).layer(middleware::map_response(with_security_headers)).with_state(state)
+        .layer(middleware::map_response(with_security_headers))
+        .with_state(state)
 }
 
 async fn may_read(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {

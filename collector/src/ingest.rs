@@ -92,10 +92,9 @@ async fn read(headers: &HeaderMap, body: Body, encoding: Encoding) -> Result<Bat
     let body = match tokio::time::timeout(BODY_TIME, to_bytes(body, limit)).await {
         Ok(Ok(body)) => body,
         Ok(Err(error)) if is_length_limit(&error) => return Err(too_large()),
-        Ok(Err(error)) => {
-            return Err(ApiError::bad_request("body", "the body did not arrive completely").because(error));
-        }
-        Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_time", "the body took too long")),
+        // Not a refusal: an agent that is told 4xx does not send it again.
+        Ok(Err(error)) => return Err(cut_off().because(error)),
+        Err(_) => return Err(cut_off().because("it took too long")),
     };
     // Megabytes of JSON would hold up every other request of this thread.
     tokio::task::spawn_blocking(move || match encoding {
@@ -105,6 +104,10 @@ async fn read(headers: &HeaderMap, body: Body, encoding: Encoding) -> Result<Bat
     .await
     .map_err(|_| crate::store::StoreError::Closed)?
     .map_err(ApiError::from)
+}
+
+fn cut_off() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "body", "the body did not arrive completely")
 }
 
 /// Whether [`to_bytes`] ended by its limit; otherwise the connection did.

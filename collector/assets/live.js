@@ -6,6 +6,8 @@
   const part = () => document.getElementById("live");
   const mode = part()?.dataset.live;
   const wait = { finding: 200, condition: 200, lagged: 200, host: mode === "slow" ? 1000 : 5000 };
+  // A page that is expensive to make is asked for less often: it may take a tenth of the time.
+  let cost = 0;
   let timer = 0, due = 0, busy = false, again = false;
 
   const say = (word, text) => { status.dataset.word = word; status.textContent = text; };
@@ -23,6 +25,7 @@
     timer = 0;
     if (busy) { again = true; return; }
     busy = true;
+    const began = Date.now();
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
       if (!answer.ok) return;
@@ -43,11 +46,13 @@
       // The stream says when the collector is back.
     } finally {
       busy = false;
+      cost = Date.now() - began;
       if (again) { again = false; soon(200); }
     }
   };
 
   const soon = (delay) => {
+    delay = Math.max(delay, 10 * cost);
     const at = Date.now() + delay;
     if (timer && due <= at) return;
     clearTimeout(timer);

@@ -313,3 +313,52 @@ pub fn resolved_path(body: &FindingResolved) -> Option<TreePath> {
     let path = TreePath::new(bytes).ok()?;
     (path_fields(path.as_bytes()) == (body.path.clone(), body.path_b64.clone())).then_some(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EVENTS: &str = r#"[{"specversion":"1.0","id":"00000000000000000000000000000001-00000000000000000001",
+        "source":"urn:driftlock:host:a","time":"2026-01-01T00:00:00Z","epoch":"00000000000000000000000000000001",
+        "sequence":"00000000000000000001","datacontenttype":"application/json",
+        "type":"dev.driftlock.finding.opened.v1","data":{"target":"app","finding":{"path":"a\\xff","path_b64":"Yf8=",
+        "change":"added","observed":{"type":"file","size":1,"mode":"0644"}},"opened_at":"2026-01-01T00:00:00Z","count":1}},
+        {"specversion":"1.0","id":"00000000000000000000000000000001-h1","source":"urn:driftlock:host:a",
+        "time":"2026-01-01T00:00:00Z","epoch":"00000000000000000000000000000001","datacontenttype":"application/json",
+        "type":"dev.driftlock.agent.heartbeat.v1","data":{"host":"a","version":"1","interval_s":30,"sequence":1,
+        "targets":[]}}]"#;
+
+    #[test]
+    fn the_events_that_are_spoiled_below_are_good() {
+        let batch = decode(EVENTS.as_bytes()).unwrap();
+        assert_eq!((batch.sequenced.len(), batch.heartbeats.len(), batch.rejected.len()), (1, 1, 0), "{batch:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_event_is_taken_or_rejected(spoiled in prop::collection::vec((0..EVENTS.len(), any::<u8>()), 1..4)) {
+            let mut bytes = EVENTS.as_bytes().to_vec();
+            for (at, byte) in spoiled {
+                bytes[at] = byte;
+            }
+            let Ok(batch) = decode(&bytes) else { return Ok(()) };
+            let count = serde_json::from_slice::<Vec<&RawValue>>(&bytes).unwrap().len();
+            let taken = batch.sequenced.iter().filter(|event| event.event.is_some()).count();
+            prop_assert_eq!(taken + batch.heartbeats.len() + batch.rejected.len(), count);
+        }
+
+        #[test]
+        fn whatever_comes_is_decompressed_within_the_limit(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut frame = zstd::encode_all(&body[..], 1).unwrap();
+            prop_assert_eq!(decompress(&frame).unwrap(), body.clone());
+            let last = frame.len() - 1;
+            frame[last / 2] ^= 0x55;
+            // Broken or not, it is no more than the limit.
+            prop_assert!(decompress(&frame).is_ok_and(|json| json.len() <= MAX_JSON) || decompress(&frame).is_err());
+        }
+    }
+}

@@ -1,2 +1,25 @@
-//! The kit of the black-box tests.
+//! The kit of the black-box tests: trees to seal, verbs to tamper with them, guards around the real binaries, a
+//! collector that misbehaves on command, and a second opinion on every diff. Owns how a test reaches the product;
+//! must not own what the product promises, which the tests themselves say.
+//!
+//! Expectations come from the verb that tampered, or from [`naive`]: nothing here calls the product's code to find out
+//! what is right. ([`fuzz`] is another matter: what the fuzz targets call.)
+
+pub mod agent;
+pub mod binaries;
+pub mod collector;
+pub mod debian;
+pub mod drift;
+pub mod fake;
 pub mod fuzz;
+pub mod http;
+pub mod image;
+pub mod naive;
+pub mod process;
+pub mod random;
+pub mod require;
+pub mod sandbox;
+pub mod saved;
+pub mod tamper;
+pub mod tree;
+pub mod wait;

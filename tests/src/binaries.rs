@@ -1,0 +1,93 @@
+//! Owns where the real binaries are: another package's tests get no `CARGO_BIN_EXE_*`, so cargo itself is asked, once,
+//! under the profile and in the target directory of the test that runs. Must not own running them.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::Value;
+
+/// The built binaries.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// `driftlock`.
+    pub driftlock: PathBuf,
+    /// `driftlock-collector`.
+    pub collector: PathBuf,
+}
+
+/// The binaries, built on first use.
+///
+/// # Panics
+/// If they cannot be built: no test of them can say anything then.
+pub fn binaries() -> &'static Binaries {
+    static BINARIES: OnceLock<Binaries> = OnceLock::new();
+    BINARIES.get_or_init(|| build().expect("the binaries under test must build"))
+}
+
+fn build() -> Result<Binaries> {
+    let place = Place::of(&env::current_exe()?)?;
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // The whole workspace, so that cargo unifies features as `cargo test --workspace` did and builds nothing twice.
+    let output = Command::new(cargo)
+        .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
+        .args(place.arguments())
+        .current_dir(workspace())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo")?;
+    ensure!(output.status.success(), "cargo build: {}", output.status);
+    let stdout = String::from_utf8(output.stdout)?;
+    let executable = |name: &str| {
+        stdout
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|message| message["target"]["name"] == name && message["target"]["kind"][0] == "bin")
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .ok_or_else(|| anyhow!("cargo built no {name}"))
+    };
+    Ok(Binaries { driftlock: executable("driftlock")?, collector: executable("driftlock-collector")? })
+}
+
+/// The checkout.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+/// Where cargo put the running test: `TARGET_DIR[/TRIPLE]/PROFILE/deps/NAME`.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    target_dir: PathBuf,
+    triple: Option<OsString>,
+    profile: OsString,
+}
+
+impl Place {
+    fn of(executable: &Path) -> Result<Self> {
+        let odd = || anyhow!("{}: not where cargo puts a test", executable.display());
+        let profile_dir = executable.ancestors().nth(2).ok_or_else(odd)?;
+        let profile = match profile_dir.file_name().ok_or_else(odd)? {
+            name if name == "debug" => "dev".into(),
+            name => name.to_owned(),
+        };
+        let above = profile_dir.parent().ok_or_else(odd)?;
+        // cargo marks the target directory itself with this file.
+        if above.join("CACHEDIR.TAG").exists() {
+            return Ok(Self { target_dir: above.to_owned(), triple: None, profile });
+        }
+        let triple = above.file_name().ok_or_else(odd)?.to_owned();
+        Ok(Self { target_dir: above.parent().ok_or_else(odd)?.to_owned(), triple: Some(triple), profile })
+    }
+
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec!["--profile".into(), self.profile.clone(), "--target-dir".into()];
+        arguments.push(self.target_dir.clone().into_os_string());
+        if let Some(triple) = &self.triple {
+            arguments.extend(["--target".into(), triple.clone()]);
+        }
+        arguments
+    }
+}

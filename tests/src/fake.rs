@@ -1,0 +1,209 @@
+//! Owns a collector that misbehaves on command: it answers as scripted, and afterwards takes everything or hands it
+//! on to a real one. Must not own what an agent should make of that.
+
+use std::collections::VecDeque;
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::http::Head;
+use crate::wait::PATIENCE;
+
+/// What it does with one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Answers with this status and an empty body.
+    Status(u16),
+    /// Answers 429 and asks for so many seconds of peace.
+    TooMany(u64),
+    /// Sends the client elsewhere.
+    Redirect(String),
+    /// Answers 200 with a page instead of the answer to a batch.
+    Page,
+    /// Writes something that is not HTTP.
+    Garbage,
+    /// Stops in the middle of an answer.
+    HalfAnswer,
+    /// Reads the request and closes.
+    HangUp,
+    /// Reads the request and never answers.
+    Silence,
+}
+
+/// What it does when the script is at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Acknowledges everything.
+    Accept,
+    /// Hands everything to the collector at this address, and its answers back.
+    Forward(SocketAddr),
+}
+
+/// A collector that misbehaves on command. Ends when dropped.
+#[derive(Debug)]
+pub struct FakeCollector {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    script: Mutex<VecDeque<Act>>,
+    then: Mutex<Then>,
+    /// Requests that the script answered.
+    acted: Mutex<usize>,
+    /// Events of requests that came after the script.
+    events: Mutex<Vec<Value>>,
+    /// Connections that are never answered.
+    silent: Mutex<Vec<TcpStream>>,
+    stopped: AtomicBool,
+}
+
+impl FakeCollector {
+    /// Listens on loopback.
+    ///
+    /// # Errors
+    /// If it cannot listen.
+    pub fn start(script: impl IntoIterator<Item = Act>, then: Then) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State {
+            script: Mutex::new(script.into_iter().collect()),
+            then: Mutex::new(then),
+            acted: Mutex::default(),
+            events: Mutex::default(),
+            silent: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let ours = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if ours.stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let ours = Arc::clone(&ours);
+                // A connection that breaks is the client's to notice.
+                thread::spawn(move || drop(ours.serve(stream)));
+            }
+        });
+        Ok(Self { address, state })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many requests the script answered.
+    pub fn acted(&self) -> usize {
+        *lock(&self.state.acted)
+    }
+
+    /// Puts more into the script.
+    pub fn act(&self, more: impl IntoIterator<Item = Act>) {
+        lock(&self.state.script).extend(more);
+    }
+
+    /// Changes what comes after the script.
+    pub fn then(&self, then: Then) {
+        *lock(&self.state.then) = then;
+    }
+
+    /// The events that came after the script, in order, repetitions included.
+    pub fn events(&self) -> Vec<Value> {
+        lock(&self.state.events).clone()
+    }
+}
+
+impl Drop for FakeCollector {
+    fn drop(&mut self) {
+        self.state.stopped.store(true, Ordering::SeqCst);
+        for stream in lock(&self.state.silent).drain(..) {
+            // It may be closed on the other side already.
+            let _closed = stream.shutdown(Shutdown::Both);
+        }
+        // Wakes the listener, so that it sees that it is to stop.
+        let _woken = TcpStream::connect(self.address);
+    }
+}
+
+impl State {
+    fn serve(&self, stream: TcpStream) -> Result<()> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let Some(head) = Head::read(&mut reader)? else { return Ok(()) };
+        ensure!(head.header("transfer-encoding").is_none(), "the kit reads no chunks: {head:?}");
+        let length: u64 = head.header("content-length").unwrap_or("0").parse()?;
+        let mut body = Vec::new();
+        reader.take(length).read_to_end(&mut body)?;
+        let act = lock(&self.script).pop_front();
+        match act {
+            Some(act) => self.misbehave(act, stream),
+            None => self.take(&head, &body, stream),
+        }
+    }
+
+    fn misbehave(&self, act: Act, mut stream: TcpStream) -> Result<()> {
+        *lock(&self.acted) += 1;
+        match act {
+            Act::Status(status) => answer(&mut stream, status, "", b""),
+            Act::TooMany(seconds) => answer(&mut stream, 429, &format!("Retry-After: {seconds}\r\n"), b""),
+            Act::Redirect(to) => answer(&mut stream, 307, &format!("Location: {to}\r\n"), b""),
+            Act::Page => answer(&mut stream, 200, "Content-Type: text/html\r\n", b"<html>welcome to the hotel</html>"),
+            Act::Garbage => Ok(stream.write_all(b"220 mail ready\r\n\r\n\xff\xfe\x00")?),
+            Act::HalfAnswer => Ok(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{\"accepted\":")?),
+            Act::HangUp => Ok(()),
+            Act::Silence => {
+                lock(&self.silent).push(stream);
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&self, head: &Head, body: &[u8], mut stream: TcpStream) -> Result<()> {
+        let plain = match head.header("content-encoding") {
+            Some("zstd") => zstd::decode_all(body)?,
+            Some(other) => anyhow::bail!("content-encoding {other}"),
+            None => body.to_owned(),
+        };
+        let events: Vec<Value> = serde_json::from_slice(&plain).context("a batch")?;
+        lock(&self.events).extend(events.iter().cloned());
+        let then = *lock(&self.then);
+        match then {
+            Then::Accept => {
+                let sequence = |event: &Value| event["sequence"].as_str().and_then(|text| text.parse::<u64>().ok());
+                let ack = events.iter().filter_map(sequence).max().unwrap_or(0);
+                let accepted = json!({"accepted": events.len(), "duplicates": 0, "ack": ack});
+                answer(&mut stream, 200, "Content-Type: application/json\r\n", accepted.to_string().as_bytes())
+            }
+            Then::Forward(to) => {
+                let mut upstream = TcpStream::connect(to)?;
+                upstream.set_read_timeout(Some(PATIENCE))?;
+                write!(upstream, "{}\r\n", head.first)?;
+                for (name, value) in head.headers.iter().filter(|(name, _)| name != "connection" && name != "host") {
+                    write!(upstream, "{name}: {value}\r\n")?;
+                }
+                write!(upstream, "host: {to}\r\nconnection: close\r\n\r\n")?;
+                upstream.write_all(body)?;
+                std::io::copy(&mut upstream, &mut stream)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn answer(stream: &mut TcpStream, status: u16, headers: &str, body: &[u8]) -> Result<()> {
+    let length = body.len();
+    write!(stream, "HTTP/1.1 {status} Scripted\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(body)?;
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

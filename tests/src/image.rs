@@ -1,0 +1,191 @@
+//! Owns images made by hand, right or wrong on purpose: layers, an OCI layout, an archive of it. Must not own what is
+//! to be said about them. Format: OCI image-spec v1.1, image-layout.md, manifest.md, config.md.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use sha2::Digest as _;
+
+/// A layer in the making: a tar archive written header by header, so that names may be what no library would write.
+#[derive(Clone, Debug, Default)]
+pub struct Layer {
+    tar: Vec<u8>,
+}
+
+/// An OCI layout in a directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    dir: PathBuf,
+    layers: Vec<Blob>,
+}
+
+/// A blob of a layout.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    /// Lower hexadecimal digits.
+    pub sha256: String,
+    /// Where it is.
+    pub path: PathBuf,
+    size: usize,
+    diff_id: String,
+}
+
+impl Layer {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A file, mode 0644, owner root. The name is written as it is.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
+        self.header(name, b'0', 0o644, content.len());
+        self.tar.extend_from_slice(content);
+        self.tar.resize(self.tar.len().next_multiple_of(512), 0);
+        self
+    }
+
+    /// A directory, mode 0755, owner root.
+    #[must_use]
+    pub fn dir(mut self, name: &str) -> Self {
+        self.header(name, b'5', 0o755, 0);
+        self
+    }
+
+    /// The archive with its two empty blocks at the end.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.tar.resize(self.tar.len() + 1024, 0);
+        self.tar
+    }
+
+    /// A ustar header (POSIX.1-1988, as GNU tar writes it).
+    fn header(&mut self, name: &str, kind: u8, mode: u32, size: usize) {
+        let mut block = [0_u8; 512];
+        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, name.as_bytes());
+        put(100, format!("{mode:07o}\0{:07o}\0{:07o}\0{size:011o}\0{:011o}\0        ", 0, 0, 0).as_bytes());
+        put(156, &[kind]);
+        put(257, b"ustar\x0000");
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.tar.extend_from_slice(&block);
+    }
+}
+
+impl Layout {
+    /// An empty layout in a new directory.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create(dir: PathBuf) -> Result<Self> {
+        fs::create_dir_all(dir.join("blobs/sha256"))?;
+        fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        Ok(Self { dir, layers: Vec::new() })
+    }
+
+    /// Adds a layer, compressed with gzip.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn layer(self, tar: &[u8]) -> Result<Self> {
+        let packed = gzip(tar)?;
+        self.layer_as(tar, &packed)
+    }
+
+    /// Adds a layer whose blob is `packed`, whatever that is.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn layer_as(mut self, tar: &[u8], packed: &[u8]) -> Result<Self> {
+        let blob = Blob { diff_id: sha256(tar), ..self.blob(packed)? };
+        self.layers.push(blob);
+        Ok(self)
+    }
+
+    /// Writes configuration, manifest and index: the layout is then complete.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn finish(self) -> Result<Self> {
+        let diff_ids: Vec<String> = self.layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = self.descriptor("application/vnd.oci.image.config.v1+json", &config)?;
+        let layers: Vec<Value> = self.layers.iter().map(Blob::descriptor).collect();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": config, "layers": layers,
+        });
+        let manifest = self.descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)?;
+        let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+        fs::write(self.dir.join("index.json"), index.to_string())?;
+        Ok(self)
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// As the source that `seal` takes.
+    pub fn source(&self) -> String {
+        format!("oci:{}", self.dir.display())
+    }
+
+    /// The blobs of the layers, lowest first.
+    pub fn layers(&self) -> &[Blob] {
+        &self.layers
+    }
+
+    /// The layout as an archive.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn archive(&self, to: &Path) -> Result<()> {
+        let mut archive = tar::Builder::new(fs::File::create(to)?);
+        archive.append_dir_all("", &self.dir)?;
+        archive.finish().context("an archive")
+    }
+
+    fn blob(&self, bytes: &[u8]) -> Result<Blob> {
+        let sha256 = sha256(bytes);
+        let path = self.dir.join("blobs/sha256").join(&sha256);
+        fs::write(&path, bytes)?;
+        Ok(Blob { sha256, path, size: bytes.len(), diff_id: String::new() })
+    }
+
+    fn descriptor(&self, media_type: &str, document: &Value) -> Result<Value> {
+        let blob = self.blob(document.to_string().as_bytes())?;
+        Ok(json!({"mediaType": media_type, "digest": format!("sha256:{}", blob.sha256), "size": blob.size}))
+    }
+}
+
+impl Blob {
+    fn descriptor(&self) -> Value {
+        json!({
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "digest": format!("sha256:{}", self.sha256), "size": self.size,
+        })
+    }
+}
+
+/// `bytes`, compressed.
+///
+/// # Errors
+/// If that fails, which memory does not.
+pub fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
+/// In lower hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(sha2::Sha256::digest(bytes))
+}

@@ -1,0 +1,119 @@
+//! Owns what a test needs from its machine, and how a test that lacks something is shown: ignored with the reason,
+//! never passed. Must not own how the thing is used.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// Set to `all`, a test that would be skipped fails instead: for machines that promise to have everything.
+pub const REQUIRE_VARIABLE: &str = "DRIFTLOCK_TEST_REQUIRE";
+
+/// Something that not every machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// User id 0, for owners, devices, capabilities.
+    Root,
+    /// Makes a Debian root.
+    Debootstrap,
+    /// A mirror in apt's own configuration: no host name is written in the project.
+    DebianMirror,
+    /// Makes and unpacks OCI images.
+    Umoci,
+    /// Copies between image formats.
+    Skopeo,
+    /// Runs containers.
+    Podman,
+    /// A browser without a window.
+    Chromium,
+}
+
+impl Requirement {
+    /// Why it cannot be met here; `None` if it can.
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "needs root: the user id is not 0".to_owned()),
+            Self::DebianMirror => {
+                crate::debian::mirror().is_none().then(|| "needs a Debian mirror in /etc/apt".to_owned())
+            }
+            Self::Debootstrap | Self::Umoci | Self::Skopeo | Self::Podman | Self::Chromium => {
+                self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or ")))
+            }
+        }
+    }
+
+    /// The program, for a requirement that is one.
+    pub fn program(self) -> Option<PathBuf> {
+        let path = env::var_os("PATH")?;
+        let found = |name: &&str| env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+        self.names().iter().find_map(found)
+    }
+
+    const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Root | Self::DebianMirror => &[],
+            Self::Debootstrap => &["debootstrap"],
+            Self::Umoci => &["umoci"],
+            Self::Skopeo => &["skopeo"],
+            Self::Podman => &["podman"],
+            Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
+        }
+    }
+}
+
+/// A test that needs `needs`.
+pub fn trial(name: impl Into<String>, needs: &'static [Requirement], test: fn() -> anyhow::Result<()>) -> Trial {
+    trial_with(name, needs, test)
+}
+
+/// As [`trial`], for a test that is a closure: a row of a table.
+pub fn trial_with(
+    name: impl Into<String>,
+    needs: &'static [Requirement],
+    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, move || {
+        let everything = env::var_os(REQUIRE_VARIABLE).is_some_and(|value| value == "all");
+        let missing: Vec<String> = needs.iter().filter_map(|need| need.missing()).collect();
+        if let Some(skip) = skip(&missing, everything) {
+            return skip;
+        }
+        test().map(|()| Completion::Completed).map_err(|error| format!("{error:?}").into())
+    })
+}
+
+/// Runs the tests of a binary that has `harness = false`.
+pub fn run(trials: Vec<Trial>) -> ExitCode {
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn skip(missing: &[String], everything: bool) -> Option<Result<Completion, Failed>> {
+    match (missing, everything) {
+        ([], _) => None,
+        (missing, false) => Some(Ok(Completion::ignored_with(missing.join("; ")))),
+        (missing, true) => {
+            Some(Err(format!("{}, and {REQUIRE_VARIABLE}=all allows no skip", missing.join("; ")).into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_a_visible_skip_or_a_failure_and_never_a_pass() {
+        let missing = ["needs x".to_owned(), "needs y".to_owned()];
+        assert!(skip(&[], false).is_none());
+        assert!(skip(&[], true).is_none());
+        match skip(&missing, false) {
+            Some(Ok(Completion::Ignored { reason })) => assert_eq!(reason.as_deref(), Some("needs x; needs y")),
+            _ => panic!("not shown as ignored"),
+        }
+        match skip(&missing, true) {
+            Some(Err(failed)) => assert!(failed.message().is_some_and(|text| text.contains("needs x; needs y"))),
+            _ => panic!("not shown as failed"),
+        }
+    }
+}

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use crate::binaries::binaries;
+use crate::collector::token_of;
 use crate::process::Process;
 use crate::sandbox::Sandbox;
 
@@ -34,11 +35,11 @@ pub struct Agent {
 }
 
 impl AgentHome {
-    /// A home in `sandbox` for the host `id`, whose credential is `token`.
+    /// A home in `sandbox` for the host `id`, with its token.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn new(sandbox: &Sandbox, id: &str, token: &str) -> Result<Self> {
+    pub fn new(sandbox: &Sandbox, id: &str) -> Result<Self> {
         let dir = sandbox.path(format!("agent-{id}"));
         fs::create_dir_all(&dir)?;
         let home = Self {
@@ -50,7 +51,7 @@ impl AgentHome {
             sweep: 600,
             watch: "auto".to_owned(),
         };
-        fs::write(home.token_file(), token)?;
+        fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
         Ok(home)
     }

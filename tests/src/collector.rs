@@ -32,14 +32,14 @@ pub struct Collector {
 }
 
 impl CollectorHome {
-    /// A home in `sandbox` that knows these hosts, each with its token.
+    /// A home in `sandbox` that knows these hosts by their tokens.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn new(sandbox: &Sandbox, hosts: &[(&str, &str)]) -> Result<Self> {
+    pub fn new(sandbox: &Sandbox, hosts: &[&str]) -> Result<Self> {
         let home = Self { dir: sandbox.path("collector") };
         fs::create_dir_all(&home.dir)?;
-        let tokens: String = hosts.iter().map(|(host, token)| format!("{host} = \"{token}\"\n")).collect();
+        let tokens: String = hosts.iter().map(|host| format!("{host} {}\n", token_of(host))).collect();
         fs::write(home.tokens(), tokens)?;
         fs::set_permissions(home.tokens(), Permissions::from_mode(0o600))?;
         Ok(home)
@@ -67,8 +67,13 @@ impl CollectorHome {
     }
 
     fn tokens(&self) -> PathBuf {
-        self.dir.join("tokens.toml")
+        self.dir.join("tokens")
     }
+}
+
+/// The token of a host.
+pub fn token_of(host: &str) -> String {
+    format!("{host}-may-report-by-this-token")
 }
 
 /// The first loopback address with a port in a line of output.

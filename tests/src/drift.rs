@@ -57,15 +57,24 @@ impl Drift {
     /// # Errors
     /// If it is not one.
     pub fn from_json(finding: &Value) -> Result<Self> {
-        let text = |key: &str| finding[key].as_str().with_context(|| format!("no {key}: {finding}"));
-        let path = match finding.get("path_b64").and_then(Value::as_str) {
-            Some(base64) => driftlock_common::path::from_base64(base64).context("path_b64 is not base64")?,
-            None => text("path")?.as_bytes().to_owned(),
-        };
+        let path = Self::path_of(finding)?;
+        let change = finding["change"].as_str().with_context(|| format!("no change: {finding}"))?.to_owned();
         let attributes = finding.get("attributes").and_then(Value::as_array).into_iter().flatten();
         let attributes =
             attributes.map(|name| name.as_str().map(str::to_owned).context("an attribute")).collect::<Result<_>>()?;
-        Ok(Self { path, change: text("change")?.to_owned(), attributes })
+        Ok(Self { path, change, attributes })
+    }
+
+    /// The exact path of anything that has one.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn path_of(finding: &Value) -> Result<Vec<u8>> {
+        match (finding["path_b64"].as_str(), finding["path"].as_str()) {
+            (Some(base64), Some(_)) => driftlock_common::path::from_base64(base64).context("path_b64 is not base64"),
+            (None, Some(path)) => Ok(path.as_bytes().to_owned()),
+            (_, None) => anyhow::bail!("no path: {finding}"),
+        }
     }
 }
 

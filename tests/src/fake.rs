@@ -11,6 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::history::History;
 use crate::http::Head;
 use crate::wait::PATIENCE;
 
@@ -117,6 +118,14 @@ impl FakeCollector {
     /// The events that came after the script, in order, repetitions included.
     pub fn events(&self) -> Vec<Value> {
         lock(&self.state.events).clone()
+    }
+
+    /// The same as a history.
+    ///
+    /// # Errors
+    /// As [`History::of`].
+    pub fn history(&self) -> Result<History> {
+        History::of(self.events())
     }
 }
 

@@ -79,7 +79,7 @@ pub fn trial_with(
         if let Some(skip) = skip(&missing, everything) {
             return skip;
         }
-        test().map(|()| Completion::Completed).map_err(|error| format!("{error:?}").into())
+        test().map(|()| Completion::Completed).map_err(|error| format!("{error:#}").into())
     })
 }
 

@@ -47,7 +47,7 @@ impl Storm {
     /// If that fails.
     pub fn prepare(tree: &Tree, seed: u64) -> Result<Self> {
         let mut paths = Vec::new();
-        for dir in [&b"etc"[..], b"usr", b"usr/lib", b"usr/lib/caf\xe9", b"var"] {
+        for dir in [&b"etc"[..], b"usr", b"usr/lib", b"usr/lib/d\xe9j\xe0", b"var"] {
             for (number, name) in NAMES.iter().enumerate() {
                 let path = [dir, b"/", name].concat();
                 match number {

@@ -478,7 +478,6 @@ const COMMANDS: &[BadCommand] = &[
         unprivileged: true,
         code: 77,
         says: &["/locked", "Permission denied"],
-        ..SCAN
     },
     BadCommand {
         name: "a root below an unreadable directory",

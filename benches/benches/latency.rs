@@ -7,7 +7,6 @@
 //! works.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -17,6 +16,7 @@ use driftlock_tests::http::EventStream;
 use driftlock_tests::random::Random;
 use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tamper;
+use driftlock_tests::wait::pass;
 use serde_json::Value;
 
 /// Files of the tree, in directories of 20.
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
     let mut random = Random::new(2026);
     let mut times = Vec::with_capacity(changes);
     for number in 0..changes {
-        thread::sleep(Duration::from_millis(20 + random.below(100)));
+        pass(Duration::from_millis(20 + random.below(100)));
         let path = path(number * (FILES / changes));
         let start = Instant::now();
         tamper::append(tree.root(), &path)?;

@@ -1,5 +1,5 @@
-//! Owns waiting for what another process does. Must not own how long anything may take: no test asserts a time, and
-//! [`PATIENCE`] only ends a test that would hang.
+//! Owns letting time pass: waiting for what another process does, and spreading what a test does. Must not own how long
+//! anything may take: no test asserts a time, and [`PATIENCE`] only ends a test that would hang.
 
 use std::fmt::Display;
 use std::thread;
@@ -34,7 +34,14 @@ pub fn within<T, E: Display>(limit: Duration, what: &str, mut probe: impl FnMut(
         match probe() {
             Ok(found) => return Ok(found),
             Err(seen) if Instant::now() >= deadline => bail!("gave up on: {what}; seen instead: {seen:#}"),
-            Err(_) => thread::sleep(PAUSE),
+            Err(_) => pass(PAUSE),
         }
     }
+}
+
+/// Lets time pass between two things that a test does, so that they meet different moments of what runs meanwhile. It
+/// waits for nothing: for that there is [`eventually`].
+pub fn pass(time: Duration) {
+    // Nothing unparks the threads of a test; if something did, the next thing would merely be done sooner.
+    thread::park_timeout(time);
 }

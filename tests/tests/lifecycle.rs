@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::net::TcpListener;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,7 +18,7 @@ use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::storm::Storm;
 use driftlock_tests::tamper;
 use driftlock_tests::tree::Tree;
-use driftlock_tests::wait::eventually;
+use driftlock_tests::wait::{eventually, pass};
 
 /// Minutes of the long form of the storm; each round has a seed of its own, which is printed.
 const STORM_VARIABLE: &str = "DRIFTLOCK_TEST_STORM";
@@ -347,8 +346,8 @@ fn storm_of(seed: u64, strikes: u32) -> Result<()> {
     for _ in 0..strikes {
         for _ in 0..10 + storm.random().below(30) {
             storm.change();
-            // Not a wait for anything: it spreads the changes, so that a death meets every stage of their way.
-            thread::sleep(Duration::from_millis(storm.random().below(25)));
+            // So that a death meets every stage of a change's way.
+            pass(Duration::from_millis(storm.random().below(25)));
         }
         match storm.random().below(5) {
             0 | 1 => {

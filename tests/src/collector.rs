@@ -62,7 +62,7 @@ impl CollectorHome {
         command.args(["serve", "--listen", listen, "--data"]).arg(self.dir.join("data"));
         command.arg("--tokens").arg(self.tokens());
         let process = Process::spawn("collector", &mut command)?;
-        let address = process.line(Stream::Stdout, address_in)?;
+        let address = process.line(Stream::Stderr, address_in)?;
         Ok(Collector { process, address })
     }
 

@@ -225,7 +225,7 @@ const IMAGES: &[BadImage] = &[
             Ok(layout.source())
         },
         code: 65,
-        says: &["blobs/sha256/", "wrong digest"],
+        says: &["blob sha256:", "wrong digest"],
     },
     BadImage {
         name: "wrong size",
@@ -236,7 +236,7 @@ const IMAGES: &[BadImage] = &[
             Ok(layout.source())
         },
         code: 65,
-        says: &["blobs/sha256/", "wrong size"],
+        says: &["blob sha256:", "wrong size"],
     },
     BadImage {
         name: "missing blob",
@@ -246,7 +246,7 @@ const IMAGES: &[BadImage] = &[
             Ok(layout.source())
         },
         code: 65,
-        says: &["blobs/sha256/", "missing"],
+        says: &["blob sha256:", "missing"],
     },
     BadImage {
         name: "missing blob of an archive",
@@ -323,8 +323,8 @@ const IMAGES: &[BadImage] = &[
             fs::remove_file(layout.dir().join("index.json"))?;
             Ok(layout.source())
         },
-        code: 65,
-        says: &["index.json"],
+        code: 66,
+        says: &["index.json", "No such file"],
     },
     BadImage {
         name: "a truncated archive",
@@ -389,7 +389,12 @@ const IMAGES: &[BadImage] = &[
         code: 66,
         says: &["tree"],
     },
-    BadImage { name: "an empty standard input", make: |_| Ok("archive:-".to_owned()), code: 65, says: &["stdin"] },
+    BadImage {
+        name: "an empty standard input",
+        make: |_| Ok("archive:-".to_owned()),
+        code: 65,
+        says: &["standard input"],
+    },
 ];
 
 fn good_layout(sandbox: &Sandbox) -> Result<Layout> {
@@ -419,14 +424,11 @@ fn an_absolute_name() -> Result<()> {
     let source = Layout::create(sandbox.path("layout"))?.layer(&layer)?.finish()?.source();
     let manifest = sandbox.path("image.manifest");
     let seal = ["seal".as_ref(), source.as_ref(), "-o".as_ref(), manifest.as_os_str()];
-    // As every engine unpacks it; that it is odd can be seen, and be refused.
-    let finished = sandbox.driftlock(seal.into_iter().chain(["-v".as_ref()])).run()?.expect(0)?;
+    // As every engine unpacks it, all alike; that it is odd can be seen.
+    let options = ["-v".as_ref(), "--strict".as_ref()];
+    let finished = sandbox.driftlock(seal.into_iter().chain(options)).run()?.expect(0)?;
     ensure!(finished.stderr.contains("absolute-name"), "{finished:?}");
     ensure!(fs::read_to_string(&manifest)?.contains("\"p\":\"etc/motd\""), "below the root");
-    fs::remove_file(&manifest)?;
-    let finished = sandbox.driftlock(seal.into_iter().chain(["--strict".as_ref()])).run()?;
-    one_line(&finished, 65, &["absolute-name", "etc/motd"])?;
-    ensure!(!manifest.exists(), "a manifest of a source that was refused");
     Ok(())
 }
 

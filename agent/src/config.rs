@@ -11,13 +11,16 @@ mod read;
 mod units;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
+
+use crate::scan::Mounts;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use load::load;
@@ -78,6 +81,10 @@ pub struct Target {
     pub allow_unsigned: bool,
     /// Local excludes.
     pub exclude: Excludes,
+    /// What to do about file systems mounted inside the root.
+    pub mounts: Mounts,
+    /// Mount points inside the root that are as wanted.
+    pub mounts_allowed: BTreeSet<TreePath>,
 }
 
 /// How targets are watched.
@@ -177,6 +184,21 @@ impl Config {
         let mut problems = Vec::new();
         let raw = read::Raw::read(file, text, &mut problems);
         check::check(raw, problems)
+    }
+}
+
+impl Target {
+    /// A target with the defaults: everything compared, a signature wanted.
+    pub fn new(name: impl Into<String>, root: impl Into<PathBuf>, manifest: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            root: root.into(),
+            manifest: manifest.into(),
+            allow_unsigned: false,
+            exclude: Excludes::none(),
+            mounts: Mounts::default(),
+            mounts_allowed: BTreeSet::new(),
+        }
     }
 }
 
@@ -298,7 +320,8 @@ mod tests {
             ("[[target]]\ntrust = ['/k']", "target.trust is not available in this version"),
             ("[[target]]\nmanifest = ['/a', '/b']", "several manifests are not available in this version"),
             ("[[target]]\nid_map = 'auto'", "target.id_map is not available in this version"),
-            ("[[target]]\nmounts = 'cross'", "is not available in this version"),
+            ("[[target]]\nmounts = 'ignore'", "target.mounts is one of report, skip, cross"),
+            ("[[target]]\nmounts_allowed = ['/abs']", "target.mounts_allowed"),
             ("[[target]]\nname = 'a b'", "target.name"),
             ("[[target]]\nname = 'a'\nroot = 'srv'", "target.root is not an absolute path"),
             ("[[target]]\nname = 'a'\nroot = '/srv/../x'", "target.root"),

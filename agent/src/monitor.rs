@@ -17,7 +17,7 @@ mod cases;
 #[cfg(test)]
 mod toy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use driftlock_common::condition::ConditionReason;
@@ -27,7 +27,7 @@ use driftlock_common::path::TreePath;
 
 pub use clock::Now;
 
-use crate::scan::Scope;
+use crate::scan::{Mounts, Scope};
 use crate::watch::{Armed, Hint};
 use clock::ClockWatch;
 use conditions::Conditions;
@@ -81,6 +81,10 @@ pub struct TargetPlan {
     pub refused: String,
     /// Local excludes.
     pub excluded: Vec<String>,
+    /// What to do about file systems mounted inside the root.
+    pub mounts: Mounts,
+    /// Mount points that are as wanted.
+    pub mounts_allowed: BTreeSet<TreePath>,
     /// Time between sweeps.
     pub sweep: Duration,
     /// Time between sweeps while a part is not watched.

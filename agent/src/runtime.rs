@@ -9,6 +9,9 @@ mod look;
 mod spool;
 mod tell;
 
+#[cfg(test)]
+mod stories;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! Owns what written values mean together: defaults, ranges, contradictions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
 use super::read::{At, Raw, RawTarget};
@@ -161,7 +162,24 @@ impl Check {
                 Excludes::none()
             }),
         };
-        Some(Target { name: name?, root: root?, manifest: manifest?, allow_unsigned, exclude })
+        let mounts = raw.mounts.map(|at| at.value).unwrap_or_default();
+        let mounts_allowed =
+            raw.mounts_allowed.map(|at| self.tree_paths("target.mounts_allowed", at)).unwrap_or_default();
+        Some(Target { name: name?, root: root?, manifest: manifest?, allow_unsigned, exclude, mounts, mounts_allowed })
+    }
+
+    fn tree_paths(&mut self, key: &str, At { value, place }: At<Vec<String>>) -> BTreeSet<TreePath> {
+        let mut paths = BTreeSet::new();
+        for text in value {
+            match TreePath::new(text.as_str()) {
+                Ok(path) if !path.is_root() => {
+                    paths.insert(path);
+                }
+                Ok(_) => self.complain(&place, format!("{key}: a path inside the root is not empty")),
+                Err(error) => self.complain(&place, format!("{key} is relative to the root: {error}")),
+            }
+        }
+        paths
     }
 
     fn period(&mut self, key: &str, At { value, place }: At<Duration>, min: Duration) -> Duration {

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::words::{HOST, LIMITS, REPORT, TARGET, TOP, WATCH, Words, not_available};
 use super::{Endpoint, Mode, Place, Problem, units};
+use crate::scan::Mounts;
 
 /// A value and where it was written.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub(super) struct RawTarget {
     pub(super) manifest: Option<At<PathBuf>>,
     pub(super) allow_unsigned: Option<At<bool>>,
     pub(super) exclude: Option<At<Vec<String>>>,
+    pub(super) mounts: Option<At<Mounts>>,
+    pub(super) mounts_allowed: Option<At<Vec<String>>>,
 }
 
 /// One table of a file, while it is read.
@@ -144,7 +147,14 @@ impl<'a> Section<'a> {
             Some(value) => Some(At { value, place: self.place(offset) }),
             None => {
                 let prefix = self.words.prefix;
-                self.complain(offset, format!("{prefix}{key} is not {should}"));
+                self.complain(
+                    offset,
+                    if should.starts_with("one of") {
+                        format!("{prefix}{key} is {should}")
+                    } else {
+                        format!("{prefix}{key} is not {should}")
+                    },
+                );
                 None
             }
         }
@@ -282,16 +292,6 @@ impl<'a> Section<'a> {
 
     fn target(&mut self, place: Place) -> RawTarget {
         self.nothing("trust");
-        self.nothing("mounts_allowed");
-        if let Some(At { value, place }) = self.text("mounts")
-            && value != "report"
-        {
-            let what = match value.as_str() {
-                "skip" | "cross" => not_available(&format!("target.mounts = \"{value}\"")),
-                _ => "target.mounts is \"report\"".to_owned(),
-            };
-            self.problems.push(Problem::new(place, what));
-        }
         let manifest = match self.value("manifest") {
             Some((offset, DeValue::Array(_))) => {
                 self.complain(
@@ -309,6 +309,13 @@ impl<'a> Section<'a> {
             manifest,
             allow_unsigned: self.flag("allow_unsigned"),
             exclude: self.texts("exclude"),
+            mounts: self.parsed("mounts", "one of report, skip, cross", |word| match word {
+                "report" => Some(Mounts::Report),
+                "skip" => Some(Mounts::Skip),
+                "cross" => Some(Mounts::Cross),
+                _ => None,
+            }),
+            mounts_allowed: self.texts("mounts_allowed"),
         }
     }
 }

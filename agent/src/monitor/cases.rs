@@ -5,7 +5,7 @@
 //! `subtree NAME PATH`, `overflow|failed|moved NAME`, `found #SCAN PATH CHANGE [VARIANT]`,
 //! `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use driftlock_common::profile::Profile;
 use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
-use crate::scan::Scope;
+use crate::scan::{Mounts, Scope};
 use crate::watch::{Armed, Hint, Why};
 
 #[derive(Deserialize)]
@@ -202,13 +202,16 @@ pub(super) fn summary() -> Summary {
 pub(super) fn plan(targets: &[&str]) -> Plan {
     let targets = targets.iter().map(|word| {
         let refused = word.ends_with('!');
-        let (name, named) = word.trim_end_matches('!').split_once('@').unwrap_or((word.trim_end_matches('!'), "m"));
+        let word = word.trim_end_matches('!');
+        let (name, named) = word.split_once('@').unwrap_or((word, "m"));
         TargetPlan {
             name: name.to_owned(),
             root: format!("/srv/{name}"),
             manifest: (named != "none").then(|| manifest(named)),
             refused: if refused { "truncated".to_owned() } else { String::new() },
             excluded: Vec::new(),
+            mounts: Mounts::Report,
+            mounts_allowed: BTreeSet::new(),
             sweep: Duration::from_mins(10),
             blind_sweep: Duration::from_mins(1),
         }

@@ -90,8 +90,9 @@ impl Target {
 
     /// Takes another plan; a changed one is looked at from the beginning.
     pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
-        let what = |plan: &TargetPlan| (plan.root.clone(), plan.manifest.clone(), plan.excluded.clone());
-        let same = what(&plan) == what(&self.plan);
+        // How often is looked, and why a manifest was refused, is no reason to look again.
+        let same = TargetPlan { refused: self.plan.refused.clone(), sweep: self.plan.sweep, ..plan.clone() }
+            == TargetPlan { blind_sweep: plan.blind_sweep, ..self.plan.clone() };
         self.plan = plan;
         if same {
             return None;

@@ -36,6 +36,9 @@ impl Live {
         let path = target.manifest.clone();
         let loaded = tokio::task::spawn_blocking(move || Baseline::load(&path, Accept::Unsigned)).await;
         let (loaded, refused) = match loaded {
+            Ok(Ok(_)) if !target.allow_unsigned => {
+                (None, format!("{} has no signature, and allow_unsigned is false", target.manifest.display()))
+            }
             Ok(Ok(baseline)) => (Some(Arc::new(baseline)), String::new()),
             Ok(Err(error)) => (None, Failure::from(error).to_string()),
             Err(error) => (None, error.to_string()),
@@ -56,6 +59,8 @@ impl Live {
             manifest: live.baseline.as_ref().map(|baseline| baseline.view()),
             refused,
             excluded: live.target.exclude.iter().map(str::to_owned).collect(),
+            mounts: live.target.mounts,
+            mounts_allowed: live.target.mounts_allowed.clone(),
             sweep,
             blind_sweep: sweep.min(BLIND_SWEEP),
         };
@@ -112,6 +117,8 @@ impl Live {
         let options = Options {
             local_excludes: self.target.exclude.clone(),
             hash_limit: Some(hash_limit),
+            mounts: self.target.mounts,
+            mounts_allowed: self.target.mounts_allowed.clone(),
             own_state,
             collapse: Some(COLLAPSE),
             ..Options::default()

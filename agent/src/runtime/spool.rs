@@ -181,11 +181,8 @@ impl Spool {
     fn turned(&mut self, turn: Result<Turn, tokio::task::JoinError>) -> Step {
         self.turn = None;
         let mut step = Step::default();
-        let turn = match turn {
-            Ok(turn) => turn,
-            // A panic ends the process; this is the runtime going down.
-            Err(_) => return step,
-        };
+        // A panic ends the process, so this is only the runtime going down.
+        let Ok(turn) = turn else { return step };
         self.stamp = Stamp::of(&turn.journal);
         self.journal = Some(turn.journal);
         self.batch = self.batch.take().or(turn.batch);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use driftlock_common::digest::Digest;
+use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::ManifestView;
 use driftlock_common::manifest::{MAX_LINE, Manifest, ManifestError, Reader};
@@ -17,6 +17,8 @@ use crate::failure::Failure;
 #[derive(Debug)]
 pub struct Baseline {
     manifest: Manifest,
+    /// Computed once: it takes a pass over the whole tree.
+    tree: OciDigest,
     sha256: Digest,
     trust: Trust,
 }
@@ -57,12 +59,12 @@ impl Baseline {
     pub fn load(path: &Path, accept: Accept) -> Result<Self, BaselineError> {
         let Accept::Unsigned = accept;
         let file = File::open(path).map_err(|error| BaselineError::Open(path.to_owned(), error))?;
-        let (manifest, sha256) =
-            read_manifest(BufReader::with_capacity(256 * 1024, file)).map_err(|error| match error {
+        let (manifest, tree, sha256) =
+            read_named(BufReader::with_capacity(256 * 1024, file)).map_err(|error| match error {
                 ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
                 ReadError::Manifest(error) => BaselineError::Manifest(path.to_owned(), error),
             })?;
-        Ok(Self { manifest, sha256, trust: Trust::Unsigned })
+        Ok(Self { manifest, tree, sha256, trust: Trust::Unsigned })
     }
 
     /// The manifest.
@@ -74,12 +76,7 @@ impl Baseline {
     pub fn view(&self) -> ManifestView {
         let Trust::Unsigned = self.trust;
         let origin = self.manifest.header.source.as_ref().map_or("other", |source| source.kind.origin());
-        ManifestView {
-            tree: self.manifest.name(),
-            sha256: self.sha256,
-            trust: "unsigned".into(),
-            origin: origin.into(),
-        }
+        ManifestView { tree: self.tree, sha256: self.sha256, trust: "unsigned".into(), origin: origin.into() }
     }
 }
 
@@ -98,7 +95,11 @@ pub enum ReadError {
 ///
 /// # Errors
 /// If reading fails or the bytes are not a manifest.
-pub fn read_manifest(mut input: impl BufRead) -> Result<(Manifest, Digest), ReadError> {
+pub fn read_manifest(input: impl BufRead) -> Result<(Manifest, Digest), ReadError> {
+    read_named(input).map(|(manifest, _, sha256)| (manifest, sha256))
+}
+
+fn read_named(mut input: impl BufRead) -> Result<(Manifest, OciDigest, Digest), ReadError> {
     let mut reader = Reader::new();
     let mut sha256 = sha2::Sha256::new();
     let mut line = Vec::new();
@@ -116,7 +117,8 @@ pub fn read_manifest(mut input: impl BufRead) -> Result<(Manifest, Digest), Read
             None => return Err(reader.unterminated(line.len()).into()),
         }
     }
-    Ok((reader.finish()?, Digest::from_bytes(sha256.finalize().into())))
+    let (manifest, tree) = reader.finish_named()?;
+    Ok((manifest, tree, Digest::from_bytes(sha256.finalize().into())))
 }
 
 impl From<BaselineError> for Failure {

@@ -148,6 +148,14 @@ impl Reader {
     /// # Errors
     /// If anything is missing or does not fit.
     pub fn finish(self) -> Result<Manifest, ManifestError> {
+        self.finish_named().map(|(manifest, _)| manifest)
+    }
+
+    /// As [`Reader::finish`], with the name of the tree, which was computed to check the trailer.
+    ///
+    /// # Errors
+    /// As [`Reader::finish`].
+    pub fn finish_named(self) -> Result<(Manifest, OciDigest), ManifestError> {
         let line = self.lines.max(1);
         let fail = |problem| ManifestError { line, problem };
         let header = self.header.ok_or_else(|| fail(Problem::NoHeader))?;
@@ -163,7 +171,7 @@ impl Reader {
         if trailer.tree != found {
             return Err(fail(Problem::TreeDigest { stated: trailer.tree, found }));
         }
-        Ok(manifest)
+        Ok((manifest, found))
     }
 
     const fn error(&self, problem: Problem) -> ManifestError {

@@ -262,14 +262,13 @@ impl HostRow {
 impl TargetRow {
     fn new(record: TargetRecord, now: Timestamp) -> Self {
         let coverage = record.coverage.clone().unwrap_or_default();
-        let looked_at = coverage.last_full.as_deref().and_then(Timestamp::parse);
         Self {
             open_findings: record.open_findings(),
             name: Shown::name(&record.target),
             root: Shown::escaped_text(&record.root),
             manifest: record.manifest.as_ref().map(Sealed::new),
             watch: Shown::name(&coverage.watch_mode),
-            looked_at: looked_at.map(|at| Moment::new(at, now)),
+            looked_at: record.looked_at().map(|at| Moment::new(at, now)),
             unwatched: coverage.unwatched,
             excluded: coverage.excluded.len(),
             link: record.target,

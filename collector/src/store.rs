@@ -3,6 +3,9 @@
 
 mod apply;
 mod effect;
+mod finding;
+mod condition;
+mod snapshot;
 mod read;
 mod schema;
 pub mod sqlite;
@@ -211,7 +214,7 @@ pub struct TargetRecord {
     pub manifest: Option<ManifestView>,
     /// What the agent vouches for.
     pub coverage: Option<Coverage>,
-    /// When a complete look at it was last reported.
+    /// When a look at it that left nothing open was last reported in this epoch.
     pub verified_at: Option<Timestamp>,
     /// Open findings that are a difference.
     pub open_drift: u64,

@@ -179,6 +179,12 @@ impl TargetRecord {
     pub const fn open_findings(&self) -> u64 {
         self.open_drift + self.open_unverifiable
     }
+
+    /// When the last complete look at it ended, by the agent's clock. A heartbeat says it late, the look itself at once.
+    pub fn looked_at(&self) -> Option<Timestamp> {
+        let said = self.coverage.as_ref().and_then(|coverage| Timestamp::parse(coverage.last_full.as_deref()?));
+        said.max(self.verified_at)
+    }
 }
 
 impl HostRecord {
@@ -194,7 +200,7 @@ impl HostRecord {
             .iter()
             .map(|target| TargetFacts {
                 sealed: target.manifest.is_some(),
-                looked_at: target.coverage.as_ref().is_some_and(|coverage| coverage.last_full.is_some()),
+                looked_at: target.looked_at().is_some(),
                 unverifiable: target.coverage.as_ref().map_or(0, |coverage| coverage.unverifiable),
                 resync: target.resync,
             })

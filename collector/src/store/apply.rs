@@ -5,7 +5,8 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Answer, Body, ConditionBody, Event};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::effect::{self, Context, Origin};
+use super::condition::{Origin, open_condition, resolve_condition};
+use super::effect::{self, Context};
 use super::{Applied, Changed, Delivery, StoreError};
 use crate::batch::Sequenced;
 use crate::clock::Timestamp;
@@ -99,6 +100,7 @@ fn find_or_begin_epoch(context: &mut Context<'_>, epoch: &str) -> Result<Epoch, 
         )?
         .execute(params![host, epoch, now])?;
     forget_certainty(context)?;
+    connection.prepare_cached("UPDATE targets SET verified_at = NULL WHERE host = ?1")?.execute([host])?;
     context.changes.push(Changed::Host(host.to_owned()));
     Ok(Epoch { ack: 0, current: true })
 }
@@ -159,7 +161,7 @@ fn note_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
         .prepare_cached("UPDATE hosts SET conflict_at = ?2 WHERE host = ?1")?
         .execute(params![context.host, context.received_at.millis()])?;
     let now = context.received_at;
-    effect::open_condition(context, &conflict(), now, Origin::Collector)
+    open_condition(context, &conflict(), now, Origin::Collector)
 }
 
 fn end_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
@@ -174,7 +176,7 @@ fn end_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
                 .connection
                 .prepare_cached("UPDATE hosts SET conflict_at = NULL WHERE host = ?1")?
                 .execute([context.host])?;
-            effect::resolve_condition(context, &conflict(), now)
+            resolve_condition(context, &conflict(), now)
         }
         _ => Ok(()),
     }

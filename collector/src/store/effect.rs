@@ -1,13 +1,17 @@
-//! Owns what one event does to findings, conditions and targets. Must not own sequences: what is here is applied once.
+//! Owns what one event does to targets and hosts, and which of [`finding`](super::finding),
+//! [`condition`](super::condition) and [`snapshot`](super::snapshot) it goes to. Must not own sequences: what is here is applied once.
 
 use driftlock_common::digest::OciDigest;
-use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Snapshot, Stopped, TargetBeat};
+use driftlock_common::event::{Body, Heartbeat, Stopped, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, ManifestView, open_digest};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
-use super::apply::{signed, unsigned};
-use super::read::{condition_of, finding_of, from_json, to_json};
-use super::{Changed, FindingRecord, Lifetime, StoreError};
+use super::apply::signed;
+use super::condition::{Origin, open_condition, resolve_condition, resolve_conditions_of};
+use super::finding::{Resolve, open_finding, resolve_findings};
+use super::read::{from_json, to_json};
+use super::snapshot::{end_snapshot, note_in_snapshot, snapshot};
+use super::{Changed, StoreError};
 use crate::batch::{Beat, Kept, resolved_path};
 use crate::clock::Timestamp;
 
@@ -17,22 +21,6 @@ pub(super) struct Context<'a> {
     pub(super) host: &'a str,
     pub(super) received_at: Timestamp,
     pub(super) changes: &'a mut Vec<Changed>,
-}
-
-/// Who found a condition: an agent's list of its conditions says nothing about the collector's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    Agent,
-    Collector,
-}
-
-impl Origin {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::Collector => "collector",
-        }
-    }
 }
 
 /// Applies a sequenced event.
@@ -53,20 +41,25 @@ pub(super) fn apply(context: &mut Context<'_>, sequence: u64, event: &Kept) -> R
         Body::ConditionOpened(body) => open_condition(context, body, time, Origin::Agent),
         Body::ConditionResolved(body) => resolve_condition(context, body, time),
         Body::TargetSnapshot(body) => snapshot(context, body, sequence, time),
-        Body::TargetVerified(body) => {
-            know_target(context, &body.target)?;
-            set_manifest(context, &body.target, Some(&body.summary.manifest))?;
-            context
-                .connection
-                .prepare_cached("UPDATE targets SET verified_at = ?3 WHERE host = ?1 AND target = ?2")?
-                .execute(params![context.host, body.target, time.millis()])?;
-            host_changed(context);
-            Ok(())
-        }
+        Body::TargetVerified(body) => verified(context, body, time),
         Body::Stopped(body) => stopped(context, body, time),
         // Heartbeats have no sequence and do not come this way.
         Body::Heartbeat(_) => Ok(()),
     }
+}
+
+/// A look that left something open vouches for nothing.
+fn verified(context: &mut Context<'_>, body: &Verified, time: Timestamp) -> Result<(), StoreError> {
+    know_target(context, &body.target)?;
+    set_manifest(context, &body.target, Some(&body.summary.manifest))?;
+    if body.summary.complete {
+        context
+            .connection
+            .prepare_cached("UPDATE targets SET verified_at = ?3 WHERE host = ?1 AND target = ?2")?
+            .execute(params![context.host, body.target, time.millis()])?;
+    }
+    host_changed(context);
+    Ok(())
 }
 
 /// Applies a heartbeat, `ack` being the highest sequence taken of its epoch.
@@ -175,294 +168,10 @@ fn stopped(context: &mut Context<'_>, body: &Stopped, time: Timestamp) -> Result
     Ok(())
 }
 
-// === findings ===
-
-/// An open finding keeps its beginning and its id; one that was resolved begins anew.
-fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: Timestamp) -> Result<(), StoreError> {
-    let Some(path) = body.finding.tree_path() else { return Ok(()) };
-    let finding = to_json(&body.finding)?;
-    let claimed_start = Timestamp::parse(&body.opened_at).unwrap_or(time);
-    let (connection, host) = (context.connection, context.host);
-    let old = connection
-        .prepare_cached(
-            "SELECT id, opened_at, count, finding FROM findings
-             WHERE host = ?1 AND target = ?2 AND path = ?3 AND state = 'open'",
-        )?
-        .query_row(params![host, body.target, path.as_bytes()], |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                Timestamp::from_millis(row.get(1)?),
-                unsigned(row.get(2)?),
-                row.get::<_, String>(3)?,
-            ))
-        })
-        .optional()?;
-    let mut record = FindingRecord {
-        id: 0,
-        host: host.to_owned(),
-        target: body.target.clone(),
-        path: path.as_bytes().to_vec(),
-        finding: body.finding.clone(),
-        state: Lifetime::Open,
-        opened_at: claimed_start,
-        updated_at: time,
-        resolved_at: None,
-        count: body.count.max(1),
-        received_at: context.received_at,
-    };
-    if let Some((id, opened_at, count, old_finding)) = old {
-        let unchanged = old_finding == finding && body.count <= count && claimed_start >= opened_at;
-        if unchanged {
-            return Ok(());
-        }
-        record.id = id;
-        // An agent whose state was made anew counts from the beginning; the store knows better.
-        record.opened_at = opened_at.min(claimed_start);
-        record.count = record.count.max(count);
-        connection
-            .prepare_cached(
-                "UPDATE findings SET change = ?2, finding = ?3, opened_at = ?4, updated_at = ?5, count = ?6,
-                     received_at = ?7
-                 WHERE id = ?1",
-            )?
-            .execute(params![
-                id,
-                body.finding.change.name(),
-                finding,
-                record.opened_at.millis(),
-                time.millis(),
-                signed(record.count),
-                context.received_at.millis()
-            ])?;
-    } else {
-        connection
-            .prepare_cached("DELETE FROM findings WHERE host = ?1 AND target = ?2 AND path = ?3")?
-            .execute(params![host, body.target, record.path])?;
-        connection
-            .prepare_cached(
-                "INSERT INTO findings (host, target, path, change, finding, state, opened_at, updated_at, count,
-                     received_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
-                host,
-                body.target,
-                record.path,
-                body.finding.change.name(),
-                finding,
-                record.opened_at.millis(),
-                time.millis(),
-                signed(record.count),
-                context.received_at.millis()
-            ])?;
-        record.id = connection.last_insert_rowid();
-    }
-    forget_digest(context, &body.target)?;
-    context.changes.push(Changed::Finding(Box::new(record)));
-    Ok(())
-}
-
-/// Which open findings of a target are over.
-#[derive(Clone, Copy)]
-enum Resolve<'a> {
-    Path(&'a [u8]),
-    NotInSnapshot,
-    All,
-}
-
-fn resolve_findings(
-    context: &mut Context<'_>,
-    target: &str,
-    time: Timestamp,
-    which: Resolve<'_>,
-) -> Result<(), StoreError> {
-    let (condition, path) = match which {
-        Resolve::Path(path) => ("AND path = ?5", Some(path)),
-        Resolve::NotInSnapshot => (
-            "AND ?5 IS NULL AND NOT EXISTS (SELECT 1 FROM snapshot_paths s
-                 WHERE s.host = findings.host AND s.target = findings.target AND s.path = findings.path)",
-            None,
-        ),
-        Resolve::All => ("AND ?5 IS NULL", None),
-    };
-    let sql = format!(
-        "UPDATE findings SET state = 'resolved', resolved_at = ?3, updated_at = ?3, received_at = ?4
-         WHERE host = ?1 AND target = ?2 AND state = 'open' {condition} RETURNING {}",
-        super::read::FINDING_COLUMNS
-    );
-    let mut statement = context.connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![context.host, target, time.millis(), context.received_at.millis(), path])?;
-    let before = context.changes.len();
-    while let Some(row) = rows.next()? {
-        context.changes.push(Changed::Finding(Box::new(finding_of(row)?)));
-    }
-    if context.changes.len() > before { forget_digest(context, target) } else { Ok(()) }
-}
-
-fn forget_digest(context: &Context<'_>, target: &str) -> Result<(), StoreError> {
-    context
-        .connection
-        .prepare_cached("UPDATE targets SET open_digest = NULL WHERE host = ?1 AND target = ?2")?
-        .execute(params![context.host, target])?;
-    Ok(())
-}
-
-// === snapshots ===
-
-/// The parts are collected in the store, so that a restart between two of them loses nothing.
-fn snapshot(context: &mut Context<'_>, part: &Snapshot, sequence: u64, time: Timestamp) -> Result<(), StoreError> {
-    let (connection, host, target) = (context.connection, context.host, &part.target);
-    know_target(context, target)?;
-    if part.part == 0 {
-        end_snapshot(context, target)?;
-        set_manifest(context, target, part.manifest.as_ref())?;
-        for condition in &part.conditions {
-            open_condition(context, condition, time, Origin::Agent)?;
-        }
-        resolve_conditions_of(context, Some(target), &part.conditions, time)?;
-        resolve_conditions_of(context, None, &part.conditions, time)?;
-    }
-    for finding in &part.findings {
-        open_finding(context, finding, time)?;
-    }
-    let expected: Option<i64> = connection
-        .prepare_cached("SELECT snapshot_next FROM targets WHERE host = ?1 AND target = ?2")?
-        .query_row(params![host, target], |row| row.get(0))?;
-    if part.part != 0 && expected != Some(i64::from(part.part)) {
-        // A part before this one never came: the list has a hole, and nothing may be resolved by it.
-        tracing::warn!(host, target, part = part.part, sequence, "snapshot with a missing part");
-        end_snapshot(context, target)?;
-        connection
-            .prepare_cached("UPDATE targets SET resync = 1 WHERE host = ?1 AND target = ?2")?
-            .execute(params![host, target])?;
-        return Ok(());
-    }
-    connection
-        .prepare_cached("UPDATE targets SET snapshot_next = ?3 WHERE host = ?1 AND target = ?2")?
-        .execute(params![host, target, i64::from(part.part) + 1])?;
-    for finding in &part.findings {
-        note_in_snapshot(context, finding)?;
-    }
-    if part.last {
-        resolve_findings(context, target, time, Resolve::NotInSnapshot)?;
-        end_snapshot(context, target)?;
-        connection
-            .prepare_cached("UPDATE targets SET resync = 0 WHERE host = ?1 AND target = ?2")?
-            .execute(params![host, target])?;
-        host_changed(context);
-    }
-    Ok(())
-}
-
-fn note_in_snapshot(context: &Context<'_>, body: &FindingBody) -> Result<(), StoreError> {
-    let Some(path) = body.finding.tree_path() else { return Ok(()) };
-    context
-        .connection
-        .prepare_cached(
-            "INSERT OR IGNORE INTO snapshot_paths (host, target, path) SELECT host, target, ?3 FROM targets
-             WHERE host = ?1 AND target = ?2 AND snapshot_next IS NOT NULL",
-        )?
-        .execute(params![context.host, body.target, path.as_bytes()])?;
-    Ok(())
-}
-
-fn end_snapshot(context: &Context<'_>, target: &str) -> Result<(), StoreError> {
-    let Context { connection, host, .. } = context;
-    connection
-        .prepare_cached("DELETE FROM snapshot_paths WHERE host = ?1 AND target = ?2")?
-        .execute(params![host, target])?;
-    connection
-        .prepare_cached("UPDATE targets SET snapshot_next = NULL WHERE host = ?1 AND target = ?2")?
-        .execute(params![host, target])?;
-    Ok(())
-}
-
-// === conditions ===
-
-/// What makes two conditions one.
-fn condition_key(body: &ConditionBody) -> Result<String, StoreError> {
-    to_json(&(&body.target, body.reason, &body.path))
-}
-
-/// Opens a condition, or updates an open one.
-pub(super) fn open_condition(
-    context: &mut Context<'_>,
-    body: &ConditionBody,
-    time: Timestamp,
-    origin: Origin,
-) -> Result<(), StoreError> {
-    if let Some(target) = &body.target {
-        know_target(context, target)?;
-    }
-    let key = condition_key(body)?;
-    let (connection, host) = (context.connection, context.host);
-    connection
-        .prepare_cached("DELETE FROM conditions WHERE host = ?1 AND key = ?2 AND state = 'resolved'")?
-        .execute(params![host, key])?;
-    let sql = format!(
-        "INSERT INTO conditions (host, key, target, reason, path, detail, origin, state, opened_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open', ?8, ?8)
-         ON CONFLICT (host, key) DO UPDATE SET detail = ?6, updated_at = ?8 RETURNING {}",
-        super::read::CONDITION_COLUMNS
-    );
-    let record = connection.prepare_cached(&sql)?.query_row(
-        params![host, key, body.target, body.reason.name(), body.path, body.detail, origin.name(), time.millis()],
-        |row| Ok(condition_of(row)),
-    )??;
-    context.changes.push(Changed::Condition(Box::new(record)));
-    Ok(())
-}
-
-/// Resolves a condition; one that is not open is as it should be.
-pub(super) fn resolve_condition(
-    context: &mut Context<'_>,
-    body: &ConditionBody,
-    time: Timestamp,
-) -> Result<(), StoreError> {
-    resolve_condition_key(context, &condition_key(body)?, time)
-}
-
-fn resolve_condition_key(context: &mut Context<'_>, key: &str, time: Timestamp) -> Result<(), StoreError> {
-    let sql = format!(
-        "UPDATE conditions SET state = 'resolved', resolved_at = ?3, updated_at = ?3
-         WHERE host = ?1 AND key = ?2 AND state = 'open' RETURNING {}",
-        super::read::CONDITION_COLUMNS
-    );
-    let record = context
-        .connection
-        .prepare_cached(&sql)?
-        .query_row(params![context.host, key, time.millis()], |row| Ok(condition_of(row)))
-        .optional()?
-        .transpose()?;
-    context.changes.extend(record.map(Box::new).map(Changed::Condition));
-    Ok(())
-}
-
-/// Resolves the agent's conditions of a target (`None`: of the whole agent) that are not in `kept`.
-fn resolve_conditions_of(
-    context: &mut Context<'_>,
-    target: Option<&str>,
-    kept: &[ConditionBody],
-    time: Timestamp,
-) -> Result<(), StoreError> {
-    let kept: Vec<String> = kept.iter().map(condition_key).collect::<Result<_, _>>()?;
-    let open: Vec<String> = context
-        .connection
-        .prepare_cached(
-            "SELECT key FROM conditions WHERE host = ?1 AND target IS ?2 AND state = 'open' AND origin = 'agent'",
-        )?
-        .query_map(params![context.host, target], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    for key in open.iter().filter(|key| !kept.contains(key)) {
-        resolve_condition_key(context, key, time)?;
-    }
-    Ok(())
-}
-
 // === targets and hosts ===
 
 /// A target first heard of has to be sent completely.
-fn know_target(context: &Context<'_>, target: &str) -> Result<(), StoreError> {
+pub(super) fn know_target(context: &Context<'_>, target: &str) -> Result<(), StoreError> {
     context
         .connection
         .prepare_cached("INSERT OR IGNORE INTO targets (host, target) VALUES (?1, ?2)")?
@@ -470,7 +179,11 @@ fn know_target(context: &Context<'_>, target: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn set_manifest(context: &Context<'_>, target: &str, manifest: Option<&ManifestView>) -> Result<(), StoreError> {
+pub(super) fn set_manifest(
+    context: &Context<'_>,
+    target: &str,
+    manifest: Option<&ManifestView>,
+) -> Result<(), StoreError> {
     let manifest = manifest.map(to_json).transpose()?;
     context
         .connection
@@ -480,7 +193,7 @@ fn set_manifest(context: &Context<'_>, target: &str, manifest: Option<&ManifestV
 }
 
 /// At most one for a batch.
-fn host_changed(context: &mut Context<'_>) {
+pub(super) fn host_changed(context: &mut Context<'_>) {
     let changed = Changed::Host(context.host.to_owned());
     if !context.changes.contains(&changed) {
         context.changes.push(changed);

@@ -6,7 +6,7 @@ use driftlock_collector::clock::Timestamp;
 use driftlock_collector::store::sqlite::Limits;
 use driftlock_collector::store::{Applied, HostQuery, Lifetime, Store as _};
 use driftlock_common::condition::ConditionReason;
-use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, Body, ConditionBody, Snapshot, sequence_text};
+use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, Body, ConditionBody, Snapshot, Verified, sequence_text};
 
 use crate::kit::{Collector, FakeAgent, TARGET, TOKEN, finding, manifest, post_request};
 
@@ -426,4 +426,28 @@ async fn a_sequence_of_any_size_does_no_harm() {
     let batch = driftlock_collector::batch::decode(b"[]").unwrap();
     let delivery = driftlock_collector::store::Delivery { host: "x".into(), received_at: Timestamp::now(), batch };
     assert!(matches!(collector.store.apply(delivery).await, Ok(Applied::Answer(_))));
+}
+
+#[tokio::test]
+async fn a_complete_look_vouches_for_its_epoch() {
+    let collector = Collector::new();
+    let mut agent = settled(&collector).await;
+    let summary = |complete: bool| {
+        serde_json::from_value(serde_json::json!({
+            "complete": complete, "scope": "full", "profile": "portable", "added": 0, "removed": 0, "changed": 0,
+            "unverifiable": 0, "entries": 1, "files_hashed": 1, "bytes_hashed": 1, "duration_ms": 1,
+            "manifest": manifest(), "excluded": {"manifest": [], "local": []},
+        }))
+        .unwrap()
+    };
+    let state = async |collector: &Collector| collector.json("/v1/hosts").await["hosts"][0]["state"].clone();
+    for (complete, expected) in [(false, "blind"), (true, "clean")] {
+        let look = agent.event(Body::TargetVerified(Verified { target: TARGET.into(), summary: summary(complete) }));
+        collector.post(&[look]).await;
+        assert_eq!(state(&collector).await, expected);
+    }
+    let mut new = FakeAgent::new(2);
+    let snapshot = new.snapshot(0, true, &[]);
+    collector.post(&[snapshot]).await;
+    assert_eq!(state(&collector).await, "blind", "what was seen before says nothing about now");
 }

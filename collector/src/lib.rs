@@ -2,7 +2,8 @@
 //!
 //! Bytes of a request become a [`batch`]; [`ingest`] binds it to the host whose credential it came with ([`auth`]) and
 //! hands it to the [`store`]. [`fleet`] says what a host's last reports mean; [`query`], [`stream`], [`metrics`] and
-//! [`page`] show it in the shapes of [`view`]. [`app`] puts them behind one router; [`serve`] runs it.
+//! [`page`] show it in the shapes of [`view`]. [`app`] puts them behind one router; [`serve`] and [`dev`] are the two
+//! commands.
 
 pub mod clock;
 pub mod batch;
@@ -20,3 +21,4 @@ pub mod page;
 pub mod failure;
 pub mod cli;
 pub mod serve;
+pub mod dev;

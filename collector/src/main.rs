@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use driftlock_collector::cli::{Cli, Verb};
-use driftlock_collector::{failure, serve};
+use driftlock_collector::{dev, failure, serve};
 use driftlock_common::exit::Exit;
 
 fn main() -> ExitCode {
@@ -18,10 +18,13 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    driftlock_agent::logging::init();
+    // What `dev` finds is told on stdout; the same in the words of two logs is for who asks for it.
+    if matches!(cli.verb, Verb::Serve(_)) || std::env::var_os("DRIFTLOCK_LOG").is_some() {
+        driftlock_agent::logging::init();
+    }
     let outcome = match cli.verb {
         Verb::Serve(args) => serve::run(&args),
-        Verb::Dev(_) => Ok(()),
+        Verb::Dev(args) => dev::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

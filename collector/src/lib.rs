@@ -19,6 +19,7 @@ pub mod stream;
 pub mod metrics;
 pub mod page;
 pub mod failure;
+pub mod logging;
 pub mod cli;
 pub mod serve;
 pub mod dev;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use driftlock_collector::cli::{Cli, Verb};
-use driftlock_collector::{dev, failure, serve};
+use driftlock_collector::{dev, failure, logging, serve};
 use driftlock_common::exit::Exit;
 
 fn main() -> ExitCode {
@@ -19,8 +19,8 @@ fn main() -> ExitCode {
         }
     };
     // What `dev` finds is told on stdout; the same in the words of two logs is for who asks for it.
-    if matches!(cli.verb, Verb::Serve(_)) || std::env::var_os("DRIFTLOCK_LOG").is_some() {
-        driftlock_agent::logging::init();
+    if matches!(cli.verb, Verb::Serve(_)) || std::env::var_os(logging::VARIABLE).is_some() {
+        logging::init();
     }
     let outcome = match cli.verb {
         Verb::Serve(args) => serve::run(&args),

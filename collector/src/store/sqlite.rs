@@ -31,7 +31,7 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     changes: broadcast::Sender<Arc<Changed>>,
     /// Held as long as the store is open.
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl SqliteStore {
             .spawn(move || writer::run(connection, queue, &published))
             .map_err(at(&file))?;
         let readers = Readers { file, idle: Mutex::new(Vec::new()), permits: Semaphore::new(READERS) };
-        Ok(Self { jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), changes, _lock: lock })
+        Ok(Self { jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), changes, lock })
     }
 
     /// Runs a query on a connection that cannot write, off the threads that serve requests.
@@ -174,6 +174,10 @@ impl Drop for SqliteStore {
         if let Some(writer) = self.writer.take() {
             // It only ends otherwise by a panic, which has been reported.
             let _ended = writer.join();
+        }
+        // Closing is not enough: a child that another thread just forked holds the descriptor until it executes.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the store's lock stays until the process ends");
         }
     }
 }

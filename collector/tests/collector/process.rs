@@ -114,16 +114,18 @@ fn sigkill_loses_nothing_that_was_acknowledged() {
     for round in 0..4 {
         let process = Process::start(directory.path());
         let id = process.child.id().to_string();
-        // Dies in the middle of the posts, at another place each time.
-        let killer = std::thread::spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(40 + 35 * round));
-            Command::new("kill").args(["-9", &id]).status().unwrap()
-        });
+        let mut posts = 0;
+        let mut killer = None;
         loop {
             // As a spool does: everything from the first that was not acknowledged.
             while sent.len() < usize::try_from(acknowledged).unwrap() + 3 {
                 let path = format!("f{}", sent.len());
                 sent.push(agent.opened(path));
+            }
+            // Dies while posts go on, at another place each time.
+            posts += 1;
+            if posts == 5 + 7 * round {
+                killer = Some(Command::new("kill").args(["-9", &id]).spawn().unwrap());
             }
             let waiting = &sent[usize::try_from(acknowledged).unwrap()..];
             match process.post(&serde_json::to_vec(waiting).unwrap()) {
@@ -134,7 +136,7 @@ fn sigkill_loses_nothing_that_was_acknowledged() {
                 Err(_) => break,
             }
         }
-        assert!(killer.join().unwrap().success());
+        assert!(killer.unwrap().wait().unwrap().success());
     }
     let process = Process::start(directory.path());
     let mut paths = open_paths(&process);

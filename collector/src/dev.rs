@@ -178,13 +178,8 @@ fn config(work: &Path, deployed: &Deployed, address: SocketAddr, token: &str) ->
         .parse()
         .map_err(|error: driftlock_agent::config::EndpointError| Failure::new(Exit::Bug, error))?;
     let mut config = Config::new(work.join("agent"));
-    config.targets.push(Target {
-        name: deployed.name.to_owned(),
-        root: deployed.root.clone(),
-        manifest: deployed.manifest.clone(),
-        allow_unsigned: true,
-        exclude: Excludes::none(),
-    });
+    let target = Target::new(deployed.name, &deployed.root, &deployed.manifest);
+    config.targets.push(Target { allow_unsigned: true, ..target });
     config.report.endpoint = Some(endpoint);
     config.report.token_file = Some(token_file);
     config.report.heartbeat = HEARTBEAT;

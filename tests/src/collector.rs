@@ -89,7 +89,7 @@ impl Collector {
         self.address
     }
 
-    /// All findings in `state` (`open`, `resolved`, `all`), page after page.
+    /// All findings in `state` (`open`, `resolved`, or nothing for both), page after page.
     ///
     /// # Errors
     /// If it does not answer as documented.
@@ -170,7 +170,7 @@ impl Collector {
     }
 }
 
-/// All findings in `state` of the collector at `address`, page after page.
+/// All findings in `state` (nothing for every one) of the collector at `address`, page after page.
 ///
 /// # Errors
 /// If it does not answer as documented.

@@ -638,9 +638,9 @@ struct BadConfiguration {
 const CONFIGURATIONS: &[BadConfiguration] = &[
     BadConfiguration {
         name: "an unknown key",
-        from: "allow_unsigned",
-        to: "allow_unsinged",
-        says: &["agent.toml:", "allow_unsinged", "allow_unsigned"],
+        from: "heartbeat",
+        to: "hartbeat",
+        says: &["agent.toml:", "report.hartbeat", "report.heartbeat"],
     },
     BadConfiguration {
         name: "an unknown section",
@@ -653,7 +653,7 @@ const CONFIGURATIONS: &[BadConfiguration] = &[
         name: "a key twice",
         from: "[watch]",
         to: "[watch]\nmode = \"sweep\"",
-        says: &["agent.toml:", "mode"],
+        says: &["agent.toml:", "duplicate key"],
     },
     BadConfiguration {
         name: "an unsigned manifest that is not allowed",

@@ -83,9 +83,12 @@ pub fn trial_with(
     })
 }
 
-/// Runs the tests of a binary that has `harness = false`.
+/// Runs the tests of a binary that has `harness = false`, more at a time than there are cores: most of the time each
+/// waits for processes that wait themselves.
 pub fn run(trials: Vec<Trial>) -> ExitCode {
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(8);
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn skip(missing: &[String], everything: bool) -> Option<Result<Completion, Failed>> {

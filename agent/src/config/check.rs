@@ -64,8 +64,15 @@ impl Check {
             threads: raw.threads.and_then(|at| self.threads(&at)).unwrap_or_else(default_threads),
             hash_limit: raw.hash_limit.map_or(DEFAULT_HASH_LIMIT, |at| at.value),
         };
-        let endpoint = raw.endpoint.and_then(|at| at.value);
-        if endpoint.is_none() {
+        // One that is wrong is there: what belongs to it is not said to be too much.
+        let is_there = raw.endpoint.as_ref().is_some_and(|at| !matches!(at.value, Ok(None)));
+        let endpoint = raw.endpoint.and_then(|At { value, place }| {
+            value.unwrap_or_else(|error| {
+                self.complain(&place, format!("report.endpoint: {error}"));
+                None
+            })
+        });
+        if !is_there {
             for (key, path) in [("token_file", &raw.token_file), ("ca_file", &raw.ca_file)] {
                 if let Some(at) = path {
                     self.complain(&at.place, format!("report.{key} is set, but report.endpoint is not"));

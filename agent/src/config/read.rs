@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::words::{HOST, LIMITS, REPORT, TARGET, TOP, WATCH, Words, not_available};
-use super::{Endpoint, Mode, Place, Problem, units};
+use super::{Endpoint, EndpointError, Mode, Place, Problem, units};
 use crate::scan::Mounts;
 
 /// A value and where it was written.
@@ -35,7 +35,7 @@ pub(super) struct Raw {
     pub(super) sweep: Option<At<Option<Duration>>>,
     pub(super) threads: Option<At<u64>>,
     pub(super) hash_limit: Option<At<u64>>,
-    pub(super) endpoint: Option<At<Option<Endpoint>>>,
+    pub(super) endpoint: Option<At<Result<Option<Endpoint>, EndpointError>>>,
     pub(super) token_file: Option<At<PathBuf>>,
     pub(super) ca_file: Option<At<PathBuf>>,
     pub(super) heartbeat: Option<At<Duration>>,
@@ -239,18 +239,10 @@ impl<'a> Section<'a> {
         Some(At { value, place })
     }
 
-    fn endpoint(&mut self) -> Option<At<Option<Endpoint>>> {
+    fn endpoint(&mut self) -> Option<At<Result<Option<Endpoint>, EndpointError>>> {
         let At { value, place } = self.text("endpoint")?;
-        if value.is_empty() {
-            return Some(At { value: None, place });
-        }
-        match value.parse() {
-            Ok(endpoint) => Some(At { value: Some(endpoint), place }),
-            Err(error) => {
-                self.problems.push(Problem::new(place, format!("report.endpoint: {error}")));
-                None
-            }
-        }
+        let value = if value.is_empty() { Ok(None) } else { value.parse().map(Some) };
+        Some(At { value, place })
     }
 
     fn labels(&mut self) -> Vec<(String, At<String>)> {

@@ -11,7 +11,7 @@ use tar_core::Header;
 
 use super::block::BLOCK;
 use super::docker;
-use super::entries::{Entries, EntryKind};
+use super::entries::{Ending, Entries, EntryKind};
 use super::image::{self, Blobs, Config, MAX_CONFIG, blob_place};
 use super::layer::{self, Layer, Options};
 use super::layout::{check_diff_id, read_to_limit};
@@ -87,7 +87,7 @@ pub fn read(
 impl Archive {
     fn read(input: impl Read, options: &Options) -> Result<Self, Problem> {
         let mut archive = Self::default();
-        let mut entries = Entries::new(Decoded::new(Device(input))?);
+        let mut entries = Entries::new(Decoded::new(Device(input))?, Ending::Closed);
         while let Some(entry) = entries.next()? {
             let path = archive_path(&entry.path)
                 .map_err(|error| Problem::Entry { path: entry.path.clone(), fault: error.into() })?;

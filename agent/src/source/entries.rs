@@ -31,6 +31,19 @@ pub(super) struct Entries<R> {
     padding: u64,
     /// Global extended headers seen.
     pub(super) globals: u64,
+    ending: Ending,
+    /// Whether the stream ended before its two zero blocks, as [`Ending::Open`] allows.
+    pub(super) unterminated: bool,
+}
+
+/// How a stream may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// In two zero blocks: without a digest over the stream nothing else tells that it is whole.
+    Closed,
+    /// Behind any whole entry: some tools leave the zero blocks out, even the last padding, and Go's `archive/tar`,
+    /// which the engines use, takes that for the end. Only where a digest proves the stream whole.
+    Open,
 }
 
 /// An entry as the archive has it, extension headers applied.
@@ -68,7 +81,7 @@ pub(super) struct Body<'a, R>(&'a mut Entries<R>);
 // === impl Entries ===
 
 impl<R: Read> Entries<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(super) fn new(input: R, ending: Ending) -> Self {
         // Sparse maps are refused, so none needs room.
         let limits = Limits { max_sparse_entries: 0, ..Limits::default() };
         Self {
@@ -81,15 +94,19 @@ impl<R: Read> Entries<R> {
             body: 0,
             padding: 0,
             globals: 0,
+            ending,
+            unterminated: false,
         }
     }
 
     /// The next entry; `None` at the end of the archive. What was left of the last entry's content is passed over.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, Problem> {
-        self.pass_body()?;
+        if !self.pass_body()? {
+            return self.open_end();
+        }
         loop {
             if !self.require(BLOCK)? {
-                return Err(self.truncated());
+                return if self.start == self.end { self.open_end() } else { Err(self.truncated()) };
             }
             if self.buffer[self.start..self.start + BLOCK].iter().all(|b| *b == 0) {
                 return self.end_of_archive();
@@ -167,7 +184,8 @@ impl<R: Read> Entries<R> {
 
     fn end_of_archive(&mut self) -> Result<Option<Entry>, Problem> {
         if !self.require(2 * BLOCK)? {
-            return Err(self.truncated());
+            let one = self.end - self.start == BLOCK;
+            return if one { self.open_end() } else { Err(self.truncated()) };
         }
         if self.buffer[self.start..self.start + 2 * BLOCK].iter().any(|b| *b != 0) {
             return Err(Problem::TarHeader { at: self.offset, fault: Fault::LoneZeroBlock });
@@ -176,14 +194,28 @@ impl<R: Read> Entries<R> {
         Ok(None)
     }
 
-    fn pass_body(&mut self) -> Result<(), Problem> {
-        self.body += self.padding;
-        self.padding = 0;
+    /// The end of the stream where there could be more; the caller knows that no entry is cut.
+    fn open_end(&mut self) -> Result<Option<Entry>, Problem> {
+        if self.ending == Ending::Closed {
+            return Err(self.truncated());
+        }
+        self.unterminated = true;
+        self.start = self.end;
+        Ok(None)
+    }
+
+    /// Passes over what is left of the content and over the padding; false if the stream ends in the padding.
+    fn pass_body(&mut self) -> Result<bool, Problem> {
         while self.body > 0 {
             let length = self.body_chunk()?.len();
             self.take(length);
         }
-        Ok(())
+        let padding = usize::try_from(std::mem::take(&mut self.padding)).unwrap_or(BLOCK);
+        let whole = self.require(padding)?;
+        let passed = padding.min(self.end - self.start);
+        self.start += passed;
+        self.offset += passed as u64;
+        Ok(whole)
     }
 
     /// Some of the content that is left; empty only at its end.
@@ -373,7 +405,7 @@ mod tests {
 
     /// A line for each entry, bodies included.
     fn read(bytes: &[u8]) -> Result<Vec<String>, Problem> {
-        let mut entries = Entries::new(bytes);
+        let mut entries = Entries::new(bytes, Ending::Closed);
         let mut lines = Vec::new();
         while let Some(entry) = entries.next()? {
             let mut line =
@@ -567,5 +599,26 @@ mod tests {
             assert!(matches!(error, Problem::TarTruncated(at) if at == length as u64), "{length}: {error}");
         }
         assert_eq!(read(&whole).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn where_a_digest_proves_the_stream_it_may_end_behind_any_whole_entry() {
+        let first = tar().file("x", "a".repeat(700)).end().len() - 2 * BLOCK;
+        let whole = tar().file("x", "a".repeat(700)).file("z", "b").end();
+        let content = |end: usize, size: usize| end.next_multiple_of(BLOCK) - BLOCK * size.div_ceil(BLOCK) + size;
+        let second = whole.len() - 2 * BLOCK;
+        for length in 0..=whole.len() {
+            let mut entries = Entries::new(&whole[..length], Ending::Open);
+            let read = std::iter::from_fn(|| entries.next().transpose()).collect::<Result<Vec<_>, _>>();
+            let expected = match length {
+                0 => Some(0),
+                _ if (content(first, 700)..=first).contains(&length) => Some(1),
+                _ if (content(second, 1)..=second).contains(&length) || length == second + BLOCK => Some(2),
+                _ if length == whole.len() => Some(2),
+                _ => None,
+            };
+            assert_eq!(read.ok().map(|entries| entries.len()), expected, "{length}");
+            assert_eq!(entries.unterminated, expected.is_some() && length < whole.len(), "{length}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use driftlock_common::profile::{CAPABILITY, Profile, normal_capability};
 use driftlock_common::tree::archive_path;
 use sha2::Digest as _;
 
-use super::entries::{Entries, Entry, EntryKind};
+use super::entries::{Ending, Entries, Entry, EntryKind};
 use super::notes::{Code, Notes};
 use super::problem::{Fault, Problem};
 use super::stream::{Decoded, Hashing};
@@ -107,12 +107,19 @@ pub enum What {
 pub fn index(input: impl Read, options: &Options) -> Result<Layer, Problem> {
     let mut hashing = Hashing::new(Decoded::new(input)?);
     let mut layer = Layer::default();
-    let mut entries = Entries::new(&mut hashing);
+    let ending = match options.dialect {
+        Dialect::Image => Ending::Open,
+        Dialect::Release => Ending::Closed,
+    };
+    let mut entries = Entries::new(&mut hashing, ending);
     while let Some(entry) = entries.next()? {
         layer.take(&mut entries, entry, options)?;
     }
     for _ in 0..entries.globals {
         layer.notes.add(Code::PaxGlobal, &TreePath::root(), None);
+    }
+    if entries.unterminated {
+        layer.notes.add(Code::Unterminated, &TreePath::root(), None);
     }
     if entries.finish()? {
         layer.notes.add(Code::TrailingData, &TreePath::root(), None);

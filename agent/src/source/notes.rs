@@ -39,6 +39,8 @@ pub enum Code {
     PaxGlobal,
     /// Bytes after the end of the archive, without effect.
     TrailingData,
+    /// A layer without the zero blocks that end an archive; its digest proves it whole.
+    Unterminated,
 }
 
 /// One oddity.
@@ -80,6 +82,7 @@ impl Code {
             Self::XattrDropped => "xattr-dropped",
             Self::PaxGlobal => "pax-global",
             Self::TrailingData => "trailing-data",
+            Self::Unterminated => "unterminated",
         }
     }
 

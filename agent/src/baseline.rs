@@ -4,14 +4,20 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::ManifestView;
-use driftlock_common::manifest::{MAX_LINE, Manifest, ManifestError, Reader};
+use driftlock_common::manifest::{Header, MAX_LINE, Manifest, ManifestError, Meaning, Problem, Reader};
 use sha2::Digest as _;
 
 use crate::failure::Failure;
+
+/// Bytes read at a time: so much is held beside the manifest, and what it means meanwhile, which is about as much again.
+const BLOCK: usize = 2 * 1024 * 1024;
+/// Bytes that are worth a thread.
+const PART: usize = 512 * 1024;
 
 /// A manifest that may be compared with.
 #[derive(Debug)]
@@ -102,23 +108,68 @@ pub fn read_manifest(input: impl BufRead) -> Result<(Manifest, Digest), ReadErro
 fn read_named(mut input: impl BufRead) -> Result<(Manifest, OciDigest, Digest), ReadError> {
     let mut reader = Reader::new();
     let mut sha256 = sha2::Sha256::new();
-    let mut line = Vec::new();
+    // Whole lines are taken out of it as soon as there are any.
+    let mut block = Vec::with_capacity(2 * BLOCK);
     loop {
-        line.clear();
-        let bound = MAX_LINE as u64 + 2;
-        if input.by_ref().take(bound).read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        sha256.update(&line);
-        match line.strip_suffix(b"\n") {
-            Some(line) => reader.line(line)?,
+        let known = block.len();
+        let filled = input.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
+        sha256.update(&block[known..]);
+        match block.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => {
+                take_lines(&mut reader, &block[..last])?;
+                block.drain(..=last);
+            }
             // Too long is for the reader to say; anything shorter ends without a line feed.
-            None if line.len() > MAX_LINE => reader.line(&line)?,
-            None => return Err(reader.unterminated(line.len()).into()),
+            None if block.len() > MAX_LINE => reader.line(&block[..=MAX_LINE])?,
+            None if filled > 0 => {}
+            None if block.is_empty() => break,
+            None => return Err(reader.unterminated(block.len()).into()),
         }
     }
     let (manifest, tree) = reader.finish_named()?;
     Ok((manifest, tree, Digest::from_bytes(sha256.finalize().into())))
+}
+
+/// Takes lines with a line feed between each two, reading them on as many threads as are of use: it is the reading that
+/// takes time, not the putting in order.
+fn take_lines(reader: &mut Reader, mut lines: &[u8]) -> Result<(), ManifestError> {
+    let Some(header) = reader.header().cloned() else {
+        let end = lines.iter().position(|byte| *byte == b'\n');
+        reader.line(&lines[..end.unwrap_or(lines.len())])?;
+        return end.map_or(Ok(()), |end| take_lines(reader, &lines[end + 1..]));
+    };
+    let mut parts = Vec::new();
+    while lines.len() > PART {
+        let Some(end) = lines[PART..].iter().position(|byte| *byte == b'\n').map(|end| PART + end) else { break };
+        parts.push(&lines[..end]);
+        lines = &lines[end + 1..];
+    }
+    let meanings = |part| meanings(&header, part);
+    thread::scope(|scope| {
+        let spawn = |part| (part, thread::Builder::new().spawn_scoped(scope, move || meanings(part)));
+        let started: Vec<_> = parts.into_iter().map(spawn).collect();
+        let last = meanings(lines);
+        let read = started.into_iter().map(|(part, thread)| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // No thread to be had: then here.
+            Err(_) => meanings(part),
+        });
+        read.chain([last]).flatten().try_for_each(|meaning| reader.put(meaning))
+    })
+}
+
+/// What lines mean, up to the first that is wrong.
+fn meanings(header: &Header, lines: &[u8]) -> Vec<Result<Meaning, Problem>> {
+    let mut meanings = Vec::new();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let meaning = Meaning::of(header, line);
+        let wrong = meaning.is_err();
+        meanings.push(meaning);
+        if wrong {
+            break;
+        }
+    }
+    meanings
 }
 
 impl From<BaselineError> for Failure {
@@ -127,5 +178,78 @@ impl From<BaselineError> for Failure {
             BaselineError::Open(path, error) | BaselineError::Read(path, error) => Self::input(path.display(), error),
             BaselineError::Manifest(..) => Self::new(Exit::Malformed, error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use driftlock_common::digest::Algorithm;
+    use driftlock_common::node::{Kind, Node};
+    use driftlock_common::path::TreePath;
+    use driftlock_common::pattern::Excludes;
+    use driftlock_common::profile::Profile;
+    use driftlock_common::tree::{Origin, Tree};
+
+    use super::*;
+
+    /// Of several blocks, each of several parts.
+    fn large() -> Vec<u8> {
+        let entry = |i: u32| {
+            let path = TreePath::new(format!("{i:08}-{}", "n".repeat(200))).unwrap();
+            let content = Some(Digest::blake3(&i.to_le_bytes()));
+            (path, Node::bare(Kind::File { size: Some(4), content }), Origin::default())
+        };
+        let tree = Tree::from_sorted((0..20_000).map(entry)).unwrap();
+        Manifest { header: Header::new(Profile::Content, Algorithm::Blake3, Excludes::none()), tree }.encode()
+    }
+
+    fn problem(bytes: &[u8]) -> String {
+        read_manifest(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_large_manifest_is_read_as_a_whole_one_is() {
+        let bytes = large();
+        assert!(bytes.len() > 2 * BLOCK);
+        let (manifest, sha256) = read_manifest(bytes.as_slice()).unwrap();
+        assert_eq!(manifest, Manifest::decode(&bytes).unwrap());
+        assert_eq!(sha256, Digest::sha256(&bytes));
+    }
+
+    #[test]
+    fn the_first_wrong_line_is_named_wherever_it_stands() {
+        let bytes = large();
+        let starts: Vec<usize> =
+            bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+        for line in [1, 2, 1800, 1900, 7000, 7500, 19_998, 20_000] {
+            // The line before ends at `starts[line - 2]`; two in a row are made wrong.
+            let mut broken = bytes.clone();
+            for line in [line, line + 1] {
+                broken[if line == 1 { 0 } else { starts[line - 2] }] = b'x';
+            }
+            let found = Manifest::decode(&broken).unwrap_err();
+            assert_eq!(found.line, line as u64);
+            assert_eq!(problem(&broken), found.to_string());
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_too_long_is_refused_as_by_the_reader() {
+        let bytes = large();
+        for end in [0, 1, 100, BLOCK, BLOCK + 1, bytes.len() - 1] {
+            let cut = &bytes[..end];
+            assert_eq!(problem(cut), Manifest::decode(cut).unwrap_err().to_string(), "{end}");
+        }
+        let header = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap();
+        for len in [MAX_LINE + 1, 3 * BLOCK] {
+            for end in [&b"\n"[..], b""] {
+                let long = [header, &vec![b'x'; len], end].concat();
+                assert!(problem(&long).starts_with("line 2: "), "{}", problem(&long));
+                assert!(problem(&long).contains("longer than"), "{}", problem(&long));
+            }
+        }
+        // Very many wrong lines cost no more than the first.
+        let blank = [header, &vec![b'\n'; 2 * BLOCK]].concat();
+        assert!(problem(&blank).starts_with("line 2: "));
     }
 }

@@ -9,7 +9,7 @@ mod read;
 mod write;
 
 pub use header::{Diagnostic, Header, Source, SourceKind};
-pub use read::{ManifestError, Problem, Reader};
+pub use read::{ManifestError, Meaning, Problem, Reader};
 
 use crate::canonical;
 use crate::digest::{Digest, OciDigest};

@@ -8,10 +8,10 @@ use super::json::{Checked, Object};
 use super::line::{Line, Trailer};
 use super::{Header, MAX_LINE, Manifest, VERSION};
 use crate::digest::OciDigest;
-use crate::node::{FileType, Kind};
+use crate::node::{FileType, Kind, Node};
 use crate::path::{PathError, TreePath, is_hidden};
 use crate::pattern::{Excludes, PatternError};
-use crate::tree::{TreeBuilder, TreeError};
+use crate::tree::{Origin, TreeBuilder, TreeError};
 
 /// The most characters of a JSON problem that are shown: a line may hold a word of a megabyte.
 const MAX_JSON_PROBLEM: usize = 300;
@@ -26,6 +26,16 @@ pub struct Reader {
     entries: u64,
     bytes: u64,
     trailer: Option<Trailer>,
+}
+
+/// What a line after the header means, before it has its place among the others.
+#[derive(Debug)]
+pub struct Meaning(Meant);
+
+#[derive(Debug)]
+enum Meant {
+    Entry(TreePath, Node, Origin),
+    End(Trailer),
 }
 
 /// Why bytes are not a manifest, and where.
@@ -178,28 +188,37 @@ impl Reader {
         ManifestError { line: self.lines, problem }
     }
 
+    /// Takes the next line after the header as [`Meaning::of`] gave it.
+    ///
+    /// # Errors
+    /// As [`Reader::line`].
+    pub fn put(&mut self, meaning: Result<Meaning, Problem>) -> Result<(), ManifestError> {
+        self.lines += 1;
+        self.place(meaning).map_err(|problem| self.error(problem))
+    }
+
     fn take(&mut self, line: &[u8]) -> Result<(), Problem> {
+        match &self.header {
+            Some(header) => {
+                let meaning = Meaning::of(header, line);
+                self.place(meaning)
+            }
+            None => {
+                check_form(line)?;
+                self.header = Some(parse_header(line)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn place(&mut self, meaning: Result<Meaning, Problem>) -> Result<(), Problem> {
         if self.trailer.is_some() {
             return Err(Problem::AfterTrailer);
         }
-        if line.len() > MAX_LINE {
-            return Err(Problem::LongLine);
-        }
-        if line.is_empty() || line.contains(&b'\r') || line.starts_with(b"\xef\xbb\xbf") {
-            return Err(Problem::Blank);
-        }
-        let Some(header) = &self.header else {
-            self.header = Some(parse_header(line)?);
-            return Ok(());
-        };
-        match from_json::<Line<'_>>(line)? {
-            Line::End(trailer) => self.trailer = Some(trailer),
-            Line::Entry(raw) => {
-                let (path, node, origin) = raw.mean(header)?;
-                // The entry alone is enough: an excluded ancestor has no line, so what is below it has no parent.
-                if header.excludes.excludes_entry(&path) {
-                    return Err(Problem::Excluded(path));
-                }
+        let Some(header) = &self.header else { return Err(Problem::NoHeader) };
+        match meaning?.0 {
+            Meant::End(trailer) => self.trailer = Some(trailer),
+            Meant::Entry(path, node, origin) => {
                 self.entries += 1;
                 if let Kind::File { size: Some(size), .. } = node.kind {
                     self.bytes = self.bytes.checked_add(size).ok_or(Problem::Value("the sizes sum to over 2^64"))?;
@@ -212,6 +231,39 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+// === impl Meaning ===
+
+impl Meaning {
+    /// Reads one line after the header by itself: lines are read on several threads, and put into place in order.
+    ///
+    /// # Errors
+    /// If the line is not what the format allows anywhere.
+    pub fn of(header: &Header, line: &[u8]) -> Result<Self, Problem> {
+        check_form(line)?;
+        match from_json::<Line<'_>>(line)? {
+            Line::End(trailer) => Ok(Self(Meant::End(trailer))),
+            Line::Entry(raw) => {
+                let (path, node, origin) = raw.mean(header)?;
+                // The entry alone is enough: an excluded ancestor has no line, so what is below it has no parent.
+                if header.excludes.excludes_entry(&path) {
+                    return Err(Problem::Excluded(path));
+                }
+                Ok(Self(Meant::Entry(path, node, origin)))
+            }
+        }
+    }
+}
+
+fn check_form(line: &[u8]) -> Result<(), Problem> {
+    if line.len() > MAX_LINE {
+        return Err(Problem::LongLine);
+    }
+    if line.is_empty() || line.contains(&b'\r') || line.starts_with(b"\xef\xbb\xbf") {
+        return Err(Problem::Blank);
+    }
+    Ok(())
 }
 
 fn from_json<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, Problem> {

@@ -114,7 +114,11 @@ pub(super) fn resolve(
     let start = match wanted {
         Some(wanted) => {
             let digest = sha256_of(wanted).map_err(|problem| problem.at(place))?;
-            let bytes = blobs.document(digest, None, MAX_MANIFEST)?;
+            let bytes = blobs.document(digest, None, MAX_MANIFEST).map_err(|error| match error.problem {
+                // Nothing refers to it but whoever asked.
+                Problem::Missing => Problem::NoImage(format!("there is no image sha256:{digest} in it")).at(place),
+                problem => SourceError { problem, ..error },
+            })?;
             let document: Document = parse(&bytes, &blob_place(digest))?;
             match document.manifests {
                 Some(manifests) => manifests,

@@ -130,8 +130,11 @@ impl Sandbox {
     /// If it cannot be copied.
     pub fn driftlock_for_everyone(&self) -> Result<PathBuf> {
         let copy = self.path("driftlock");
-        fs::copy(&binaries().driftlock, &copy)?;
-        fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+        // By another process: a program that this one has open for writing while another thread starts a command would
+        // be open in that command too, and "text file busy" here.
+        let mut install = Command::new("install");
+        let status = install.args(["-m", "755"]).arg(&binaries().driftlock).arg(&copy).status().context("install")?;
+        ensure!(status.success(), "install: {status}");
         Ok(copy)
     }
 }

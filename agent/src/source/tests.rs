@@ -339,10 +339,20 @@ fn a_damaged_gzip_stream() {
 #[test]
 fn a_truncated_layer() {
     let whole = layers()[0].clone();
-    let cut = whole.len() - 1024;
+    // In the last header: between entries a layer may end, where its digest proves it whole.
+    let cut = whole.len() - 1024 - 512 - 100;
     let image = ImageKit::new(&[whole[..cut].to_vec()]);
     let text = format!("blob {}: the tar archive is truncated at byte {cut}", image.layer_digest(0));
     assert_eq!(refused_both(&image), (text, 65));
+}
+
+#[test]
+fn a_layer_without_its_end_is_noted() {
+    let whole = layers()[0].clone();
+    let tree = |layer: &[u8]| layout(&ImageKit::new(&[layer.to_vec()]), &terms()).unwrap();
+    let (closed, open) = (tree(&whole), tree(&whole[..whole.len() - 1024]));
+    assert_eq!(closed.manifest.tree, open.manifest.tree);
+    assert_eq!((closed.notes.count(Code::Unterminated), open.notes.count(Code::Unterminated)), (0, 1));
 }
 
 #[test]

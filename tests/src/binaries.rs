@@ -31,8 +31,12 @@ pub fn binaries() -> &'static Binaries {
 fn build() -> Result<Binaries> {
     let place = Place::of(&env::current_exe()?)?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_the_running_test(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     // The whole workspace, so that cargo unifies features as `cargo test --workspace` did and builds nothing twice.
-    let output = Command::new(cargo)
+    let output = command
         .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
         .args(place.arguments())
         .current_dir(workspace())
@@ -50,6 +54,14 @@ fn build() -> Result<Binaries> {
             .ok_or_else(|| anyhow!("cargo built no {name}"))
     };
     Ok(Binaries { driftlock: executable("driftlock")?, collector: executable("driftlock-collector")? })
+}
+
+/// Whether cargo set this variable to tell the running test about its own package. Build scripts watch some of them, so
+/// that what they build, and all that depends on it, would be built again under each name.
+fn is_of_the_running_test(variable: &str) -> bool {
+    let prefixes =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR"];
+    prefixes.iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// The checkout.

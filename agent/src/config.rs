@@ -1,7 +1,7 @@
 //! Owns the agent's configuration: what a validated one holds, and the way from files to it. Must not own defaults that
 //! need the host, or the checks that need a target's files (those are made where the files are used).
 //!
-//! What was written ([`read`]) and what it means ([`check`]) are two steps, so that everything that is wrong is said at
+//! What was written (`read`) and what it means (`check`) are two steps, so that everything that is wrong is said at
 //! once, each with its file and line.
 
 mod check;

@@ -1,4 +1,4 @@
-//! Owns the pages: records to what a template shows, and the assets. Everything an agent said goes through [`shown`]
+//! Owns the pages: records to what a template shows, and the assets. Everything an agent said goes through `shown`
 //! and the template engine's escaping. Must not own queries or judgement.
 
 mod compare;

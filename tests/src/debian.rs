@@ -75,7 +75,7 @@ pub fn unpack(image: &DebianImage, bundle: &Path) -> Result<PathBuf> {
     Ok(bundle.join("rootfs"))
 }
 
-/// The mirror that apt uses for [`SUITE`].
+/// The mirror that apt uses for `SUITE`.
 pub fn mirror() -> Option<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     files.extend(fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path()));

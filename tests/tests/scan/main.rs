@@ -13,7 +13,8 @@ mod subject;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use libtest_mimic::{Arguments, Completion, Trial};
+use driftlock_tests::require::{self, Requirement};
+use libtest_mimic::Trial;
 
 fn main() -> ExitCode {
     // The tests start this binary again where a process of its own is needed.
@@ -24,20 +25,15 @@ fn main() -> ExitCode {
     for list in [property::trials(), attack::trials(), limit::trials(), mount::trials(), command::trials()] {
         trials.extend(list);
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    require::run(trials)
 }
 
-/// A test.
+/// A test that any machine can run.
 fn trial(name: &str, test: fn() -> Result<()>) -> Trial {
-    Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
+    require::trial(name, &[], test)
 }
 
 /// A test that needs root, and is shown as skipped without.
 fn root_trial(name: &str, test: fn() -> Result<()>) -> Trial {
-    Trial::ignorable_test(name, move || {
-        if !nix::unistd::geteuid().is_root() {
-            return Ok(Completion::ignored_with("needs root: the user id is not 0"));
-        }
-        test().map(|()| Completion::Completed).map_err(|error| format!("{error:#}").into())
-    })
+    require::trial(name, &[Requirement::Root], test)
 }

@@ -44,8 +44,11 @@ proptest! {
             .into_iter()
             .map(|(path, node)| {
                 // Equal paths are often equal nodes.
-                let same = expected.get(&path).filter(|other| other.file_type() == node.file_type() && path.name() > b"b");
-                let merged = same.map_or_else(|| node.clone(), |other| filled(other, &node));
+                let merged = match expected.get(&path).filter(|other| other.file_type() == node.file_type()) {
+                    Some(other) if path.name() > b"b" => filled(other, &node),
+                    Some(other) => filled(&node, other),
+                    None => node,
+                };
                 (path, merged)
             })
             .collect();

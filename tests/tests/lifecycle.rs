@@ -53,8 +53,8 @@ fn main() -> ExitCode {
         trial_with(format!("a_collector_that_{name}_loses_and_doubles_nothing"), &[], test)
     }));
     trials.push(trial("a_collector_that_refuses_the_token_is_said_so", &[], a_collector_that_refuses_the_token));
-    trials.extend([1, 2].map(|seed| {
-        trial_with(format!("killing_at_random_loses_and_doubles_nothing_{seed}"), &[], move || storm(seed, 6))
+    trials.extend([1, 2, 3, 4].map(|seed| {
+        trial_with(format!("killing_at_random_loses_and_doubles_nothing_{seed}"), &[], move || storm(seed, 12))
     }));
     if let Some(minutes) = env::var(STORM_VARIABLE).ok().and_then(|minutes| minutes.parse::<u64>().ok()) {
         let test = move || long_storm(Duration::from_secs(60 * minutes));

@@ -9,6 +9,7 @@ pub mod baseline;
 pub mod pool;
 pub mod scan;
 pub mod config;
+pub mod host;
 pub mod watch;
 pub mod monitor;
 pub mod journal;

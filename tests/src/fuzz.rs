@@ -4,6 +4,7 @@
 //! An error is fine, a panic is a bug. Whatever is accepted must be written back as the same value, lead back to the same
 //! bytes, and be shown without anything that acts on a terminal; no input may take time out of proportion to its length.
 
+use driftlock_agent::host::mountinfo::{self as mount_table, Mount};
 use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
 use driftlock_agent::source::{SourceError, archive as image_archive};
@@ -28,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("event", event),
     ("layer", layer),
     ("archive", archive),
+    ("mountinfo", mountinfo),
 ];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
@@ -102,6 +104,42 @@ pub fn archive(data: &[u8]) {
             assert_shown(&problem.to_string());
         }
     }
+}
+
+/// A mount table, of a process that may have mounted whatever it liked.
+pub fn mountinfo(data: &[u8]) {
+    let mounts = match mount_table::parse(data) {
+        Ok(mounts) => mounts,
+        Err(error) => return assert_shown(&error.to_string()),
+    };
+    let table: Vec<u8> = mounts.iter().flat_map(mount_line).collect();
+    assert!(mount_table::parse(&table).as_ref() == Ok(&mounts), "reading and writing changed a mount table");
+    let visible = mount_table::visible(&mounts);
+    let seen = |point: &[u8]| visible.iter().any(|mount| mount.point.strip_prefix(b"/") == Some(point));
+    match mount_table::points_below(&mounts, b"/") {
+        Ok(points) => {
+            assert!(points.is_sorted_by(|a, b| a < b), "mount points are in order, each once");
+            assert!(points.iter().all(|point| seen(point.as_bytes())), "a mount point without a mount");
+        }
+        Err(error) => assert_shown(&error.to_string()),
+    }
+}
+
+/// As the kernel writes a mount.
+fn mount_line(mount: &Mount) -> Vec<u8> {
+    let mangle = |name: &[u8]| -> Vec<u8> {
+        let escape = |byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+            _ => vec![*byte],
+        };
+        name.iter().flat_map(escape).collect()
+    };
+    let (major, minor) = mount.device;
+    let numbers = format!("{} {} {major}:{minor}", mount.id, mount.parent).into_bytes();
+    let (root, point) = (mangle(&mount.root), mangle(&mount.point));
+    let (fs_type, source) = (mangle(&mount.fs_type), mangle(&mount.source));
+    let fields: [&[u8]; 8] = [&numbers, &root, &point, &mount.options, b"-", &fs_type, &source, &mount.super_options];
+    [fields.join(&b' '), vec![b'\n']].concat()
 }
 
 const PROFILE: Profile = Profile::Full;

@@ -140,17 +140,17 @@ pub struct ShowArgs {
 /// `driftlock agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE", default_value = "/etc/driftlock/agent.toml")]
-    pub config: PathBuf,
+    /// The configuration's file [default: the text in DRIFTLOCK_CONFIG if that is set, else /etc/driftlock/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// `driftlock check-config`.
 #[derive(Debug, Args)]
 pub struct CheckConfigArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE", default_value = "/etc/driftlock/agent.toml")]
-    pub config: PathBuf,
+    /// The configuration's file [default: the text in DRIFTLOCK_CONFIG if that is set, else /etc/driftlock/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// The forms of a result.

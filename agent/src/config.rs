@@ -20,10 +20,11 @@ use std::time::Duration;
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
+use crate::process::Selector;
 use crate::scan::Mounts;
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use load::load;
+pub use load::{Origin, VARIABLE, load};
 
 /// The shipped file: the documentation of every key, and the defaults.
 pub const SHIPPED: &str = include_str!("../../packaging/config/agent.toml");
@@ -33,6 +34,8 @@ pub const DEFAULT_SWEEP: Duration = Duration::from_mins(10);
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
 /// Bound of the spool unless set, in bytes.
 pub const DEFAULT_SPOOL: u64 = 64 * 1000 * 1000;
+/// Bound of the spool when the state is in memory, unless set, in bytes.
+pub const DEFAULT_MEMORY_SPOOL: u64 = 8 * 1000 * 1000;
 /// The smallest bound of the spool, in bytes: some batches have to fit.
 pub const MIN_SPOOL: u64 = 4 * 1000 * 1000;
 /// Content of files that are not as sealed anyway is hashed up to this size unless set, in bytes.
@@ -42,7 +45,7 @@ pub const DEFAULT_HASH_LIMIT: u64 = 1024 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where the agent keeps what must survive it.
-    pub state_dir: PathBuf,
+    pub state: State,
     /// Who reports.
     pub host: Host,
     /// What is watched, names unique.
@@ -53,6 +56,24 @@ pub struct Config {
     pub limits: Limits,
     /// Where findings go.
     pub report: Report,
+    /// Where they go besides.
+    pub sinks: BTreeSet<Sink>,
+}
+
+/// Where the agent keeps what must survive it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In a directory.
+    Directory(PathBuf),
+    /// Nowhere but in memory: every start is the first one, and tells the collector everything.
+    Memory,
+}
+
+/// Where findings go besides the collector, a line of JSON for each event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sink {
+    /// Standard output.
+    Stdout,
 }
 
 /// Who reports.
@@ -73,8 +94,8 @@ pub struct Host {
 pub struct Target {
     /// Its name in every report, unique.
     pub name: String,
-    /// Absolute.
-    pub root: PathBuf,
+    /// The tree.
+    pub root: Location,
     /// The manifest's file, absolute.
     pub manifest: PathBuf,
     /// Whether a manifest without a signature is accepted.
@@ -85,6 +106,15 @@ pub struct Target {
     pub mounts: Mounts,
     /// Mount points inside the root that are as wanted.
     pub mounts_allowed: BTreeSet<TreePath>,
+}
+
+/// Where a target's tree is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// At an absolute path.
+    Directory(PathBuf),
+    /// The root directory of a process, for as long as it lives, and then of the one in its place.
+    Process(Selector),
 }
 
 /// How targets are watched.
@@ -161,7 +191,7 @@ impl Config {
     /// The defaults, without targets or an endpoint.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
-            state_dir: state_dir.into(),
+            state: State::Directory(state_dir.into()),
             host: Host::default(),
             targets: Vec::new(),
             watch: Watch::default(),
@@ -173,6 +203,7 @@ impl Config {
                 heartbeat: DEFAULT_HEARTBEAT,
                 spool: DEFAULT_SPOOL,
             },
+            sinks: BTreeSet::new(),
         }
     }
 
@@ -192,7 +223,7 @@ impl Target {
     pub fn new(name: impl Into<String>, root: impl Into<PathBuf>, manifest: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
-            root: root.into(),
+            root: Location::Directory(root.into()),
             manifest: manifest.into(),
             allow_unsigned: false,
             exclude: Excludes::none(),
@@ -205,6 +236,30 @@ impl Target {
 /// Two: hashing must not be all that a host does.
 const fn default_threads() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(1)
+}
+
+// === impl Location ===
+
+impl fmt::Display for Location {
+    /// As written in a configuration, which is text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Process(Selector::Pid(pid)) => write!(f, "/proc/{pid}/root"),
+            Self::Process(selector @ Selector::Executable(_)) => write!(f, "{selector}"),
+        }
+    }
+}
+
+// === impl State ===
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Memory => f.write_str("memory"),
+        }
+    }
 }
 
 // === impl ConfigError ===
@@ -289,11 +344,33 @@ mod tests {
     }
 
     #[test]
+    fn a_target_may_be_the_root_of_a_process() {
+        let target = |line: &str| {
+            let text = TARGET.replace("root = '/srv/app'", line);
+            Config::parse(Path::new("agent.toml"), &text).unwrap().targets.remove(0).root
+        };
+        let executable = |name: &str| Location::Process(Selector::Executable(name.to_owned()));
+        assert_eq!(target("process = 'nginx'"), executable("nginx"));
+        assert_eq!(target("process = '/usr/sbin/nginx'"), executable("/usr/sbin/nginx"));
+        assert_eq!(target("root = '/proc/7/root'"), Location::Process(Selector::Pid(7)));
+        assert_eq!(target("root = '/srv/proc'"), Location::Directory("/srv/proc".into()));
+    }
+
+    #[test]
+    fn state_in_memory_takes_less_of_it() {
+        let parse = |text: &str| Config::parse(Path::new("agent.toml"), &format!("{text}\n{TARGET}")).unwrap();
+        let config = parse("state_dir = 'memory'");
+        assert_eq!((config.state, config.report.spool), (State::Memory, DEFAULT_MEMORY_SPOOL));
+        let config = parse("state_dir = 'memory'\nreport = { spool = '5MB' }\nsink = [{ type = 'stdout' }]");
+        assert_eq!((config.report.spool, config.sinks), (5_000_000, BTreeSet::from([Sink::Stdout])));
+    }
+
+    #[test]
     fn every_key_of_the_shipped_file_is_accepted_uncommented() {
         let text: String =
             SHIPPED.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
         let config = Config::parse(Path::new("agent.toml"), &text).unwrap();
-        assert_eq!(config.targets.len(), 1);
+        assert_eq!((config.targets.len(), config.sinks.len()), (2, 1));
     }
 
     #[test]
@@ -303,7 +380,7 @@ mod tests {
         );
         assert_eq!(found.len(), 6, "{found:#?}");
         assert!(found[0].contains("no [[target]]"), "{found:#?}");
-        assert_eq!(found[1], "agent.toml:1: state_dir is not an absolute path");
+        assert_eq!(found[1], "agent.toml:1: state_dir is not an absolute path, nor \"memory\"");
         assert_eq!(found[2], "agent.toml:2: unknown key stat_dir; did you mean state_dir?");
         assert!(found[3].starts_with("agent.toml:4: watch.sweep"), "{found:#?}");
         assert!(found[4].starts_with("agent.toml:5: watch.mode = \"fanotify\" is not available"), "{found:#?}");
@@ -315,6 +392,7 @@ mod tests {
         for (text, why) in [
             ("x", "agent.toml:1: "),
             ("state_dir = 1", "state_dir is not a text"),
+            ("state_dir = 'Memory'", "state_dir is not an absolute path, nor \"memory\""),
             ("target = 1", "target is written [[target]]"),
             ("[target]\nname = 'a'", "target is written [[target]]"),
             ("[[target]]\ntrust = ['/k']", "target.trust is not available in this version"),
@@ -329,7 +407,16 @@ mod tests {
             ("[[target]]\nname = 'a'\nroot = '/srv'\nmanifest = '/m'", "allow_unsigned = true"),
             ("[[target]]\nexclude = ['/abs']", "exclude \"/abs\""),
             ("[[target]]\nexclude = 'a'", "target.exclude is not a list of texts"),
-            ("[[sink]]\ntype = 'stdout'", "sink is not available in this version"),
+            ("[[sink]]\ntype = 'syslog'", "sink.type = \"syslog\" is not available in this version"),
+            ("[[sink]]\ntype = 'x'", "sink.type is \"stdout\""),
+            ("[[sink]]", "sink.type is missing"),
+            ("[sink]\ntype = 'stdout'", "sink is written [[sink]]"),
+            ("[[sink]]\ntype = 'stdout'\n[[sink]]\ntype = 'stdout'", "a sink of this type is there already"),
+            ("[[target]]\nname = 'a'\nroot = '/srv'\nprocess = 'x'", "target.root and target.process are both set"),
+            ("[[target]]\nname = 'a'\nmanifest = '/m'", "target.root or target.process is missing"),
+            ("[[target]]\nprocess = 'bin/x'", "target.process is the name of an executable or its absolute path"),
+            ("[[target]]\nprocess = ''", "target.process is the name of an executable or its absolute path"),
+            ("[[target]]\nroot = '/proc/self/root'", "target.root: /proc/self/root is the agent's own root"),
             ("[watch]\nfull = '24h'", "watch.full is not available in this version"),
             ("[limits]\ncpu = '20%'", "limits.cpu is not available in this version"),
             ("[limits]\nread = '200MB/s'", "limits.read is not available in this version"),

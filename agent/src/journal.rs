@@ -26,6 +26,7 @@ use driftlock_common::exit::Exit;
 use crate::failure::Failure;
 use checkpoint::Checkpoint;
 use directory::Directory;
+pub(crate) use directory::LOCK;
 use frame::Record;
 use segment::{Segment, Tail};
 use state::State;
@@ -178,6 +179,18 @@ impl Journal {
     /// # Errors
     /// If they are not on disk. They have no sequence then, and may be given again.
     pub fn append(&mut self, entries: &[Entry]) -> Result<Appended, JournalError> {
+        self.append_and_tell(entries, |_, _| {})
+    }
+
+    /// As [`Journal::append`]; `given` is told each entry that is on disk now, with its event's JSON.
+    ///
+    /// # Errors
+    /// As [`Journal::append`]; nothing is told then.
+    pub fn append_and_tell(
+        &mut self,
+        entries: &[Entry],
+        mut given: impl FnMut(&Entry, &[u8]),
+    ) -> Result<Appended, JournalError> {
         let mut bytes = Vec::new();
         let mut written = 0;
         for entry in entries {
@@ -208,6 +221,11 @@ impl Journal {
             segment.append(&bytes, last)?;
         }
         self.sequence = last;
+        for (entry, (record, _)) in entries.iter().zip(frame::records(&bytes)) {
+            if let Record::Event(event) = record {
+                given(entry, &event.json);
+            }
+        }
         Ok(Appended { entries: written, dropped })
     }
 

@@ -1,15 +1,16 @@
 //! driftlock on the build side and on the host.
 //!
 //! Build side: a [`source`] is read into a manifest. Host side: a manifest file becomes a [`baseline`]; a [`scan`]
-//! compares a root with it; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
+//! compares a root with it, one that a path names or that of a [`process`]; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
 //! out; findings go through the [`journal`] to [`deliver`]. [`command`] has one file for each verb of [`cli`].
 
 pub mod source;
 pub mod baseline;
 pub mod pool;
+pub mod host;
+pub mod process;
 pub mod scan;
 pub mod config;
-pub mod host;
 pub mod watch;
 pub mod monitor;
 pub mod journal;

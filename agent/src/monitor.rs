@@ -103,6 +103,14 @@ pub enum Event {
         /// How far.
         armed: Armed,
     },
+    /// The process that a target's root belongs to is not there, or no longer. Nothing of the target is watched, and no
+    /// scan of it goes on.
+    Away {
+        /// The target.
+        target: String,
+        /// Why, in one line.
+        detail: String,
+    },
     /// Less of a target is watched than was said before.
     Degraded {
         /// The target.
@@ -236,6 +244,7 @@ impl Monitor {
         match event {
             Event::Configured(plan) => self.configured(plan, now, &mut actions),
             Event::Armed { target, armed } => self.armed(&target, armed, now, &mut actions),
+            Event::Away { target, detail } => self.away(&target, &detail, now, &mut actions),
             Event::Degraded { target, armed } => self.watched(&target, armed, &mut actions),
             Event::Hint { target, hint } => self.hint(&target, hint, now, &mut actions),
             Event::Found { scan, path, finding } => {
@@ -326,6 +335,19 @@ impl Monitor {
         if let Some(target) = self.targets.get_mut(name)
             && target.cannot_scan()
         {
+            actions.extend(target.snapshot_if_owed(&self.conditions).into_iter().map(record));
+        }
+    }
+
+    /// An application that starts anew is no news; one that stays away is.
+    fn away(&mut self, name: &str, detail: &str, now: Now, actions: &mut Vec<Action>) {
+        let Some(target) = self.targets.get_mut(name) else { return };
+        let (scan, too_long) = target.away(now.elapsed);
+        actions.extend(scan.map(|scan| Action::Cancel { scan }));
+        actions.extend(self.conditions.resolve(Some(name), ConditionReason::WatchDegraded).map(record));
+        if too_long {
+            let opened = self.conditions.open(Some(name), ConditionReason::RootLost, detail);
+            actions.extend(opened.map(record));
             actions.extend(target.snapshot_if_owed(&self.conditions).into_iter().map(record));
         }
     }

@@ -4,8 +4,11 @@
 //! One thread runs the loop. Scans run on the hashing pool, whatever touches the state directory on a blocking thread
 //! (the journal goes there and comes back), sending in a task of its own; their results come back as messages.
 
+mod hold;
 mod live;
 mod look;
+mod memory;
+mod sink;
 mod spool;
 mod tell;
 
@@ -14,21 +17,25 @@ mod stories;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::exit::Exit;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, Sink as SinkKind, State};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
 use crate::journal::{Journal, JournalError};
-use crate::monitor::{Action, Event, Monitor, Now, Plan};
+use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
+use crate::process::Process;
 use crate::watch::{self, Armed, HintSender, Nothing, Seen, Watcher};
 use live::Live;
+use sink::Sink;
 use spool::Spool;
 
 /// Results of scans and armings that may wait; then the scan waits.
@@ -58,6 +65,12 @@ pub enum RunError {
     /// The state directory.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The state cannot be kept in memory.
+    #[error("state_dir = \"memory\" needs /dev/shm: mount a tmpfs and name a directory on it instead")]
+    Memory(#[source] std::io::Error),
+    /// Standard output has no thread.
+    #[error("cannot start writing to standard output")]
+    Sink(#[source] std::io::Error),
     /// The way to the collector.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -72,7 +85,9 @@ enum Done {
     /// Part of a scan, or its end.
     Event(Event),
     /// Watches are set up.
-    Armed { target: String, generation: u64, watcher: Option<Box<dyn Watcher>>, armed: Armed },
+    Armed { target: String, generation: u64, watchers: Vec<Box<dyn Watcher>>, armed: Armed },
+    /// The process that the root belongs to is not there, or no longer; why, in one line.
+    Away { target: String, generation: u64, detail: String },
 }
 
 /// The loop, and everything that it carries out with.
@@ -81,6 +96,9 @@ struct Runtime {
     monitor: Monitor,
     live: BTreeMap<String, Live>,
     pool: Arc<Pool>,
+    state_dir: PathBuf,
+    /// Where the state is, if it is to go with the agent.
+    _memory: Option<TempDir>,
     own_state: Option<(u64, u64)>,
     spool: Spool,
     hint_sender: HintSender,
@@ -161,7 +179,15 @@ impl Runtime {
     async fn begin(config: Config, hint_sender: HintSender, done: mpsc::Sender<Done>) -> Result<Self, RunError> {
         let client = Client::new(&config.report, Timeouts::default())?;
         let pool = Arc::new(Pool::new(Some(config.limits.threads))?);
-        let (journal, recovered) = Journal::open(&config.state_dir, config.host.id.as_deref(), config.report.spool)?;
+        let (state_dir, memory) = match &config.state {
+            State::Directory(path) => (path.clone(), None),
+            State::Memory => {
+                let memory = memory::make().map_err(RunError::Memory)?;
+                (memory.path().to_owned(), Some(memory))
+            }
+        };
+        let (journal, recovered) = Journal::open(&state_dir, config.host.id.as_deref(), config.report.spool)?;
+        let sink = config.sinks.contains(&SinkKind::Stdout).then(Sink::stdout).transpose().map_err(RunError::Sink)?;
         let own_state = Some(journal.identity()?);
         tell::started(&config, &journal, &recovered);
         let seed = u64::from(spool::random());
@@ -169,8 +195,10 @@ impl Runtime {
             monitor: Monitor::new(recovered.findings, recovered.conditions, seed),
             live: BTreeMap::new(),
             pool,
+            state_dir,
+            _memory: memory,
             own_state,
-            spool: Spool::new(journal, client),
+            spool: Spool::new(journal, client, sink),
             hint_sender,
             done,
             began: Instant::now(),
@@ -213,8 +241,9 @@ impl Runtime {
             Ok(config) => config,
             Err(why) => return refused(why),
         };
-        if config.state_dir != self.config.state_dir || config.host.id != self.config.host.id {
-            return refused("state_dir and host.id cannot change while the agent runs: restart it".to_owned());
+        let fixed = |config: &Config| (config.state.clone(), config.host.id.clone(), config.sinks.clone());
+        if fixed(&config) != fixed(&self.config) {
+            return refused("state_dir, host.id and sinks cannot change while the agent runs: restart it".to_owned());
         }
         let client = match Client::new(&config.report, Timeouts::default()) {
             Ok(client) => client,
@@ -274,29 +303,64 @@ impl Runtime {
         let generation = self.generation;
         live.disarm(generation);
         let done = self.done.clone();
-        if self.config.watch.mode == Mode::Sweep {
-            let armed = Armed { mode: "sweep", ..Armed::default() };
-            live.armed(generation, Some(Box::new(Nothing)));
-            self.next.push_back(Event::Armed { target, armed });
-            return;
-        }
-        let watched = live.watched(&self.config.state_dir);
+        let (hold, location, watched) = live.watched(&self.state_dir);
+        let of_process = live.is_of_process();
+        let mode = self.config.watch.mode;
         let hints = self.hint_sender.clone();
         // The walk over all directories takes seconds on a large tree.
         tokio::task::spawn_blocking(move || {
-            let (watcher, armed) = watch::arm(&target.as_str().into(), watched, &hints);
+            let message = match hold.root(&location) {
+                Ok(root) => {
+                    let (watcher, armed) = match mode {
+                        Mode::Sweep => nothing(String::new()),
+                        Mode::Auto | Mode::Inotify => watch::arm(&target.as_str().into(), watched, &root, &hints),
+                    };
+                    let end = root.process().map(|process| say_when_ended(&done, &target, generation, process));
+                    match end.transpose() {
+                        Ok(end) => {
+                            let watchers = watcher.into_iter().chain(end).collect();
+                            Done::Armed { target, generation, watchers, armed }
+                        }
+                        Err(error) => Done::Away { target, generation, detail: error.to_string() },
+                    }
+                }
+                Err(detail) if of_process => Done::Away { target, generation, detail },
+                // The scan that follows says that the root is not there.
+                Err(detail) => {
+                    let (_nothing, armed) = nothing(if mode == Mode::Sweep { String::new() } else { detail });
+                    Done::Armed { target, generation, watchers: Vec::new(), armed }
+                }
+            };
             // If nobody listens any more, the agent is stopping, and the watcher goes with the message.
-            let _unheard = done.blocking_send(Done::Armed { target, generation, watcher, armed });
+            let _unheard = done.blocking_send(message);
         });
     }
 
     fn done(&mut self, done: Done) -> Option<Event> {
         match done {
+            Done::Event(Event::Scanned { scan, ending: Ending::RootLost(detail) }) => {
+                let of_process = |(_, live): &(&String, &mut Live)| live.is_scanning(scan) && live.is_of_process();
+                match self.live.iter_mut().find(of_process) {
+                    // It ended, or went elsewhere: there will be another.
+                    Some((target, live)) => {
+                        live.let_go();
+                        Some(Event::Away { target: target.clone(), detail })
+                    }
+                    None => Some(Event::Scanned { scan, ending: Ending::RootLost(detail) }),
+                }
+            }
             Done::Event(event) => Some(event),
-            Done::Armed { target, generation, watcher, armed } => {
+            Done::Armed { target, generation, watchers, armed } => {
                 // A later arming, or another configuration, took its place: the watcher goes.
-                let wanted = self.live.get_mut(&target).is_some_and(|live| live.armed(generation, watcher));
-                wanted.then_some(Event::Armed { target, armed })
+                let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
+                live.armed(watchers);
+                tell::armed(&target, &armed);
+                Some(Event::Armed { target, armed })
+            }
+            Done::Away { target, generation, detail } => {
+                let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
+                live.let_go();
+                Some(Event::Away { target, detail })
             }
         }
     }
@@ -309,6 +373,26 @@ impl Runtime {
             self.next.push_back(Event::Resync);
         }
     }
+}
+
+/// Watches nothing: everything is found by sweeps.
+fn nothing(degraded: String) -> (Option<Box<dyn Watcher>>, Armed) {
+    let unwatched = u64::from(!degraded.is_empty());
+    (Some(Box::new(Nothing)), Armed { mode: "sweep", unwatched, degraded })
+}
+
+/// Says that the process of a target ended, once it did.
+fn say_when_ended(
+    done: &mpsc::Sender<Done>,
+    target: &str,
+    generation: u64,
+    process: &Process,
+) -> std::io::Result<Box<dyn Watcher>> {
+    let (done, target) = (done.clone(), target.to_owned());
+    watch::when_ended(process, move || {
+        // If nobody listens any more, the agent is stopping.
+        let _unheard = done.blocking_send(Done::Away { target, generation, detail: "its process ended".to_owned() });
+    })
 }
 
 impl StopReason {
@@ -327,7 +411,8 @@ impl From<RunError> for Failure {
         match error {
             RunError::Journal(error) => error.into(),
             RunError::Client(error) => Self::new(Exit::Configuration, error),
-            RunError::Pool(error) => Self::new(Exit::Io, error),
+            RunError::Memory(_) => Self::new(Exit::CannotCreate, error),
+            RunError::Sink(_) | RunError::Pool(_) => Self::new(Exit::Io, error),
         }
     }
 }

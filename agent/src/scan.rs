@@ -33,7 +33,7 @@ use driftlock_common::profile::Profile;
 pub use compare::compare;
 pub use observe::{Observation, ObserveTerms, observe};
 pub use report::{ScanReport, Tally, report};
-pub use root::{Root, RootError};
+pub use root::{Root, RootError, Unopened};
 
 /// The collapse limit of the design: more added paths than this below one directory are one finding.
 pub const COLLAPSE: u64 = 10_000;

@@ -2,17 +2,22 @@
 //! deciding when.
 
 mod channel;
-mod notify;
+mod directories;
+mod end;
+mod files;
+mod inotify;
 mod place;
-mod settle;
-
-use std::path::PathBuf;
+mod stop;
 
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
+use crate::scan::Mounts;
+
 pub use channel::{HintSender, Hints, Seen, channel};
-pub use notify::arm;
+pub use end::when_ended;
+pub use files::Files;
+pub use inotify::arm;
 pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
@@ -48,15 +53,15 @@ pub struct Armed {
     pub degraded: String,
 }
 
-/// What is to be watched.
+/// What of a root is to be watched.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// Absolute.
-    pub root: PathBuf,
     /// What the manifest leaves out, and what the configuration does: no hints from there.
     pub excludes: [Excludes; 2],
     /// Where the agent itself writes: no hints from there.
     pub own_state: Option<TreePath>,
+    /// What to do about file systems mounted inside the root: only what is crossed is watched.
+    pub mounts: Mounts,
 }
 
 /// Keeps the hints of one root coming until it is dropped.

@@ -167,7 +167,10 @@ const fn blinds(reason: ConditionReason) -> bool {
         | ConditionReason::IdentityConflict => true,
         // Sweeps find what a missing watch does not; the old configuration is in force; what the collector refused
         // is still in the agent's spool.
-        ConditionReason::WatchDegraded | ConditionReason::ConfigRefused | ConditionReason::CollectorRefused => false,
+        ConditionReason::WatchDegraded
+        | ConditionReason::SinkFailed
+        | ConditionReason::ConfigRefused
+        | ConditionReason::CollectorRefused => false,
     }
 }
 
@@ -265,7 +268,10 @@ mod tests {
             let facts = Facts { conditions: vec![reason], ..clean() };
             let harmless = matches!(
                 reason,
-                ConditionReason::WatchDegraded | ConditionReason::ConfigRefused | ConditionReason::CollectorRefused
+                ConditionReason::WatchDegraded
+                    | ConditionReason::SinkFailed
+                    | ConditionReason::ConfigRefused
+                    | ConditionReason::CollectorRefused
             );
             assert_eq!(at(&facts, 0), if harmless { HostState::Clean } else { HostState::Blind }, "{reason:?}");
         }

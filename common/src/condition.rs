@@ -22,6 +22,8 @@ pub enum ConditionReason {
     SpoolOverflow,
     /// The spool cannot be written.
     SpoolFailed,
+    /// A sink besides the collector does not take what is written to it.
+    SinkFailed,
     /// A new configuration was not accepted; the old one stays.
     ConfigRefused,
     /// The collector refuses this agent's credential, or answers in a way that cannot be understood.
@@ -34,7 +36,7 @@ pub enum ConditionReason {
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 12] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 13] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (Self::ManifestRefused, "manifest_refused", "the manifest was not accepted; the last accepted one stays"),
         (Self::CoverageStale, "coverage_stale", "no complete look at the target for too long"),
@@ -43,6 +45,7 @@ impl ConditionReason {
         (Self::ClockStep, "clock_step", "the clock was set"),
         (Self::SpoolOverflow, "spool_overflow", "reports were dropped because the spool was full"),
         (Self::SpoolFailed, "spool_failed", "the spool cannot be written"),
+        (Self::SinkFailed, "sink_failed", "a sink besides the collector does not take what is written to it"),
         (Self::ConfigRefused, "config_refused", "the new configuration was not accepted; the old one stays"),
         (Self::CollectorRefused, "collector_refused", "the collector refuses this agent"),
         (Self::EventsRejected, "events_rejected", "the collector refused events for good"),

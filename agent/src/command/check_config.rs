@@ -8,15 +8,16 @@ use driftlock_common::path::Escaped;
 use super::agent;
 use crate::baseline::{Accept, Baseline};
 use crate::cli::CheckConfigArgs;
-use crate::config::{Config, DEFAULT_SWEEP, Target};
+use crate::config::{Config, DEFAULT_SWEEP, Location, Target};
 use crate::deliver::{Client, Timeouts};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Output};
+use crate::process::{Process, Selector};
 use crate::scan::Root;
 
 /// Runs the verb.
 pub fn run(args: CheckConfigArgs) -> Outcome {
-    let config = match agent::load(&args.config) {
+    let config = match agent::load(args.config) {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
@@ -32,7 +33,6 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
     write_agent(&mut text, &config);
     for target in &config.targets {
         let manifest = Baseline::load(&target.manifest, Accept::Unsigned);
-        let root = Root::open(&target.root).and_then(|root| root.check_readable());
         write_target(&mut text, target, manifest.as_ref().ok());
         let about = |failure: Failure| Failure {
             exit: failure.exit,
@@ -41,8 +41,14 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
         if let Err(error) = manifest {
             refuse(about(error.into()));
         }
-        if let Err(error) = root {
-            refuse(about(error.into()));
+        match &target.root {
+            Location::Directory(path) => {
+                if let Err(error) = Root::open(path).and_then(|root| root.check_readable()) {
+                    refuse(about(error.into()));
+                }
+            }
+            // One that is not there is waited for, so it is nothing that the agent would refuse.
+            Location::Process(selector) => line(&mut text, "  process", &found(selector)),
         }
     }
     let mut stdout = Output::stdout();
@@ -55,7 +61,7 @@ fn write_agent(text: &mut String, config: &Config) {
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
     let auto = |value: &Option<String>| value.clone().unwrap_or_else(|| "auto".to_owned());
     let lines = [
-        ("state_dir", config.state_dir.display().to_string()),
+        ("state_dir", config.state.to_string()),
         ("host.id", auto(&config.host.id)),
         ("host.name", auto(&config.host.name)),
         ("host.ephemeral", config.host.ephemeral.to_string()),
@@ -79,7 +85,7 @@ fn write_agent(text: &mut String, config: &Config) {
 
 fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>) {
     line(text, "target", &target.name);
-    line(text, "  root", &target.root.display().to_string());
+    line(text, "  root", &target.root.to_string());
     line(text, "  manifest", &target.manifest.display().to_string());
     if let Some(baseline) = baseline {
         let (view, manifest) = (baseline.view(), baseline.manifest());
@@ -90,6 +96,13 @@ fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>)
     }
     for pattern in target.exclude.iter() {
         line(text, "  exclude", pattern);
+    }
+}
+
+fn found(selector: &Selector) -> String {
+    match Process::find(selector) {
+        Ok(process) => format!("{} is there", process.pid()),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -10,9 +10,10 @@ use driftlock_common::pattern::Excludes;
 
 use super::read::{At, Raw, RawTarget};
 use super::{
-    Config, ConfigError, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_SPOOL, Host, Limits, MIN_SPOOL, Place,
+    Config, ConfigError, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_SPOOL, Host, Limits,
+    Location, MIN_SPOOL, Place, Problem, Report, Sink, State, Target, Watch, default_threads,
 };
-use super::{Problem, Report, Target, Watch, default_threads};
+use crate::process::Selector;
 
 /// More hashing threads than this are a mistake.
 const MAX_THREADS: u64 = 256;
@@ -39,10 +40,16 @@ impl Check {
     }
 
     fn config(&mut self, raw: Raw) -> Config {
-        let state_dir = match raw.state_dir {
-            Some(path) => self.absolute("state_dir", path),
-            None => PathBuf::from("/var/lib/driftlock"),
+        let state = match raw.state_dir {
+            Some(At { value, .. }) if value == Path::new("memory") => State::Memory,
+            Some(At { value, place }) if !value.is_absolute() => {
+                self.complain(&place, "state_dir is not an absolute path, nor \"memory\"");
+                State::Memory
+            }
+            Some(path) => State::Directory(self.absolute("state_dir", path)),
+            None => State::Directory(PathBuf::from("/var/lib/driftlock")),
         };
+        let default_spool = if state == State::Memory { DEFAULT_MEMORY_SPOOL } else { DEFAULT_SPOOL };
         let host = Host {
             id: self.name("host.id", raw.host_id).filter(|id| id != "auto"),
             name: self.name("host.name", raw.host_name).filter(|name| name != "auto"),
@@ -83,10 +90,11 @@ impl Check {
             token_file: raw.token_file.map(|at| self.absolute("report.token_file", at)),
             ca_file: raw.ca_file.map(|at| self.absolute("report.ca_file", at)),
             heartbeat: raw.heartbeat.map_or(DEFAULT_HEARTBEAT, |at| self.period("report.heartbeat", at, MIN_HEARTBEAT)),
-            spool: raw.spool.map_or(DEFAULT_SPOOL, |at| self.spool(&at)),
+            spool: raw.spool.map_or(default_spool, |at| self.spool(&at)),
             endpoint,
         };
-        Config { state_dir, host, targets, watch, limits, report }
+        let sinks = self.sinks(raw.sinks);
+        Config { state, host, targets, watch, limits, report, sinks }
     }
 
     fn absolute(&mut self, key: &str, At { value, place }: At<PathBuf>) -> PathBuf {
@@ -135,8 +143,8 @@ impl Check {
             if targets.iter().any(|other| other.name == target.name) {
                 self.complain(&name_place, format!("a target {} is there already", target.name));
             }
-            if targets.iter().any(|other| same_path(&other.root, &target.root)) {
-                self.complain(&place, format!("another target has the root {} already", target.root.display()));
+            if targets.iter().any(|other| same_location(&other.root, &target.root)) {
+                self.complain(&place, format!("another target has the root {} already", target.root));
             }
             targets.push(target);
         }
@@ -144,8 +152,9 @@ impl Check {
     }
 
     fn target(&mut self, raw: RawTarget) -> Option<Target> {
+        let location = raw.root.is_none() && raw.process.is_none();
         for (key, missing) in
-            [("name", raw.name.is_none()), ("root", raw.root.is_none()), ("manifest", raw.manifest.is_none())]
+            [("name", raw.name.is_none()), ("root or target.process", location), ("manifest", raw.manifest.is_none())]
         {
             if missing {
                 self.complain(&raw.place, format!("target.{key} is missing"));
@@ -153,7 +162,7 @@ impl Check {
         }
         let allow_unsigned = raw.allow_unsigned.is_some_and(|at| at.value);
         let name = self.name("target.name", raw.name);
-        let root = raw.root.map(|at| self.absolute("target.root", at));
+        let root = self.location(&raw.place, raw.root, raw.process);
         let manifest = raw.manifest.map(|at| {
             if !allow_unsigned {
                 let what = "manifests without a signature are refused unless target.allow_unsigned = true \
@@ -173,6 +182,43 @@ impl Check {
         let mounts_allowed =
             raw.mounts_allowed.map(|at| self.tree_paths("target.mounts_allowed", at)).unwrap_or_default();
         Some(Target { name: name?, root: root?, manifest: manifest?, allow_unsigned, exclude, mounts, mounts_allowed })
+    }
+
+    /// A root that a path names, or one of a process.
+    fn location(&mut self, target: &Place, root: Option<At<PathBuf>>, process: Option<At<String>>) -> Option<Location> {
+        if root.is_some() && process.is_some() {
+            self.complain(target, "target.root and target.process are both set: the root is the process's");
+        }
+        if let Some(At { value, place }) = process {
+            let name = Path::new(&value);
+            // A name alone, or a path without anything that could be spelled in two ways.
+            let plain = !value.is_empty() && name.components().collect::<PathBuf>().as_os_str() == name.as_os_str();
+            let dots = name.components().any(|part| matches!(part, Component::ParentDir | Component::CurDir));
+            if !plain || dots || value == "/" || (value.contains('/') && !name.is_absolute()) {
+                let what =
+                    "target.process is the name of an executable or its absolute path: \"nginx\", \"/usr/sbin/nginx\"";
+                self.complain(&place, what);
+            }
+            return Some(Location::Process(Selector::Executable(value)));
+        }
+        let root = root?;
+        if let Some(selector) = Selector::of_root(&root.value) {
+            return Some(Location::Process(selector));
+        }
+        if root.value == Path::new("/proc/self/root") {
+            self.complain(&root.place, "target.root: /proc/self/root is the agent's own root: write \"/\"");
+        }
+        Some(Location::Directory(self.absolute("target.root", root)))
+    }
+
+    fn sinks(&mut self, raw: Vec<At<Sink>>) -> BTreeSet<Sink> {
+        let mut sinks = BTreeSet::new();
+        for At { value, place } in raw {
+            if !sinks.insert(value) {
+                self.complain(&place, "a sink of this type is there already");
+            }
+        }
+        sinks
     }
 
     fn tree_paths(&mut self, key: &str, At { value, place }: At<Vec<String>>) -> BTreeSet<TreePath> {
@@ -213,7 +259,10 @@ impl Check {
     }
 }
 
-/// Whether two absolute paths spell the same one.
-fn same_path(a: &Path, b: &Path) -> bool {
-    a.components().eq(b.components())
+/// Whether two are spelled differently at most.
+fn same_location(a: &Location, b: &Location) -> bool {
+    match (a, b) {
+        (Location::Directory(a), Location::Directory(b)) => a.components().eq(b.components()),
+        (a, b) => a == b,
+    }
 }

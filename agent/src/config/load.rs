@@ -1,6 +1,7 @@
-//! Owns putting the configuration together from its files, and the checks of the files that it names for the agent
-//! itself: the credential and the certificates.
+//! Owns putting the configuration together from its files, or from the environment where there are none, and the checks of
+//! the files that it names for the agent itself: the credential and the certificates.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,33 +13,96 @@ use super::{Config, ConfigError, Place, Problem, check};
 /// A larger file of configuration is a mistake, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// Reads `path` and every `*.toml` in the directory `agent.d` beside it, in the order of their names. Targets add up; a
-/// value may be set once.
+/// The environment's variable that holds a whole configuration, for a container that has no file of its own.
+pub const VARIABLE: &str = "DRIFTLOCK_CONFIG";
+/// The configuration's file, unless one is named.
+const DEFAULT_FILE: &str = "/etc/driftlock/agent.toml";
+
+/// Where a configuration is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file, and what stands in `agent.d` beside it.
+    File(PathBuf),
+    /// The value of [`VARIABLE`].
+    Variable(OsString),
+}
+
+impl Origin {
+    /// A file that was named comes first, then the variable, then the usual file.
+    pub fn of(named: Option<PathBuf>, variable: Option<OsString>) -> Self {
+        match (named, variable) {
+            (Some(file), _) => Self::File(file),
+            (None, Some(text)) => Self::Variable(text),
+            (None, None) => Self::File(DEFAULT_FILE.into()),
+        }
+    }
+
+    /// As [`Origin::of`], with the variable of this process.
+    pub fn of_process(named: Option<PathBuf>) -> Self {
+        Self::of(named, std::env::var_os(VARIABLE))
+    }
+}
+
+impl Config {
+    /// The files that it was read from and those that it names for the agent itself: when one of them becomes another,
+    /// the configuration may mean something else.
+    pub fn files(&self, origin: &Origin) -> Vec<PathBuf> {
+        let mut own = match origin {
+            Origin::File(path) => files(path, &mut Vec::new()),
+            Origin::Variable(_) => Vec::new(),
+        };
+        if let Origin::File(path) = origin {
+            // A file that is added changes the directory.
+            own.push(drop_ins(path));
+        }
+        own.extend(self.targets.iter().map(|target| target.manifest.clone()));
+        own.extend(self.report.token_file.iter().chain(&self.report.ca_file).cloned());
+        own
+    }
+}
+
+/// Reads a configuration: a file and every `*.toml` in the directory `agent.d` beside it, in the order of their names
+/// (targets and sinks add up; any other value may be set once), or the environment's text.
 ///
 /// # Errors
 /// Everything that is wrong, at once.
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
+pub fn load(origin: &Origin) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
+    let raw = match origin {
+        Origin::File(path) => read_files(path, &mut problems),
+        Origin::Variable(text) => match text.to_str() {
+            Some(text) => Raw::read(Path::new(VARIABLE), text, &mut problems),
+            None => {
+                problems.push(Problem::about(Path::new(VARIABLE), "not UTF-8"));
+                Raw { broken: true, ..Raw::default() }
+            }
+        },
+    };
+    check_token_file(raw.token_file.as_ref(), &mut problems);
+    check_readable(raw.ca_file.as_ref(), "report.ca_file", &mut problems);
+    check::check(raw, problems)
+}
+
+fn read_files(path: &Path, problems: &mut Vec<Problem>) -> Raw {
     let mut raw = Raw { file: path.to_owned(), ..Raw::default() };
-    for file in files(path, &mut problems) {
+    for file in files(path, problems) {
         match read_text(&file) {
-            Ok(text) => raw.add(Raw::read(&file, &text, &mut problems), &mut problems),
+            Ok(text) => {
+                let read = Raw::read(&file, &text, problems);
+                raw.add(read, problems);
+            }
             Err(error) => {
                 raw.broken = true;
                 problems.push(Problem::about(&file, error.to_string()));
             }
         }
     }
-    let token_file = raw.token_file.clone();
-    let ca_file = raw.ca_file.clone();
-    check_token_file(token_file.as_ref(), &mut problems);
-    check_readable(ca_file.as_ref(), "report.ca_file", &mut problems);
-    check::check(raw, problems)
+    raw
 }
 
 fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut files = vec![path.to_owned()];
-    let directory = path.parent().unwrap_or_else(|| Path::new("")).join("agent.d");
+    let directory = drop_ins(path);
     if !directory.exists() {
         return files;
     }
@@ -52,6 +116,10 @@ fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+fn drop_ins(path: &Path) -> PathBuf {
+    path.parent().unwrap_or_else(|| Path::new("")).join("agent.d")
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {
@@ -97,6 +165,7 @@ impl Raw {
         }
         once.set("host.ephemeral", &mut self.ephemeral, other.ephemeral);
         self.targets.extend(other.targets);
+        self.sinks.extend(other.sinks);
         once.set("watch.mode", &mut self.mode, other.mode);
         once.set("watch.sweep", &mut self.sweep, other.sweep);
         once.set("limits.threads", &mut self.threads, other.threads);
@@ -133,7 +202,7 @@ mod tests {
     const TARGET: &str = "[[target]]\nname = 'NAME'\nroot = '/NAME'\nmanifest = '/m'\nallow_unsigned = true\n";
 
     fn lines(path: &Path) -> Vec<String> {
-        load(path).unwrap_err().problems.iter().map(ToString::to_string).collect()
+        load(&Origin::File(path.to_owned())).unwrap_err().problems.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -144,7 +213,7 @@ mod tests {
         fs::write(&main, format!("state_dir = '/s'\n{}", TARGET.replace("NAME", "a"))).unwrap();
         fs::write(dir.path().join("agent.d/10.toml"), TARGET.replace("NAME", "b")).unwrap();
         fs::write(dir.path().join("agent.d/ignored.txt"), "x").unwrap();
-        let config = load(&main).unwrap();
+        let config = load(&Origin::File(main.clone())).unwrap();
         assert_eq!(config.targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 
         fs::write(dir.path().join("agent.d/20.toml"), "state_dir = '/t'\n").unwrap();
@@ -165,7 +234,26 @@ mod tests {
         fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(lines(&main)[0].contains("chmod 0600"));
         fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
-        load(&main).unwrap();
+        load(&Origin::File(main)).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_named_comes_before_the_variable_and_that_before_the_usual_file() {
+        let (file, text) = (PathBuf::from("/f"), OsString::from("x"));
+        assert_eq!(Origin::of(Some(file.clone()), Some(text.clone())), Origin::File(file));
+        assert_eq!(Origin::of(None, Some(text.clone())), Origin::Variable(text));
+        assert_eq!(Origin::of(None, None), Origin::File(DEFAULT_FILE.into()));
+    }
+
+    #[test]
+    fn the_variable_is_a_whole_configuration_and_what_is_wrong_names_its_line() {
+        let text = format!("state_dir = 'memory'\n{}", TARGET.replace("NAME", "a"));
+        let config = load(&Origin::Variable(text.clone().into())).unwrap();
+        assert_eq!(config.targets.len(), 1);
+        let found = |text: OsString| load(&Origin::Variable(text)).unwrap_err().to_string();
+        assert!(found(format!("{text}x = 1\n").into()).starts_with("DRIFTLOCK_CONFIG:7: unknown key target.x"));
+        let bytes = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+        assert_eq!(found(bytes), "DRIFTLOCK_CONFIG: not UTF-8");
     }
 
     #[test]

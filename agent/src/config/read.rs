@@ -7,8 +7,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::words::{HOST, LIMITS, REPORT, TARGET, TOP, WATCH, Words, not_available};
-use super::{Endpoint, EndpointError, Mode, Place, Problem, units};
+use super::words::{HOST, LIMITS, REPORT, SINK, TARGET, TOP, WATCH, Words, not_available};
+use super::{Endpoint, EndpointError, Mode, Place, Problem, Sink, units};
 use crate::scan::Mounts;
 
 /// A value and where it was written.
@@ -40,6 +40,7 @@ pub(super) struct Raw {
     pub(super) ca_file: Option<At<PathBuf>>,
     pub(super) heartbeat: Option<At<Duration>>,
     pub(super) spool: Option<At<u64>>,
+    pub(super) sinks: Vec<At<Sink>>,
 }
 
 /// One `[[target]]`.
@@ -48,6 +49,7 @@ pub(super) struct RawTarget {
     pub(super) place: Place,
     pub(super) name: Option<At<String>>,
     pub(super) root: Option<At<PathBuf>>,
+    pub(super) process: Option<At<String>>,
     pub(super) manifest: Option<At<PathBuf>>,
     pub(super) allow_unsigned: Option<At<bool>>,
     pub(super) exclude: Option<At<Vec<String>>>,
@@ -104,6 +106,7 @@ impl Raw {
             raw.heartbeat = report.parsed("heartbeat", "a time like \"30s\"", units::duration);
             raw.spool = report.parsed("spool", "a size like \"64MB\"", units::size);
         }
+        raw.sinks = top.sinks();
         raw
     }
 }
@@ -264,22 +267,44 @@ impl<'a> Section<'a> {
         labels
     }
 
-    fn targets(&mut self) -> Vec<RawTarget> {
-        let Some((offset, value)) = self.value("target") else { return Vec::new() };
+    /// The tables of `key`, of which there may be several, each through `read`.
+    fn tables<T>(&mut self, key: &str, words: &'static Words, read: impl Fn(&mut Section<'_>, Place) -> T) -> Vec<T> {
+        let Some((offset, value)) = self.value(key) else { return Vec::new() };
         let tables: Option<Vec<(usize, &'a DeTable<'a>)>> = value
             .as_array()
             .and_then(|list| list.iter().map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect());
         let Some(tables) = tables else {
-            self.complain(offset, "target is written [[target]], with two brackets: there may be several".to_owned());
+            self.complain(offset, format!("{key} is written [[{key}]], with two brackets: there may be several"));
             return Vec::new();
         };
-        tables
-            .into_iter()
-            .map(|(offset, table)| {
-                let place = self.place(offset);
-                self.enter(table, &TARGET).target(place)
-            })
-            .collect()
+        let each = |(offset, table)| {
+            let place = self.place(offset);
+            read(&mut self.enter(table, words), place)
+        };
+        tables.into_iter().map(each).collect()
+    }
+
+    fn targets(&mut self) -> Vec<RawTarget> {
+        self.tables("target", &TARGET, |target, place| target.target(place))
+    }
+
+    fn sinks(&mut self) -> Vec<At<Sink>> {
+        self.tables("sink", &SINK, |sink, place| sink.sink(place)).into_iter().flatten().collect()
+    }
+
+    fn sink(&mut self, table: Place) -> Option<At<Sink>> {
+        if self.value("type").is_none() {
+            self.problems.push(Problem::new(table, "sink.type is missing"));
+            return None;
+        }
+        let At { value, place } = self.text("type")?;
+        let what = match value.as_str() {
+            "stdout" => return Some(At { value: Sink::Stdout, place }),
+            "journald" | "file" | "syslog" => not_available(&format!("sink.type = \"{value}\"")),
+            _ => "sink.type is \"stdout\"".to_owned(),
+        };
+        self.problems.push(Problem::new(place, what));
+        None
     }
 
     fn target(&mut self, place: Place) -> RawTarget {
@@ -298,6 +323,7 @@ impl<'a> Section<'a> {
             place,
             name: self.text("name"),
             root: self.path("root"),
+            process: self.text("process"),
             manifest,
             allow_unsigned: self.flag("allow_unsigned"),
             exclude: self.texts("exclude"),

@@ -12,11 +12,11 @@ pub(super) struct Words {
 }
 
 pub(super) const TOP: Words =
-    Words { prefix: "", known: &["state_dir", "host", "target", "watch", "limits", "report"], later: &["sink"] };
+    Words { prefix: "", known: &["state_dir", "host", "target", "watch", "limits", "report", "sink"], later: &[] };
 pub(super) const HOST: Words = Words { prefix: "host.", known: &["id", "name", "labels", "ephemeral"], later: &[] };
 pub(super) const TARGET: Words = Words {
     prefix: "target.",
-    known: &["name", "root", "manifest", "trust", "allow_unsigned", "exclude", "mounts", "mounts_allowed"],
+    known: &["name", "root", "process", "manifest", "trust", "allow_unsigned", "exclude", "mounts", "mounts_allowed"],
     later: &["id_map"],
 };
 pub(super) const WATCH: Words = Words { prefix: "watch.", known: &["mode", "sweep"], later: &["full"] };
@@ -27,6 +27,8 @@ pub(super) const REPORT: Words = Words {
     known: &["endpoint", "token_file", "ca_file", "proxy", "heartbeat", "spool"],
     later: &[],
 };
+
+pub(super) const SINK: Words = Words { prefix: "sink.", known: &["type"], later: &["path"] };
 
 impl Words {
     /// What is wrong with a key; `None` if it is known.

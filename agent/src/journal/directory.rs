@@ -11,6 +11,8 @@ use super::JournalError;
 
 pub(super) const CHECKPOINT: &str = "checkpoint";
 const HOST: &str = "host";
+/// The file by whose lock a living agent is known.
+pub(crate) const LOCK: &str = "lock";
 
 /// The directory, locked.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Directory {
     pub(super) fn open(root: &Path) -> Result<Self, JournalError> {
         let create = |error| JournalError::Create(root.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(create)?;
-        let lock_path = root.join("lock");
+        let lock_path = root.join(LOCK);
         let lock = OpenOptions::new()
             .write(true)
             .create(true)

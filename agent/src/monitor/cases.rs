@@ -1,7 +1,7 @@
 //! Runs `agent/cases/*.toml`: each a story told to a monitor, with what it must do at every step.
 //!
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
-//! `configured NAME[@MANIFEST][!]…` (`!` = its manifest was refused), `armed NAME [degraded]`, `touched NAME PATH`,
+//! `configured NAME[@MANIFEST][!]…` (`!` = its manifest was refused), `armed NAME [degraded]`, `away NAME`, `touched NAME PATH`,
 //! `subtree NAME PATH`, `overflow|failed|moved NAME`, `found #SCAN PATH CHANGE [VARIANT]`,
 //! `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
 
@@ -104,6 +104,7 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
             let armed = Armed { mode: "inotify", unwatched: 7, degraded: degraded.to_owned() };
             Event::Armed { target: target.to_owned(), armed }
         }
+        ["away", target] => Event::Away { target: target.to_owned(), detail: "it ended".to_owned() },
         ["touched", target, at] => hint(target, Hint::Touched(path(at))),
         ["subtree", target, at] => hint(target, Hint::Subtree(path(at))),
         ["overflow", target] => hint(target, Hint::Everything(Why::Overflow)),

@@ -18,8 +18,15 @@ use crate::watch::{Armed, Hint, Why};
 const RETRY: Duration = Duration::from_secs(5);
 /// Lost events make the watching be set up anew; not more often than this.
 const ARMING_PAUSE: Duration = Duration::from_secs(5);
+/// A root whose process is not there is looked for again after this.
+const AWAY_RETRY: Duration = Duration::from_secs(1);
+/// The process of a root may be away for so long: an application that starts anew takes seconds.
+const AWAY_GRACE: Duration = Duration::from_secs(30);
 /// No complete look for so many times the period of sweeps is too long.
 const STALE_PERIODS: u32 = 3;
+
+/// The word for coverage while the process of a root is not there.
+const AWAY: &str = "away";
 
 /// A target.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub(super) struct Target {
     scan: Option<Scanning>,
     watch: Watching,
     watched: Armed,
+    /// Since when the process of the root is not there.
+    away: Option<Duration>,
     next_sweep: Duration,
     /// When the last finished look at everything ended, or when the target began.
     last_full: Duration,
@@ -71,6 +80,7 @@ impl Target {
             scan: None,
             watch: Watching::Wanted { not_before: now },
             watched: Armed::default(),
+            away: None,
             next_sweep: now,
             last_full: now,
             stale: false,
@@ -116,9 +126,21 @@ impl Target {
             return false;
         }
         self.watch = Watching::Armed { since: now };
+        self.away = None;
         // What happened before the watches were there is only found by looking.
         self.look_at_everything(now);
         true
+    }
+
+    /// Nothing is watched until the process of the root is there again. The scan that was under way, and whether it is away
+    /// for too long.
+    pub(super) fn away(&mut self, now: Duration) -> (Option<ScanId>, bool) {
+        let since = *self.away.get_or_insert(now);
+        self.watch = Watching::Wanted { not_before: now + AWAY_RETRY };
+        self.watched = Armed { mode: AWAY, ..Armed::default() };
+        self.unsure = true;
+        self.dirty.mark_due(Scope::All, now);
+        (self.scan.take().map(|scan| scan.id), now >= since + AWAY_GRACE)
     }
 
     pub(super) fn set_watched(&mut self, watched: Armed) {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use driftlock_common::path::{Escaped, TreePath};
 use tokio::sync::mpsc;
 
+use super::hold::Hold;
 use super::{BLIND_SWEEP, Done, look};
 use crate::baseline::{Accept, Baseline};
-use crate::config::{DEFAULT_SWEEP, Target, Watch};
+use crate::config::{DEFAULT_SWEEP, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::pool::Pool;
-use crate::scan::{COLLAPSE, Options, Root, Scope};
+use crate::scan::{COLLAPSE, Options, Scope};
 use crate::watch::{Watched, Watcher};
 
 /// A target while it is watched.
@@ -22,10 +23,10 @@ use crate::watch::{Watched, Watcher};
 pub(super) struct Live {
     target: Target,
     baseline: Option<Arc<Baseline>>,
-    /// The root as it was first seen, so that another one in its place is noticed. Shared with the scan, which opens it.
-    root: look::SharedRoot,
-    watcher: Option<Box<dyn Watcher>>,
-    /// Of the arming that counts.
+    /// The root as it was first seen. Shared with the scan.
+    hold: Hold,
+    watchers: Vec<Box<dyn Watcher>>,
+    /// Of the arming that counts; 0 if none does.
     generation: u64,
     scan: Option<(ScanId, Arc<AtomicBool>)>,
 }
@@ -46,7 +47,7 @@ impl Live {
         let mut live = before.unwrap_or_else(|| Self::nothing(target.clone()));
         if live.target.root != target.root {
             // Nothing that was known is about another root.
-            live.root = look::SharedRoot::default();
+            live.hold = Hold::default();
             live.baseline = None;
         }
         // A manifest that is refused leaves the one that was accepted last.
@@ -55,7 +56,7 @@ impl Live {
         let sweep = watch.sweep.unwrap_or(DEFAULT_SWEEP);
         let plan = TargetPlan {
             name: live.target.name.clone(),
-            root: Escaped(std::os::unix::ffi::OsStrExt::as_bytes(live.target.root.as_os_str())).to_string(),
+            root: Escaped(live.target.root.to_string().as_bytes()).to_string(),
             manifest: live.baseline.as_ref().map(|baseline| baseline.view()),
             refused,
             excluded: live.target.exclude.iter().map(str::to_owned).collect(),
@@ -68,37 +69,60 @@ impl Live {
     }
 
     fn nothing(target: Target) -> Self {
-        Self { target, baseline: None, root: look::SharedRoot::default(), watcher: None, generation: 0, scan: None }
+        Self { target, baseline: None, hold: Hold::default(), watchers: Vec::new(), generation: 0, scan: None }
     }
 
-    /// What to watch. The agent's own writing must not make it look.
-    pub(super) fn watched(&self, state_dir: &Path) -> Watched {
+    /// What to watch, and where. The agent's own writing must not make it look.
+    pub(super) fn watched(&self, state_dir: &Path) -> (Hold, Location, Watched) {
         let sealed = self.baseline.as_ref().map(|baseline| baseline.manifest().header.excludes.clone());
         let own_state = || {
-            let (root, state) = (self.target.root.canonicalize().ok()?, state_dir.canonicalize().ok()?);
+            // The root of a process is another file system than the agent's.
+            let Location::Directory(root) = &self.target.root else { return None };
+            let (root, state) = (root.canonicalize().ok()?, state_dir.canonicalize().ok()?);
             let inside = state.strip_prefix(root).ok()?;
             TreePath::new(std::os::unix::ffi::OsStrExt::as_bytes(inside.as_os_str())).ok()
         };
-        Watched {
-            root: self.target.root.components().collect(),
+        let watched = Watched {
             excludes: [sealed.unwrap_or_default(), self.target.exclude.clone()],
             own_state: own_state().filter(|path| !path.is_root()),
+            mounts: self.target.mounts,
+        };
+        (self.hold.clone(), self.target.root.clone(), watched)
+    }
+
+    /// The process that the root belongs to ended: nothing of it is held any longer.
+    pub(super) fn let_go(&mut self) {
+        self.disarm(0);
+        self.hold.let_go();
+        if let Some((_, cancel)) = self.scan.take() {
+            cancel.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the arming of `generation` counts.
+    pub(super) const fn is_of(&self, generation: u64) -> bool {
+        self.generation == generation
+    }
+
+    /// Whether the root is one of a process.
+    pub(super) const fn is_of_process(&self) -> bool {
+        matches!(self.target.root, Location::Process(_))
+    }
+
+    /// Whether the scan is the last one that was started.
+    pub(super) fn is_scanning(&self, scan: ScanId) -> bool {
+        self.scan.as_ref().is_some_and(|(id, _)| *id == scan)
     }
 
     /// Lets the watches go; only the arming of `generation` counts from now on.
     pub(super) fn disarm(&mut self, generation: u64) {
-        self.watcher = None;
+        self.watchers.clear();
         self.generation = generation;
     }
 
-    /// Takes the watches, if they are of the arming that counts.
-    pub(super) fn armed(&mut self, generation: u64, watcher: Option<Box<dyn Watcher>>) -> bool {
-        let counts = self.generation == generation;
-        if counts {
-            self.watcher = watcher;
-        }
-        counts
+    /// Takes the watches of the arming that counts.
+    pub(super) fn armed(&mut self, watchers: Vec<Box<dyn Watcher>>) {
+        self.watchers = watchers;
     }
 
     /// Starts a scan on the pool.
@@ -126,8 +150,8 @@ impl Live {
         let look = look::Look {
             scan,
             scopes,
-            path: self.target.root.clone(),
-            root: self.root.clone(),
+            location: self.target.root.clone(),
+            hold: self.hold.clone(),
             baseline: baseline.clone(),
             options,
             cancel,
@@ -159,11 +183,4 @@ impl Drop for Live {
 pub(super) fn kernel_host_name() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     if name.is_empty() { "localhost".to_owned() } else { name.to_string_lossy().into_owned() }
-}
-
-/// For the one place that opens it.
-pub(super) fn open(path: &Path) -> Result<Root, String> {
-    Root::open(path)
-        .and_then(|root| root.check_readable().map(|()| root))
-        .map_err(|error| Failure::from(error).to_string())
 }

@@ -1,30 +1,28 @@
 //! Owns one scan of a target on the pool: its places one after another, its findings as messages. Must not own what becomes
 //! of them.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::Finding;
 use tokio::sync::mpsc;
 
-use super::{Done, live};
+use super::Done;
+use super::hold::Hold;
 use crate::baseline::Baseline;
+use crate::config::Location;
 use crate::monitor::{Ending, Event, ScanId};
 use crate::pool::Pool;
 use crate::scan::{Options, Outcome, Root, Scope, compare, report};
-
-/// The root as first seen; empty while there is none.
-pub(super) type SharedRoot = Arc<Mutex<Option<Arc<Root>>>>;
 
 /// A scan.
 pub(super) struct Look {
     pub(super) scan: ScanId,
     pub(super) scopes: Vec<Scope>,
-    pub(super) path: PathBuf,
-    pub(super) root: SharedRoot,
+    pub(super) location: Location,
+    pub(super) hold: Hold,
     pub(super) baseline: Arc<Baseline>,
     pub(super) options: Options,
     pub(super) cancel: Arc<AtomicBool>,
@@ -33,26 +31,21 @@ pub(super) struct Look {
 
 impl Look {
     /// Runs it. Blocks, also while messages find no room.
-    pub(super) fn run(self, pool: &Pool) {
-        let ending = match self.known_root() {
-            Ok(root) => self.look(&root, pool),
+    pub(super) fn run(mut self, pool: &Pool) {
+        let ending = match self.hold.root(&self.location) {
+            Ok(root) => {
+                if let Some(process) = root.process() {
+                    // What the runtime of a container mounted is no part of the image.
+                    self.options.mounts_allowed.extend(process.mounts().iter().cloned());
+                }
+                self.look(&root, pool)
+            }
             Err(why) => Ending::RootLost(why),
         };
         if matches!(ending, Ending::RootLost(_)) {
-            // What is there next is a new root.
-            *self.root.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.hold.let_go();
         }
         self.send(Event::Scanned { scan: self.scan, ending });
-    }
-
-    fn known_root(&self) -> Result<Arc<Root>, String> {
-        let mut known = self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(root) = &*known {
-            return Ok(root.clone());
-        }
-        let root = Arc::new(live::open(&self.path)?);
-        *known = Some(root.clone());
-        Ok(root)
     }
 
     fn look(&self, root: &Root, pool: &Pool) -> Ending {
@@ -64,11 +57,11 @@ impl Look {
             }
             let (outcome, summary) = if *scope == Scope::All {
                 let view = self.baseline.view();
-                let each = |drift: &Drift| self.found(drift, content);
+                let each = |drift: &Drift| self.found(root, drift, content);
                 let all = report(root, manifest, &view, &self.options, pool, &self.cancel, &each);
                 (all.outcome, Some(Box::new(all.summary)))
             } else {
-                let found = |drift: Drift| self.found(&drift, content);
+                let found = |drift: Drift| self.found(root, &drift, content);
                 (compare(root, manifest, &self.options, scope, pool, &self.cancel, &found), None)
             };
             match outcome {
@@ -83,7 +76,12 @@ impl Look {
         Ending::Finished(None)
     }
 
-    fn found(&self, drift: &Drift, content: Algorithm) {
+    fn found(&self, root: &Root, drift: &Drift, content: Algorithm) {
+        // What is taken apart after the end of a process is not what it ran with.
+        if root.process().is_some_and(|process| !process.is_alive()) {
+            self.cancel.store(true, Ordering::Relaxed);
+            return;
+        }
         let finding = Box::new(Finding::new(drift, content));
         self.send(Event::Found { scan: self.scan, path: drift.path.clone(), finding });
     }

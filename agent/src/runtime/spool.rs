@@ -1,5 +1,6 @@
 //! Owns the way of events from the loop to the collector: collected here, put on disk together, sent when they are there.
-//! At most one write and one batch are under way. Must not own their formats, or when something is an event.
+//! At most one write and one batch are under way. What is on disk goes to standard output too, if that is wanted. Must not
+//! own their formats, or when something is an event.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, Event, Heartbeat, MAX_BATCH_BYTES, SOURCE_PREFIX};
 use tokio::task::JoinHandle;
 
+use super::sink::{Flow, Sink};
 use crate::deliver::{Client, Courier, Reply, Verdict};
 use crate::failure::Failure;
 use crate::journal::{Batch, Entry, Journal, JournalError};
@@ -22,6 +24,8 @@ pub(super) struct Spool {
     /// `None` while a turn has it, and after one was lost.
     journal: Option<Journal>,
     turn: Option<JoinHandle<Turn>>,
+    /// `None` while a turn has it, and where none is wanted.
+    sink: Option<Sink>,
     client: Option<Client>,
     sending: Option<(JoinHandle<Reply>, usize, u64)>,
     courier: Courier,
@@ -59,6 +63,7 @@ pub(super) struct Step {
 /// A visit of the journal to a thread that may block.
 struct Turn {
     journal: Journal,
+    sink: Option<Sink>,
     /// What is still not on disk.
     left: Vec<Entry>,
     batch: Option<Batch>,
@@ -68,11 +73,12 @@ struct Turn {
 }
 
 impl Spool {
-    pub(super) fn new(journal: Journal, client: Option<Client>) -> Self {
+    pub(super) fn new(journal: Journal, client: Option<Client>, sink: Option<Sink>) -> Self {
         let stamp = Stamp::of(&journal);
         Self {
             journal: Some(journal),
             turn: None,
+            sink,
             client,
             sending: None,
             courier: Courier::new(),
@@ -144,6 +150,9 @@ impl Spool {
         if tokio::time::timeout(grace, attempts_end).await.is_err() {
             tracing::warn!("stopped before everything was delivered; the rest is kept in the state directory");
         }
+        if let Some(sink) = self.sink.take() {
+            sink.finish(grace).await;
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -168,13 +177,14 @@ impl Spool {
             return;
         }
         let Some(journal) = self.journal.take() else { return };
+        let sink = self.sink.take();
         let entries = std::mem::take(&mut self.pending);
         let acknowledged = self.acknowledged.take();
         let new_epoch = std::mem::take(&mut self.new_epoch);
         let max_events = self.wants_batch().then(|| self.courier.max_events());
         let keep = self.client.is_some();
         self.turn = Some(tokio::task::spawn_blocking(move || {
-            turn(journal, entries, acknowledged, new_epoch, max_events, keep)
+            turn(journal, sink, entries, acknowledged, new_epoch, max_events, keep)
         }));
     }
 
@@ -185,6 +195,7 @@ impl Spool {
         let Ok(turn) = turn else { return step };
         self.stamp = Stamp::of(&turn.journal);
         self.journal = Some(turn.journal);
+        self.sink = turn.sink;
         self.batch = self.batch.take().or(turn.batch);
         // What came meanwhile comes after what is left.
         let came = std::mem::replace(&mut self.pending, turn.left);
@@ -193,6 +204,11 @@ impl Spool {
             // Batches of the old epoch mean nothing.
             self.batch = None;
             step.resync = true;
+        }
+        match self.sink.as_mut().map_or(Flow::Same, Sink::flow) {
+            Flow::Same => {}
+            Flow::Fine => step.troubles.push((ConditionReason::SinkFailed, None)),
+            Flow::Failing(why) => step.troubles.push((ConditionReason::SinkFailed, Some(why))),
         }
         if turn.dropped > 0 {
             self.owed = true;
@@ -257,6 +273,7 @@ impl Spool {
 
 fn turn(
     mut journal: Journal,
+    mut sink: Option<Sink>,
     mut entries: Vec<Entry>,
     acknowledged: Option<u64>,
     new_epoch: bool,
@@ -273,7 +290,12 @@ fn turn(
         } else if let Some(sequence) = acknowledged {
             journal.acknowledge(sequence)?;
         }
-        let appended = journal.append(entries)?;
+        let appended = journal.append_and_tell(entries, |entry, json| {
+            // A snapshot says nothing new.
+            if let (Some(sink), false) = (&mut sink, matches!(entry.body, Body::TargetSnapshot(_))) {
+                sink.offer(json);
+            }
+        })?;
         dropped = appended.dropped;
         entries.drain(..appended.entries);
         if !keep {
@@ -286,7 +308,7 @@ fn turn(
         Ok(())
     };
     let error = work(&mut entries).err();
-    Turn { journal, left: entries, batch, dropped, error, renewed }
+    Turn { journal, sink, left: entries, batch, dropped, error, renewed }
 }
 
 /// Adds an event to a batch, if it fits.

@@ -5,6 +5,7 @@ use driftlock_common::path::Escaped;
 
 use crate::config::Config;
 use crate::journal::{Journal, Recovered};
+use crate::watch::Armed;
 
 pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered) {
     if !recovered.damage.is_empty() {
@@ -12,12 +13,17 @@ pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered)
     }
     tracing::info!(
         host = journal.host(),
-        state_dir = %config.state_dir.display(),
+        state_dir = %config.state,
         targets = config.targets.len(),
         endpoint = config.report.endpoint.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
         open_findings = recovered.findings.len(),
         "started"
     );
+}
+
+/// From here on a change is hinted.
+pub(super) fn armed(target: &str, armed: &Armed) {
+    tracing::info!(target_name = target, mode = armed.mode, unwatched = armed.unwatched, "watching");
 }
 
 /// One line for each event but snapshots, which say nothing new.

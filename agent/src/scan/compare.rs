@@ -57,7 +57,7 @@ pub fn compare(
         sink: &sink,
         met: Met::default(),
     };
-    let still_there = || root.reopen_same().is_ok();
+    let still_there = || root.check_same().is_ok();
     let mut root_lost = !still_there();
     if !root_lost {
         match fcntl_dupfd_cloexec(root.as_fd(), 0) {

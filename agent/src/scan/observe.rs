@@ -78,7 +78,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
         Ok(fd) => pool.run(|| walk.run(fd, &Scope::All)),
         Err(_) => sink.gap(TreePath::root(), Reason::Resources),
     }
-    if root.reopen_same().is_err() {
+    if root.check_same().is_err() {
         sink.gap(TreePath::root(), Reason::RootLost);
     }
     let met = walk.met;

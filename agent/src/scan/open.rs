@@ -1,12 +1,13 @@
 //! Owns the system calls on names below a directory descriptor: none of them leaves that directory or follows a link.
 //! Must not own what is compared.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use driftlock_common::gap::Reason;
 use driftlock_common::node::{Device, FileType};
+use driftlock_common::path::TreePath;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, readlinkat_raw, statx};
 use rustix::io::Errno;
 
@@ -151,9 +152,49 @@ pub(super) fn open_file(directory: BorrowedFd<'_>, name: &CStr, crossing: Crossi
     open_beneath(directory, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, crossing)
 }
 
+/// How a directory is opened to list it.
+const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NONBLOCK);
+
 /// Opens a directory to list it.
 pub(super) fn open_directory(directory: BorrowedFd<'_>, name: &CStr, crossing: Crossing) -> Result<OwnedFd, Errno> {
-    open_beneath(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK, crossing)
+    open_beneath(directory, name, LISTED, crossing)
+}
+
+/// Opens the directory at a path of any length below `root`, to list it.
+pub(super) fn open_below(root: BorrowedFd<'_>, path: &TreePath, crossing: Crossing) -> Result<OwnedFd, Errno> {
+    /// The longest path handed to the kernel at once, in bytes: below `PATH_MAX`.
+    const LEG: usize = 4000;
+    match open_in_legs(root, path.as_bytes(), LEG, |from, leg, flags| openat2_beneath(from, leg, flags, crossing)) {
+        // Without openat2 only a single name is safe from links.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            open_in_legs(root, path.as_bytes(), 0, |from, name, flags| open_beneath(from, name, flags, crossing))
+        }
+        answer => answer,
+    }
+}
+
+/// Opens a directory by legs of its path: as many names as fit into `most` bytes, one at least.
+fn open_in_legs(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    most: usize,
+    open: impl Fn(BorrowedFd<'_>, &CStr, OFlags) -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Errno> {
+    let mut reached: Option<OwnedFd> = None;
+    let mut rest = path;
+    while !rest.is_empty() {
+        let within = rest.get(..most).and_then(|leg| leg.iter().rposition(|byte| *byte == b'/'));
+        let end = match within {
+            _ if rest.len() <= most => rest.len(),
+            Some(end) => end,
+            None => rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len()),
+        };
+        let leg = CString::new(&rest[..end]).expect("a path of a tree has no NUL");
+        rest = rest.get(end + 1..).unwrap_or_default();
+        let from = reached.as_ref().map_or(root, |fd| fd.as_fd());
+        reached = Some(open(from, &leg, if rest.is_empty() { LISTED } else { OFlags::PATH | OFlags::DIRECTORY })?);
+    }
+    reached.map_or_else(|| reopen_directory(root), Ok)
 }
 
 /// Opens a directory only to go on from it.
@@ -165,25 +206,34 @@ pub(super) fn open_waypoint(directory: BorrowedFd<'_>, name: &CStr, crossing: Cr
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
 fn open_beneath(directory: BorrowedFd<'_>, name: &CStr, flags: OFlags, crossing: Crossing) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // `name` is one component, so without openat2 only mount points are not refused here; statx tells them.
-    let plain = || openat(directory, name, flags, Mode::empty());
+    let plain = || openat(directory, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    match openat2_beneath(directory, name, flags, crossing) {
+        // Old seccomp filters answer EPERM to system calls that they do not know.
+        Err(Errno::NOSYS | Errno::PERM) => plain(),
+        answer => answer,
+    }
+}
+
+/// Opens a path of any number of components; `NOSYS` where the kernel cannot promise what it has to.
+fn openat2_beneath(
+    directory: BorrowedFd<'_>,
+    path: &CStr,
+    flags: OFlags,
+    crossing: Crossing,
+) -> Result<OwnedFd, Errno> {
     if NO_OPENAT2.load(Ordering::Relaxed) {
-        return plain();
+        return Err(Errno::NOSYS);
     }
     let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     if crossing == Crossing::Refused {
         resolve |= ResolveFlags::NO_XDEV;
     }
-    match openat2(directory, name, flags, Mode::empty(), resolve) {
-        Err(Errno::NOSYS) => {
-            NO_OPENAT2.store(true, Ordering::Relaxed);
-            plain()
-        }
-        // Old seccomp filters answer EPERM to system calls that they do not know.
-        Err(Errno::PERM) => plain(),
-        answer => answer,
+    let answer = openat2(directory, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve);
+    if matches!(answer, Err(Errno::NOSYS)) {
+        NO_OPENAT2.store(true, Ordering::Relaxed);
     }
+    answer
 }
 
 /// The target of a link, at most `PATH_MAX` bytes, which is the most that Linux stores.

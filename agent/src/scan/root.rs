@@ -1,15 +1,20 @@
-//! Owns the directory that a scan is confined to. Must not own walking below it.
+//! Owns the directory that a scan is confined to: one that a path names, or the root of a process. Must not own walking
+//! below it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use driftlock_common::exit::Exit;
+use driftlock_common::gap::Reason;
+use driftlock_common::path::TreePath;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::open::{self, Stat};
+use super::Mounts;
+use super::open::{self, Crossing, Stat, Trouble};
 use crate::failure::Failure;
+use crate::process::Process;
 
 /// An opened root. The descriptor names the directory itself, whatever happens to its path.
 #[derive(Debug)]
@@ -17,6 +22,19 @@ pub struct Root {
     path: PathBuf,
     fd: OwnedFd,
     stat: Stat,
+    /// Whose root it is, if it is one of a process.
+    process: Option<Process>,
+}
+
+/// Why a directory below a root is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unopened {
+    /// It is not there, or is something else.
+    Gone,
+    /// Something is mounted there, or above it.
+    Mount,
+    /// It cannot be opened.
+    Gap(Reason),
 }
 
 /// Why a path is not a root.
@@ -55,16 +73,34 @@ impl Root {
             Err(error) => return Err(fail(error)),
         };
         let stat = open::stat_fd(fd.as_fd()).map_err(fail)?;
-        Ok(Self { path, fd, stat })
+        Ok(Self { path, fd, stat, process: None })
     }
 
-    /// Opens the same path again.
+    /// The root of a process, for as long as it lives.
     ///
     /// # Errors
-    /// [`RootError::Lost`] if it is gone or another directory (by device and inode), others if that cannot be told.
-    pub fn reopen_same(&self) -> Result<Self, RootError> {
+    /// If it cannot be looked at.
+    pub fn of_process(process: Process) -> Result<Self, RootError> {
+        let path = PathBuf::from(format!("/proc/{}/root", process.pid()));
+        let fd = process.root().try_clone_to_owned();
+        let opened = fd.and_then(|fd| Ok((open::stat_fd(fd.as_fd())?, fd)));
+        match opened {
+            Ok((stat, fd)) => Ok(Self { path, fd, stat, process: Some(process) }),
+            Err(error) => Err(RootError::Open(path, error)),
+        }
+    }
+
+    /// Whether the root's name still leads to it.
+    ///
+    /// # Errors
+    /// [`RootError::Lost`] if it is gone or another directory (by device and inode), or if its process ended; others if
+    /// that cannot be told.
+    pub fn check_same(&self) -> Result<(), RootError> {
+        if let Some(process) = &self.process {
+            return if process.keeps_root() { Ok(()) } else { Err(RootError::Lost(self.path.clone())) };
+        }
         match Self::open(&self.path) {
-            Ok(root) if root.identity() == self.identity() => Ok(root),
+            Ok(root) if root.identity() == self.identity() => Ok(()),
             Ok(_) | Err(RootError::NotDirectory(_) | RootError::Symlink(_) | RootError::Lost(_)) => {
                 Err(RootError::Lost(self.path.clone()))
             }
@@ -84,6 +120,33 @@ impl Root {
         openat(&self.fd, c".", flags, Mode::empty())
             .map(drop)
             .map_err(|error| RootError::Open(self.path.clone(), error.into()))
+    }
+
+    /// Opens a directory below the root, for listing: never through a link, and into a mount only if `mounts` says so.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub fn open_directory(&self, path: &TreePath, mounts: Mounts) -> Result<OwnedFd, Unopened> {
+        let crossing = if mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
+        open::open_below(self.fd.as_fd(), path, crossing).map_err(|error| match Trouble::from(error) {
+            Trouble::Gone | Trouble::Moved | Trouble::Interrupted => Unopened::Gone,
+            Trouble::Mount => Unopened::Mount,
+            Trouble::Gap(reason) => Unopened::Gap(reason),
+        })
+    }
+
+    /// The directory that a root lies in; `None` for what lies in none, or in one that cannot be read.
+    pub fn open_parent(&self) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = openat(&self.fd, c"..", flags, Mode::empty()).ok()?;
+        // The parent of the topmost directory is that directory itself.
+        let is_other = open::stat_fd(parent.as_fd()).is_ok_and(|stat| (stat.dev, stat.ino) != self.identity());
+        is_other.then_some(parent)
+    }
+
+    /// The process whose root it is; `None` for one that a path names.
+    pub const fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
     }
 
     /// The path it was opened by.

@@ -1,7 +1,4 @@
-//! Owns where an absolute path of an event lies in a target. Must not own what the event means.
-
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+//! Owns where the path of an event lies in a target. Must not own what the event means.
 
 use driftlock_common::path::TreePath;
 
@@ -16,15 +13,12 @@ pub enum Place {
     Below(TreePath),
     /// Where nothing counts: excluded, or the agent's own.
     Ignored,
-    /// Outside the root.
-    Outside,
 }
 
 impl Watched {
-    /// Where `path` lies.
-    pub fn place(&self, path: &Path) -> Place {
-        let Ok(relative) = path.strip_prefix(&self.root) else { return Place::Outside };
-        let mut bytes = relative.as_os_str().as_bytes();
+    /// Where `path`, relative to the root, lies.
+    pub fn place(&self, path: &[u8]) -> Place {
+        let mut bytes = path;
         let mut cut = false;
         let at = loop {
             match TreePath::new(bytes) {
@@ -47,29 +41,28 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scan::Mounts;
     use driftlock_common::pattern::Excludes;
 
     #[test]
     fn places() {
         let path = |text: &str| TreePath::new(text).unwrap();
         let watched = Watched {
-            root: "/srv/app".into(),
             excludes: [Excludes::new(["var/log/**"], []).unwrap(), Excludes::new(["tmp"], []).unwrap()],
             own_state: Some(path("state")),
+            mounts: Mounts::Report,
         };
-        let deep = format!("/srv/app/{}", vec!["d"; 3000].join("/"));
-        for (absolute, place) in [
-            ("/srv/app", Place::At(path(""))),
-            ("/srv/app/a/b", Place::At(path("a/b"))),
-            ("/srv/app2/a", Place::Outside),
-            ("/srv", Place::Outside),
-            ("/srv/app/var/log", Place::At(path("var/log"))),
-            ("/srv/app/var/log/x/y", Place::Ignored),
-            ("/srv/app/tmp/x", Place::Ignored),
-            ("/srv/app/state/journal", Place::Ignored),
+        let deep = vec!["d"; 3000].join("/");
+        for (relative, place) in [
+            ("", Place::At(path(""))),
+            ("a/b", Place::At(path("a/b"))),
+            ("var/log", Place::At(path("var/log"))),
+            ("var/log/x/y", Place::Ignored),
+            ("tmp/x", Place::Ignored),
+            ("state/journal", Place::Ignored),
             (deep.as_str(), Place::Below(path(&vec!["d"; 2048].join("/")))),
         ] {
-            assert_eq!(watched.place(Path::new(absolute)), place, "{absolute}");
+            assert_eq!(watched.place(relative.as_bytes()), place, "{relative}");
         }
     }
 }

@@ -1,0 +1,333 @@
+//! Owns watching by inotify(7): one watch for each directory below a root, added through the directory's own descriptor,
+//! opened as the scanner opens it: never through a link, never into a mount, however long its path. Must not own deciding
+//! what a hint leads to, or the names of the directories (`directories`).
+//!
+//! A new directory is watched first and hinted after, so that what came into it before its watch is found by looking. After
+//! an overflow everything is armed anew, from nothing: the events that were lost may have been new directories.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify as Kernel, InotifyEvent, WatchDescriptor};
+use rustix::fs::{FileType, RawDir};
+
+use super::channel::{HintSender, Seen};
+use super::directories::{Directories, Id};
+use super::place::Place;
+use super::stop::{Stop, stop};
+use super::{Armed, Hint, Watched, Watcher, Why};
+use crate::scan::{Root, Unopened};
+
+/// The word for coverage.
+const MODE: &str = "inotify";
+/// What happens to an entry of a directory. Neither opens nor reads: the scanner's own would come back as hints.
+const ENTRY: AddWatchFlags = AddWatchFlags::IN_MODIFY
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(AddWatchFlags::IN_CLOSE_WRITE)
+    .union(AddWatchFlags::IN_CREATE)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_MOVE);
+/// What moves the root away from under the watches.
+const SELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF);
+/// What puts another directory in the place of the root. The root itself does not tell that it was removed while somebody
+/// holds it, as the agent does.
+const PLACE: AddWatchFlags = AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_DELETE).union(AddWatchFlags::IN_MOVE);
+/// What changes an entry without making it another one.
+const CHANGE: AddWatchFlags =
+    AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_ATTRIB).union(AddWatchFlags::IN_CLOSE_WRITE);
+/// `IN_EXCL_UNLINK`: nothing of files that are deleted and still written. The crate has no name for it.
+const EXCL_UNLINK: AddWatchFlags = AddWatchFlags::from_bits_retain(0x0400_0000);
+/// Room for some hundred names for each system call.
+const LISTING: usize = 16 * 1024;
+
+/// What the watching thread works with.
+#[derive(Debug)]
+struct Watch {
+    target: Arc<str>,
+    watched: Watched,
+    root: Arc<Root>,
+    hints: HintSender,
+    kernel: Kernel,
+    directories: Directories<WatchDescriptor>,
+    /// The watch of the directory that the root lies in, and the root's name there.
+    place: Option<(WatchDescriptor, Box<[u8]>)>,
+    /// Directories that were moved away, by the cookie of the rename, until it is known where to.
+    moving: Vec<(u32, Id)>,
+    shortfall: Shortfall,
+    stop: Stop,
+}
+
+/// What a directory lies in.
+#[derive(Clone, Copy, Debug)]
+enum Above {
+    /// Nothing: it is the root.
+    Nothing,
+    Watched(Id),
+    Unwatched,
+}
+
+/// What is not watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Shortfall {
+    directories: u64,
+    /// Why, of the first.
+    reason: Option<&'static str>,
+}
+
+/// Watches a root from now on: a change after this returns gives a hint. Blocks for as long as it takes to walk all
+/// directories. What could not be watched is said, and is no error.
+pub fn arm(
+    target: &Arc<str>,
+    watched: Watched,
+    root: &Arc<Root>,
+    hints: &HintSender,
+) -> (Option<Box<dyn Watcher>>, Armed) {
+    let nothing = |reason: std::io::Error| {
+        (None, Armed { mode: "sweep", unwatched: 1, degraded: format!("inotify cannot be used: {reason}") })
+    };
+    let kernel = match Kernel::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC) {
+        Ok(kernel) => kernel,
+        Err(error) => return nothing(error.into()),
+    };
+    let (going, stop) = match stop() {
+        Ok(ends) => ends,
+        Err(error) => return nothing(error.into()),
+    };
+    let mut watch = Watch {
+        target: target.clone(),
+        watched,
+        root: root.clone(),
+        hints: hints.clone(),
+        kernel,
+        directories: Directories::new(),
+        place: None,
+        moving: Vec::new(),
+        shortfall: Shortfall::default(),
+        stop,
+    };
+    watch.place = watch.watch_place();
+    watch.cover(None, b"");
+    if watch.directories.is_empty() && watch.shortfall.reason.is_none() {
+        watch.shortfall.count("the root is not there");
+    }
+    let armed = watch.shortfall.armed();
+    match thread::Builder::new().name("inotify".to_owned()).spawn(move || watch.run()) {
+        Ok(_ends_by_itself) => (Some(Box::new(going)), armed),
+        Err(error) => nothing(error),
+    }
+}
+
+impl Watch {
+    fn run(mut self) {
+        while !self.stop.is_asked() {
+            match self.kernel.read_events() {
+                Ok(events) => events.iter().for_each(|event| self.event(event)),
+                Err(Errno::EAGAIN) => {
+                    // Everything that was written is read: what was moved away and did not come back is outside.
+                    for (_, gone) in std::mem::take(&mut self.moving) {
+                        self.forget(gone);
+                    }
+                    self.stop.wait(self.kernel.as_fd());
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => {
+                    self.hint(Hint::Everything(Why::Failed));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn hint(&self, hint: Hint) {
+        self.hints.send(&self.target, Seen::Hint(hint));
+    }
+
+    fn event(&mut self, event: &InotifyEvent) {
+        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+            self.hint(Hint::Everything(Why::Overflow));
+            return;
+        }
+        if let Some((watch, name)) = &self.place
+            && *watch == event.wd
+        {
+            if event.name.as_ref().is_some_and(|changed| changed.as_bytes() == &**name) {
+                self.hint(Hint::Everything(Why::RootMoved));
+            }
+            return;
+        }
+        // Of a watch that was given up there may still be events.
+        let Some(id) = self.directories.of(event.wd) else { return };
+        let top = self.directories.is_top(id) && self.moving.iter().all(|(_, moving)| *moving != id);
+        if top && event.mask.intersects(SELF | AddWatchFlags::IN_UNMOUNT | AddWatchFlags::IN_IGNORED) {
+            self.hint(Hint::Everything(Why::RootMoved));
+        } else if event.mask.contains(AddWatchFlags::IN_UNMOUNT) {
+            self.hint(Hint::Everything(Why::Failed));
+        } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+            // Removed; the directory above told of it.
+            self.forget(id);
+        } else if let Some(name) = &event.name {
+            self.entry(id, name.as_bytes(), event.mask, event.cookie);
+        } else if top {
+            self.hint_at(self.directories.path(id, b""), event.mask);
+        }
+    }
+
+    /// Something happened to `name` in a directory.
+    fn entry(&mut self, directory: Id, name: &[u8], mask: AddWatchFlags, cookie: u32) {
+        if mask.contains(AddWatchFlags::IN_ISDIR) {
+            let known = self.directories.child(directory, name);
+            if mask.contains(AddWatchFlags::IN_MOVED_FROM) {
+                if let Some(known) = known {
+                    self.directories.detach(known);
+                    self.moving.push((cookie, known));
+                }
+            } else if mask.contains(AddWatchFlags::IN_DELETE) {
+                known.into_iter().for_each(|known| self.forget(known));
+            } else if mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
+                // One that was moved here has the watch that it had, under which it is known: so has all below it.
+                let before = self.shortfall.clone();
+                self.cover(Some(directory), name);
+                self.moving.retain(|(moving, id)| *moving != cookie || self.directories.is_top(*id));
+                if self.shortfall != before {
+                    self.hints.send(&self.target, Seen::Degraded(self.shortfall.armed()));
+                }
+            }
+        }
+        self.hint_at(self.directories.path(directory, name), mask);
+    }
+
+    fn hint_at(&self, path: Vec<u8>, mask: AddWatchFlags) {
+        match self.watched.place(&path) {
+            Place::At(at) if mask.difference(CHANGE | AddWatchFlags::IN_ISDIR).is_empty() => {
+                self.hint(Hint::Touched(at));
+            }
+            Place::At(at) | Place::Below(at) => self.hint(Hint::Subtree(at)),
+            Place::Ignored => {}
+        }
+    }
+
+    /// Watches the directory at `name` in `parent` (`None`: the root) and every one below it.
+    fn cover(&mut self, parent: Option<Id>, name: &[u8]) {
+        let path = parent.map(|parent| self.directories.path(parent, name)).unwrap_or_default();
+        let mut pending = vec![(parent.map_or(Above::Nothing, Above::Watched), path)];
+        while let Some((above, path)) = pending.pop() {
+            if self.stop.is_asked() {
+                return;
+            }
+            let place = match self.watched.place(&path) {
+                Place::At(place) => place,
+                Place::Ignored => continue,
+                Place::Below(_) => {
+                    self.shortfall.count("deeper than the format allows");
+                    continue;
+                }
+            };
+            let directory = match self.root.open_directory(&place, self.watched.mounts) {
+                Ok(directory) => directory,
+                // A mount has a life of its own; what is gone, or became something else, gives an event.
+                Err(Unopened::Gone | Unopened::Mount) => continue,
+                Err(Unopened::Gap(reason)) => {
+                    self.shortfall.count(reason.name());
+                    continue;
+                }
+            };
+            let below = match self.add(&directory, above, &path) {
+                Ok(id) => Above::Watched(id),
+                Err(reason) => {
+                    self.shortfall.count(reason);
+                    Above::Unwatched
+                }
+            };
+            let mut each = |name: &[u8]| {
+                pending.push((below, if path.is_empty() { name.into() } else { [&path, name].join(&b'/') }))
+            };
+            match list(&directory, &mut each) {
+                // Removed meanwhile, which gives an event.
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(_) => self.shortfall.count("its names cannot be read"),
+            }
+        }
+    }
+
+    /// Watches the place of a root that a path names. Without it a removal is found by the next sweep.
+    fn watch_place(&self) -> Option<(WatchDescriptor, Box<[u8]>)> {
+        let name = self.root.path().file_name().filter(|_| self.root.process().is_none())?;
+        let above = self.root.open_parent()?;
+        let own = format!("/proc/self/fd/{}", above.as_raw_fd());
+        let watch = self.kernel.add_watch(own.as_str(), PLACE | AddWatchFlags::IN_ONLYDIR).ok()?;
+        Some((watch, name.as_bytes().into()))
+    }
+
+    /// Watches one directory; why not, if that cannot be.
+    fn add(&mut self, directory: &OwnedFd, above: Above, path: &[u8]) -> Result<Id, &'static str> {
+        let (parent, mask) = match above {
+            Above::Nothing => (None, ENTRY | SELF),
+            Above::Watched(id) => (Some(id), ENTRY),
+            // It has no place in the tree, and the reason is one that holds for it too.
+            Above::Unwatched => return Err("the directory above is not watched"),
+        };
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        // The descriptor's own name: whatever happens to the path, this directory is watched.
+        let own = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        let mask = mask | AddWatchFlags::IN_ONLYDIR | EXCL_UNLINK;
+        let watch = self.kernel.add_watch(own.as_str(), mask).map_err(|error| match error {
+            Errno::ENOSPC => "the limit of inotify watches is reached: raise fs.inotify.max_user_watches",
+            Errno::ENOENT => "/proc is not mounted",
+            Errno::EACCES => "not permitted",
+            _ => "the kernel refuses the watch",
+        })?;
+        let (id, before) = self.directories.put(parent, name, watch);
+        self.let_go(before);
+        Ok(id)
+    }
+
+    /// Gives up the watches of a directory and of all below it.
+    fn forget(&mut self, top: Id) {
+        self.moving.retain(|(_, moving)| *moving != top);
+        let watches = self.directories.remove(top);
+        self.let_go(watches);
+    }
+
+    fn let_go(&self, watches: Vec<WatchDescriptor>) {
+        for watch in watches {
+            // The kernel may have removed it by itself.
+            let _gone = self.kernel.rm_watch(watch);
+        }
+    }
+}
+
+/// Hands over the names of what is, or may be, a directory.
+fn list(directory: &OwnedFd, each: &mut dyn FnMut(&[u8])) -> rustix::io::Result<()> {
+    let mut buffer = Vec::with_capacity(LISTING);
+    let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(entry.file_type(), FileType::Directory | FileType::Unknown) && name != b"." && name != b".." {
+            each(name);
+        }
+    }
+    Ok(())
+}
+
+impl Shortfall {
+    fn count(&mut self, reason: &'static str) {
+        self.directories += 1;
+        self.reason.get_or_insert(reason);
+    }
+
+    fn armed(&self) -> Armed {
+        let degraded = match (self.directories, self.reason) {
+            (0, _) | (_, None) => String::new(),
+            (1, Some(reason)) => format!("1 directory could not be watched: {reason}"),
+            (count, Some(reason)) => format!("{count} directories could not be watched: {reason}"),
+        };
+        Armed { mode: MODE, unwatched: self.directories, degraded }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use driftlock_common::compared::Compared;
+use driftlock_common::drift::Attributes;
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
@@ -45,6 +47,8 @@ pub struct Options {
     pub local_excludes: Excludes,
     /// Compare only what this profile compares, if that is less than what was sealed. The scope becomes partial.
     pub profile: Option<Profile>,
+    /// Of that, compare only the type and these attributes. The scope becomes partial if that is less than was sealed.
+    pub only: Option<Attributes>,
     /// Content of files that are not as sealed anyway (added, or of another size) is hashed up to this many bytes;
     /// beyond, it is a gap `too_large`. `None` hashes everything.
     pub hash_limit: Option<u64>,
@@ -59,6 +63,14 @@ pub struct Options {
     pub collapse: Option<u64>,
     /// Counts entries as they are looked at, for showing progress.
     pub looked_at: Option<Arc<AtomicU64>>,
+}
+
+impl Options {
+    /// What is compared with a manifest that was sealed under `sealed`.
+    pub fn compared(&self, sealed: Profile) -> Compared {
+        let all = Compared::all(self.profile.map_or(sealed, |profile| profile.min(sealed)));
+        self.only.map_or(all, |wanted| all.only(wanted))
+    }
 }
 
 /// What to do about file systems mounted inside the root.
@@ -119,7 +131,7 @@ pub struct Outcome {
     pub mounts: Vec<TreePath>,
     /// Where the agent's own state directory was found and left out.
     pub own_state: Option<TreePath>,
-    /// Whether anything was left out by wish: local excludes, less than the sealed profile, skipped mounts, own state.
+    /// Whether anything was left out by wish: local excludes, less than was sealed, skipped mounts, own state.
     pub partial: bool,
 }
 

@@ -108,6 +108,9 @@ pub struct Summary {
     pub scope: Cow<'static, str>,
     /// The profile compared under.
     pub profile: Profile,
+    /// What of each node was compared.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty_ref")]
+    pub compared: Attributes,
     /// Paths on disk that were not sealed.
     pub added: u64,
     /// Sealed paths that are not on disk.

@@ -3,6 +3,7 @@
 //! In the order in which data goes: bytes have a [`digest`]; a [`path`] leads to a [`node`]; paths with nodes are a
 //! [`tree`], whose [`canonical`] bytes have one digest; a tree sealed under a [`profile`] and exclude [`pattern`]s is a
 //! [`manifest`]. What was sealed and what was observed differ by [`drift`], or a [`gap`] says why that is not known.
+//! What of it counts is what is [`compared`].
 //! A drift is reported as a [`finding`]; trouble with the watching is a [`condition`]; both travel as an [`event`].
 //! [`exit`] has the exit codes of both binaries.
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -17,6 +18,7 @@ pub mod pattern;
 pub mod manifest;
 pub mod gap;
 pub mod drift;
+pub mod compared;
 pub mod finding;
 pub mod condition;
 pub mod event;

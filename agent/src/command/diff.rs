@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::anyhow;
+use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Algorithm, Digest};
 use driftlock_common::drift::diff;
 use driftlock_common::exit::Exit;
@@ -29,10 +30,12 @@ pub fn run(args: DiffArgs) -> Outcome {
     let drifts = diff(&a.tree, &b.tree);
     let mut tally = Tally::default();
     drifts.iter().for_each(|drift| tally.count(drift));
+    let profile = a.header.profile.min(b.header.profile);
     let summary = Summary {
         complete: true,
         scope: if a.header.profile == b.header.profile { "full" } else { "partial" }.into(),
-        profile: a.header.profile.min(b.header.profile),
+        profile,
+        compared: Compared::all(profile).attributes(),
         added: tally.added,
         removed: tally.removed,
         changed: tally.changed,

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use driftlock_common::compared::Compared;
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attributes, Change};
@@ -186,6 +187,7 @@ pub(super) fn summary() -> Summary {
         complete: true,
         scope: "full".into(),
         profile: Profile::Portable,
+        compared: Compared::all(Profile::Portable).attributes(),
         added: 0,
         removed: 0,
         changed: 0,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use driftlock_common::compared::Compared;
 use driftlock_common::drift::{Attributes, Delta, Drift, removed, sealed};
 use driftlock_common::gap::Reason;
 use driftlock_common::manifest::Manifest;
@@ -35,7 +36,7 @@ pub fn compare(
     found: &(dyn Fn(Drift) + Sync),
 ) -> Outcome {
     let started = Instant::now();
-    let profile = options.profile.map_or(manifest.header.profile, |profile| profile.min(manifest.header.profile));
+    let compared = options.compared(manifest.header.profile);
     let sink = Found {
         manifest,
         options,
@@ -47,7 +48,7 @@ pub fn compare(
     };
     let digests = Wanted { algorithm: manifest.header.content, sha256: false };
     let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
-    let look = Look { profile, digests, crossing, top: root.stat(), cancel };
+    let look = Look { compared, digests, crossing, top: root.stat(), cancel };
     let walk = Walk {
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,
@@ -85,7 +86,7 @@ pub fn compare(
         unreached: met.unreached.into_inner(),
         gaps,
         partial: !options.local_excludes.is_empty()
-            || profile < manifest.header.profile
+            || compared != Compared::all(manifest.header.profile)
             || own_state.is_some()
             || mounts.iter().any(skipped),
         mounts,

@@ -5,11 +5,11 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::AtomicBool;
 
+use driftlock_common::compared::Compared;
 use driftlock_common::digest::Digest;
 use driftlock_common::drift::{Attribute, Attributes, Unverified};
 use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
-use driftlock_common::profile::Profile;
 
 use super::content::{self, Content, Wanted};
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_fd};
@@ -31,7 +31,7 @@ pub(super) struct Seen {
 /// How nodes are looked at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look<'a> {
-    pub(super) profile: Profile,
+    pub(super) compared: Compared,
     pub(super) digests: Wanted,
     pub(super) crossing: Crossing,
     /// What the root is, for telling mount points.
@@ -64,7 +64,7 @@ impl Look<'_> {
             mtime: Some(stat.mtime.0),
             xattrs: None,
         };
-        let node = node.masked(self.profile.allows(stat.file_type));
+        let node = node.masked(self.compared.allows(stat.file_type));
         Seen { node, sha256: None, unverified: None, hashed: None }
     }
 
@@ -72,7 +72,7 @@ impl Look<'_> {
     pub(super) fn directory(&self, fd: BorrowedFd<'_>, stat: &Stat, want: Presence) -> Seen {
         let mut seen = self.of_stat(stat);
         if want.contains(Presence::XATTRS) {
-            seen.take_xattrs(xattr::read(fd, self.profile).map_err(Trouble::from));
+            seen.take_xattrs(xattr::read(fd, self.compared.profile()).map_err(Trouble::from));
         }
         seen
     }
@@ -126,7 +126,7 @@ impl Look<'_> {
             }
             seen = self.of_stat(&before);
             if want_xattrs {
-                seen.take_xattrs(xattr::read(fd.as_fd(), self.profile).map_err(Trouble::from));
+                seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile()).map_err(Trouble::from));
             }
             if want_content && !too_large {
                 let content = content::hash(fd.as_fd(), before.size, self.digests, self.cancel);

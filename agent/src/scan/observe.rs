@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use driftlock_common::compared::Compared;
 use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::Attributes;
 use driftlock_common::gap::Reason;
@@ -57,7 +58,8 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     let options = Options::default();
     let never = AtomicBool::new(false);
     let digests = Wanted { algorithm: terms.content, sha256: terms.sha256 && terms.content == Algorithm::Blake3 };
-    let look = Look { profile: terms.profile, digests, crossing: Crossing::Refused, top: root.stat(), cancel: &never };
+    let compared = Compared::all(terms.profile);
+    let look = Look { compared, digests, crossing: Crossing::Refused, top: root.stat(), cancel: &never };
     let walk = Walk {
         // Compared with nothing, everything is there in addition.
         tree: &nothing,

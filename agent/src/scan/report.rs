@@ -83,11 +83,13 @@ pub fn report(
         tally.bits |= Change::Unverifiable as u8;
     }
     let observed_tree = observed_tree(manifest, view, &drifts, &outcome);
+    let compared = options.compared(manifest.header.profile);
     let own_state = outcome.own_state.iter().map(|path| path.escaped().to_string());
     let summary = Summary {
         complete: outcome.complete(),
         scope: if outcome.partial { "partial" } else { "full" }.into(),
-        profile: options.profile.map_or(manifest.header.profile, |profile| profile.min(manifest.header.profile)),
+        profile: compared.profile(),
+        compared: compared.attributes(),
         added: tally.added,
         removed: tally.removed,
         changed: tally.changed,

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use driftlock_common::digest::Algorithm;
-use driftlock_common::drift::{Change, Drift};
+use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift};
 use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
@@ -151,6 +151,28 @@ fn less_than_was_sealed_can_be_compared() {
     let expected: Vec<&str> = DISTURBED.into_iter().filter(|word| *word != "changed plain").collect();
     assert_eq!(words(&drifts), expected);
     assert!(outcome.partial);
+}
+
+#[test]
+fn only_what_is_wished_for_is_compared_and_read() {
+    let temp = sample();
+    let manifest = seal(temp.path(), Profile::Full);
+    let (all, outcome) = scan(temp.path(), &manifest, &Options::default(), &Scope::All);
+    assert!(all.is_empty() && outcome.stats.files_hashed > 0 && !outcome.partial);
+    disturb(temp.path());
+    let (all, _) = scan(temp.path(), &manifest, &Options::default(), &Scope::All);
+    for wanted in Attribute::ALL {
+        let options = Options { only: Some(Attributes::of(wanted)), ..Options::default() };
+        let (drifts, outcome) = scan(temp.path(), &manifest, &options, &Scope::All);
+        let kept = |drift: &&Drift| match &drift.delta {
+            Delta::Changed { attributes, .. } => attributes.contains(wanted) || attributes.contains(Attribute::Type),
+            Delta::Added { .. } | Delta::Removed { .. } | Delta::Unverifiable { .. } => true,
+        };
+        let expected: Vec<Drift> = all.iter().filter(kept).cloned().collect();
+        assert_eq!(words(&drifts), words(&expected), "{wanted:?}");
+        assert!(outcome.partial && outcome.complete());
+        assert_eq!(outcome.stats.files_hashed > 0, wanted == Attribute::Content, "{wanted:?}");
+    }
 }
 
 #[test]

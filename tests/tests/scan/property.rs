@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_agent::scan::Options;
-use driftlock_common::drift::{Attribute, Delta, apply};
+use driftlock_common::drift::{Attribute, Attributes, Delta, Drift, apply};
 use driftlock_common::manifest::Manifest;
 use driftlock_common::path::TreePath;
 use driftlock_common::profile::Profile;
@@ -15,6 +15,7 @@ use super::random::Random;
 use super::{root_trial, subject, trial};
 
 const SEEDS: u64 = 300;
+const PROFILES: [Profile; 3] = [Profile::Content, Profile::Portable, Profile::Full];
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -31,13 +32,19 @@ fn seeds(first: u64, privileged: bool) -> Result<()> {
 
 fn one(seed: u64, privileged: bool) -> Result<()> {
     let level = usize::try_from(seed % 3)?;
-    let profile = [Profile::Content, Profile::Portable, Profile::Full][level];
+    let profile = PROFILES[level];
     let temp = tempfile::tempdir()?;
     let root = temp.path();
     let mut random = Random::new(seed);
     random.tree(root, privileged)?;
 
+    // Also with less than was sealed: another profile, and some of its attributes.
+    let narrow = usize::try_from(seed / 3 % 3)?.min(level);
+    let only: Attributes =
+        Attribute::ALL.into_iter().filter(|a| seed.wrapping_mul(0x9e37_79b9) >> *a as u8 & 1 == 1).collect();
+
     let before = oracle::look(root, level)?;
+    let narrow_before = oracle::look(root, narrow)?;
     let manifest = subject::seal(root, profile)?;
     ensure!(Manifest::decode(&manifest.encode())? == manifest, "the manifest does not read as it was written");
     let sealed: BTreeSet<TreePath> = manifest.tree.iter().map(|id| manifest.tree.path(id)).collect();
@@ -49,6 +56,24 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     random.tamper(root, privileged)?;
     let expected = oracle::differences(&before, &oracle::look(root, level)?);
     let (drifts, outcome) = subject::scan(root, &manifest, &Options::default())?;
+    ensure_found(&expected, &drifts)?;
+    ensure!(outcome.complete());
+
+    let expected = oracle::differences(&narrow_before, &oracle::look(root, narrow)?);
+    let expected: BTreeSet<Difference> = expected.into_iter().filter_map(|difference| keep(difference, only)).collect();
+    let options = Options { profile: Some(PROFILES[narrow]), only: Some(only), ..Options::default() };
+    let (narrowed, outcome) = subject::scan(root, &manifest, &options)?;
+    ensure_found(&expected, &narrowed).with_context(|| format!("{} {only:?}", PROFILES[narrow].name()))?;
+    ensure!(outcome.complete());
+
+    // The sealed tree with its drifts is the tree that is there.
+    let applied = apply(&manifest.tree, &drifts).context("nothing was left open")?;
+    let applied = Manifest { header: manifest.header, tree: applied }.name();
+    ensure!(applied == subject::seal(root, profile)?.name(), "the drifts do not lead to the tree that is there");
+    Ok(())
+}
+
+fn ensure_found(expected: &BTreeSet<Difference>, drifts: &[Drift]) -> Result<()> {
     let found: BTreeSet<Difference> = drifts
         .iter()
         .map(|drift| {
@@ -62,13 +87,14 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
         })
         .collect();
     let (missed, raised): (Vec<_>, Vec<_>) =
-        (expected.difference(&found).collect(), found.difference(&expected).collect());
+        (expected.difference(&found).collect(), found.difference(expected).collect());
     ensure!(missed.is_empty() && raised.is_empty(), "missed {missed:?}, raised {raised:?}");
-    ensure!(outcome.complete());
-
-    // The sealed tree with its drifts is the tree that is there.
-    let applied = apply(&manifest.tree, &drifts).context("nothing was left open")?;
-    let applied = Manifest { header: manifest.header, tree: applied }.name();
-    ensure!(applied == subject::seal(root, profile)?.name(), "the drifts do not lead to the tree that is there");
     Ok(())
+}
+
+/// What is left of a difference where only some attributes are compared, and the type.
+fn keep((path, change, mut attributes): Difference, only: Attributes) -> Option<Difference> {
+    let wanted = |name: &str| name == "type" || only.iter().any(|attribute| attribute.name() == name);
+    attributes.retain(|name| wanted(name));
+    (change != "changed" || !attributes.is_empty()).then_some((path, change, attributes))
 }

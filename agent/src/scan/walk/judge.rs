@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use driftlock_common::drift::{Attribute, Unverified, differences};
+use driftlock_common::drift::{Attribute, Unverified};
 use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence};
 use driftlock_common::path::TreePath;
@@ -36,13 +36,7 @@ impl Walk<'_> {
             self.met.bytes_hashed.fetch_add(bytes, Ordering::Relaxed);
         }
         let Some(id) = sealed else { return self.sink.added(path(), seen) };
-        let narrowed;
-        let mut expected = self.tree.node(id);
-        if self.options.profile.is_some() {
-            narrowed = expected.clone().masked(self.look.profile.allows(expected.file_type()));
-            expected = &narrowed;
-        }
-        let attributes = differences(expected, &seen.node);
+        let attributes = self.look.compared.differences(self.tree.node(id), &seen.node);
         if attributes.contains(Attribute::Type) {
             self.tree.children(id).for_each(|child| self.sink.removed(child));
         } else if attributes.is_empty() {
@@ -59,11 +53,7 @@ impl Walk<'_> {
         let want = self.want(sealed, FileType::Directory);
         let mut seen = self.directory_unopened(directory.stat(), want, reason);
         seen.miss(Attribute::Content, reason);
-        let same = |id| {
-            let expected: Node = self.tree.node(id).clone();
-            let presence = self.look.profile.allows(expected.file_type());
-            differences(&expected.masked(presence), &seen.node).is_empty()
-        };
+        let same = |id| self.look.compared.differences(self.tree.node(id), &seen.node).is_empty();
         match sealed {
             Some(id) if same(id) => self.gap(directory.path(), sealed, reason, self.covers(sealed)),
             Some(id) if self.tree.node(id).file_type() == FileType::Directory => {
@@ -154,7 +144,7 @@ impl Walk<'_> {
 
     /// What must be established beyond stat: what was sealed, or everything if that is not known.
     pub(super) fn want(&self, sealed: Option<EntryId>, file_type: FileType) -> Presence {
-        let allowed = self.look.profile.allows(file_type);
+        let allowed = self.look.compared.allows(file_type);
         match sealed.map(|id| self.tree.node(id)) {
             Some(node) if node.file_type() == file_type => allowed.intersection(node.presence()),
             Some(_) | None => allowed,

@@ -41,6 +41,8 @@ pub enum Trust {
 pub enum Accept {
     /// A bare manifest too, shown as `unsigned`.
     Unsigned,
+    /// Only a signed one. This version has no signatures, so none is.
+    Signed,
 }
 
 /// Why a file is not a baseline.
@@ -55,6 +57,9 @@ pub enum BaselineError {
     /// The file is not a manifest.
     #[error("{}: not a manifest that can be used", .0.display())]
     Manifest(PathBuf, #[source] ManifestError),
+    /// Nobody signed it, and the caller accepts no such manifest.
+    #[error("{}: refused, because it is not signed and --require-signed was given; this version has no signatures: leave --require-signed out, and protect the way of the manifest by other means", .0.display())]
+    NotSigned(PathBuf),
 }
 
 impl Baseline {
@@ -63,14 +68,17 @@ impl Baseline {
     /// # Errors
     /// If the file cannot be read, is not a manifest, or `accept` does not allow it.
     pub fn load(path: &Path, accept: Accept) -> Result<Self, BaselineError> {
-        let Accept::Unsigned = accept;
         let file = File::open(path).map_err(|error| BaselineError::Open(path.to_owned(), error))?;
         let (manifest, tree, sha256) =
             read_named(BufReader::with_capacity(256 * 1024, file)).map_err(|error| match error {
                 ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
                 ReadError::Manifest(error) => BaselineError::Manifest(path.to_owned(), error),
             })?;
-        Ok(Self { manifest, tree, sha256, trust: Trust::Unsigned })
+        match accept {
+            Accept::Unsigned => Ok(Self { manifest, tree, sha256, trust: Trust::Unsigned }),
+            // Last: a file that is no manifest is that first.
+            Accept::Signed => Err(BaselineError::NotSigned(path.to_owned())),
+        }
     }
 
     /// The manifest.
@@ -177,6 +185,7 @@ impl From<BaselineError> for Failure {
         match error {
             BaselineError::Open(path, error) | BaselineError::Read(path, error) => Self::input(path.display(), error),
             BaselineError::Manifest(..) => Self::new(Exit::Malformed, error),
+            BaselineError::NotSigned(_) => Self::new(Exit::Refused, error),
         }
     }
 }

@@ -98,6 +98,15 @@ pub struct ScanArgs {
     /// Leave out what matches, on both sides; the scope becomes partial
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
+    /// Compare only these attributes, and the type: content, target, mode, uid, gid, xattrs, device, mtime
+    #[arg(long, value_name = "ATTRIBUTES")]
+    pub only: Option<String>,
+    /// Of added, removed, changed, what sets the exit code; what could not be verified always does
+    #[arg(long, value_name = "CHANGES")]
+    pub fail_on: Option<String>,
+    /// Refuse a manifest that is not signed: in this version every one
+    #[arg(long)]
+    pub require_signed: bool,
     /// Hashing threads [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,

@@ -16,6 +16,7 @@ pub mod monitor;
 pub mod journal;
 pub mod deliver;
 pub mod runtime;
+pub mod gate;
 pub mod output;
 pub mod failure;
 pub mod logging;

@@ -221,6 +221,11 @@ impl Attribute {
         Self::Mtime,
     ];
 
+    /// The attribute of a word.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|attribute| attribute.name() == name)
+    }
+
     /// The word of reports and of `--only`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -240,6 +245,14 @@ impl Attribute {
 // === impl Change ===
 
 impl Change {
+    /// All, in order.
+    pub const ALL: [Self; 4] = [Self::Added, Self::Removed, Self::Changed, Self::Unverifiable];
+
+    /// The change of a word.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|change| change.name() == name)
+    }
+
     /// The word of reports.
     pub const fn name(self) -> &'static str {
         match self {

@@ -111,6 +111,9 @@ pub struct Summary {
     /// What of each node was compared.
     #[serde(default, skip_serializing_if = "Attributes::is_empty_ref")]
     pub compared: Attributes,
+    /// The changes that fail the scan, if they were named: all do otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fail_on: Vec<Change>,
     /// Paths on disk that were not sealed.
     pub added: u64,
     /// Sealed paths that are not on disk.

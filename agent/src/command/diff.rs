@@ -36,6 +36,7 @@ pub fn run(args: DiffArgs) -> Outcome {
         scope: if a.header.profile == b.header.profile { "full" } else { "partial" }.into(),
         profile,
         compared: Compared::all(profile).attributes(),
+        fail_on: Vec::new(),
         added: tally.added,
         removed: tally.removed,
         changed: tally.changed,

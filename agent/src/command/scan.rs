@@ -1,5 +1,6 @@
 //! `driftlock scan`: compares a tree with a manifest, once.
 
+mod only;
 mod progress;
 mod signals;
 
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
+use driftlock_common::compared::Compared;
 use driftlock_common::exit::Exit;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
@@ -14,6 +16,7 @@ use driftlock_common::profile::Profile;
 use crate::baseline::{Accept, Baseline};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
+use crate::gate::Gate;
 use crate::output::{self, Output, Reader};
 use crate::pool::Pool;
 use crate::scan::{COLLAPSE, Options, Root, ScanReport, report};
@@ -22,17 +25,21 @@ use crate::scan::{COLLAPSE, Options, Root, ScanReport, report};
 pub fn run(args: ScanArgs) -> Outcome {
     // Before any thread is there, so that every thread has the same signals blocked.
     let cancel = signals::cancel_on_signals()?;
-    let local_excludes =
-        Excludes::new(args.exclude.iter().map(String::as_str), []).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let baseline = Baseline::load(&args.manifest, Accept::Unsigned)?;
+    let local_excludes = Excludes::new(args.exclude.iter().map(String::as_str), []).map_err(usage)?;
+    let only = args.only.as_deref().map(only::parse).transpose().map_err(usage)?;
+    let gate = args.fail_on.as_deref().map(Gate::parse).transpose().map_err(usage)?.unwrap_or_default();
+    let accept = if args.require_signed { Accept::Signed } else { Accept::Unsigned };
+    let baseline = Baseline::load(&args.manifest, accept)?;
     let sealed = baseline.manifest().header.profile;
     let profile = args.profile.map(Profile::from);
     if let Some(profile) = profile.filter(|profile| *profile > sealed) {
         let (asked, sealed) = (profile.name(), sealed.name());
-        return Err(Failure::new(
-            Exit::Usage,
-            anyhow!("--profile {asked}: the manifest was sealed with {sealed}, so no more than that can be compared"),
-        ));
+        return Err(usage(anyhow!(
+            "--profile {asked}: the manifest was sealed with {sealed}, so no more than that can be compared"
+        )));
+    }
+    if let Some(wanted) = only {
+        only::check(wanted, Compared::all(profile.unwrap_or(sealed))).map_err(usage)?;
     }
     let root = Root::open(&args.root)?;
     root.check_readable()?;
@@ -40,6 +47,7 @@ pub fn run(args: ScanArgs) -> Outcome {
     let options = Options {
         local_excludes,
         profile,
+        only,
         collapse: args.collapse.then_some(COLLAPSE),
         looked_at: Some(Arc::default()),
         ..Options::default()
@@ -47,8 +55,9 @@ pub fn run(args: ScanArgs) -> Outcome {
     let result = {
         let _shown =
             progress::show(baseline.manifest().tree.len() as u64, options.looked_at.clone().unwrap_or_default());
-        scan_and_stream(&baseline, &root, &options, &pool, cancel, args.format)?
+        scan_and_stream(&baseline, &root, &options, &pool, cancel, gate, args.format)?
     };
+    let exit = gate.exit(result.found);
     if let FormatArg::Text | FormatArg::Json = args.format {
         let mut stdout = Output::stdout();
         match args.format {
@@ -57,7 +66,11 @@ pub fn run(args: ScanArgs) -> Outcome {
         };
     }
     hint(&result, &root);
-    Ok(result.exit)
+    Ok(Exit::Found(exit))
+}
+
+fn usage(error: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(Exit::Usage, error)
 }
 
 /// Scans; the form that is in order of discovery is written meanwhile.
@@ -67,6 +80,7 @@ fn scan_and_stream(
     options: &Options,
     pool: &Pool,
     cancel: &AtomicBool,
+    gate: Gate,
     format: FormatArg,
 ) -> Result<ScanReport, Failure> {
     let manifest = baseline.manifest();
@@ -83,11 +97,12 @@ fn scan_and_stream(
         }
     };
     let streamed = format == FormatArg::Ndjson;
-    let result = report(root, manifest, &view, options, pool, cancel, &|drift| {
+    let mut result = report(root, manifest, &view, options, pool, cancel, &|drift| {
         if streamed {
             write(&output::finding_line(drift, manifest.header.content));
         }
     });
+    result.summary.fail_on = gate.named();
     if streamed {
         write(&output::summary_line(&result.summary));
     }

@@ -188,6 +188,7 @@ pub(super) fn summary() -> Summary {
         scope: "full".into(),
         profile: Profile::Portable,
         compared: Compared::all(Profile::Portable).attributes(),
+        fail_on: Vec::new(),
         added: 0,
         removed: 0,
         changed: 0,

@@ -3,14 +3,28 @@
 
 use std::fmt::Write as _;
 
+use driftlock_common::compared::Compared;
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Unverified};
 use driftlock_common::finding::Summary;
 use driftlock_common::node::{Device, Kind, Node, Presence};
-use driftlock_common::path::Escaped;
+use driftlock_common::path::{Escaped, TreePath};
+
+use crate::gate::tolerated;
 
 /// One difference as a line with its line feed, for example `changed       usr/bin/app  content, mode 0755 → 4755`.
 pub fn drift_line(drift: &Drift, colour: bool) -> String {
     let change = drift.change();
+    let (before, after) = if colour { (sgr(change), "\x1b[0m") } else { ("", "") };
+    format!("{before}{:<12}{after}  {}  {}\n", change.name(), shown(&drift.path), details(drift))
+}
+
+/// A path as it is shown: the root has no name of its own.
+fn shown(path: &TreePath) -> String {
+    if path.is_root() { ".".to_owned() } else { path.escaped().to_string() }
+}
+
+/// What a difference is, for example `content, mode 0755 → 4755`.
+fn details(drift: &Drift) -> String {
     let mut details = Vec::new();
     let mut layer = None;
     match &drift.delta {
@@ -38,9 +52,7 @@ pub fn drift_line(drift: &Drift, colour: bool) -> String {
         }
     }
     details.extend(layer.map(|layer| format!("layer {layer}")));
-    let path = if drift.path.is_root() { ".".to_owned() } else { drift.path.escaped().to_string() };
-    let (before, after) = if colour { (sgr(change), "\x1b[0m") } else { ("", "") };
-    format!("{before}{:<12}{after}  {path}  {}\n", change.name(), details.join(", "))
+    details.join(", ")
 }
 
 /// What a whole result amounts to, as a few lines.
@@ -68,11 +80,15 @@ pub fn summary_lines(summary: &Summary) -> String {
         size(summary.bytes_hashed),
         std::time::Duration::from_millis(summary.duration_ms).as_secs_f64()
     );
+    text.extend(not_failing(summary));
     let manifest = &summary.manifest;
     let learned = if manifest.origin == "dir" { ", learned from a directory" } else { "" };
     let _infallible =
         writeln!(text, "manifest      {}, {}{learned}, origin {}", manifest.tree, manifest.trust, manifest.origin);
     let _infallible = write!(text, "scope         {}, profile {}", summary.scope, summary.profile.name());
+    if summary.compared != Compared::all(summary.profile).attributes() {
+        let _infallible = write!(text, "; compared only {}", list(summary.compared, ", "));
+    }
     for (by, patterns) in [("by the manifest", &summary.excluded.manifest), ("locally", &summary.excluded.local)] {
         if !patterns.is_empty() {
             let _infallible = write!(text, "; left out {by}: {}", patterns.join(" "));
@@ -80,6 +96,15 @@ pub fn summary_lines(summary: &Summary) -> String {
     }
     text.push('\n');
     text
+}
+
+/// A line about what was found and does not fail, so that nobody takes a passed gate for a clean tree.
+fn not_failing(summary: &Summary) -> Option<String> {
+    let found: Vec<String> =
+        tolerated(summary).into_iter().map(|(change, count)| format!("{count} {change}")).collect();
+    let fails: Vec<&str> = summary.fail_on.iter().map(|change| change.name()).collect();
+    let line = format!("not failing   {}: only {} fails here\n", found.join(", "), fails.join(" or "));
+    (!found.is_empty()).then_some(line)
 }
 
 const fn sgr(change: Change) -> &'static str {
@@ -164,8 +189,11 @@ fn numbers(device: Option<Device>) -> String {
 }
 
 fn not_verified(unverified: Unverified) -> String {
-    let list = |attributes: Attributes| attributes.iter().map(Attribute::name).collect::<Vec<_>>().join(" and ");
-    format!("{} not verified: {}", list(unverified.attributes), unverified.reason)
+    format!("{} not verified: {}", list(unverified.attributes, " and "), unverified.reason)
+}
+
+fn list(attributes: Attributes, between: &str) -> String {
+    attributes.iter().map(Attribute::name).collect::<Vec<_>>().join(between)
 }
 
 /// Bytes as a person reads them.
@@ -189,7 +217,6 @@ mod tests {
     use driftlock_common::digest::Digest;
     use driftlock_common::drift::Sealed;
     use driftlock_common::gap::Reason;
-    use driftlock_common::path::TreePath;
     use driftlock_common::tree::Origin;
 
     use super::*;

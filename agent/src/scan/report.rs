@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 
 use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::{Change, Delta, Drift, apply};
-use driftlock_common::exit::Exit;
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
 use driftlock_common::manifest::Manifest;
 
@@ -23,7 +22,7 @@ pub struct ScanReport {
     /// How the comparison ended.
     pub outcome: Outcome,
     /// Bits of all drifts and of the end: 0 is complete and clean.
-    pub exit: Exit,
+    pub found: u8,
 }
 
 /// How many paths each kind of difference concerns.
@@ -90,6 +89,7 @@ pub fn report(
         scope: if outcome.partial { "partial" } else { "full" }.into(),
         profile: compared.profile(),
         compared: compared.attributes(),
+        fail_on: Vec::new(),
         added: tally.added,
         removed: tally.removed,
         changed: tally.changed,
@@ -105,7 +105,7 @@ pub fn report(
         },
         observed_tree,
     };
-    ScanReport { drifts, summary, outcome, exit: Exit::Found(tally.bits) }
+    ScanReport { drifts, summary, outcome, found: tally.bits }
 }
 
 /// The digest of what is there, under the manifest's terms, if nothing was left out or left open.

@@ -141,9 +141,9 @@ pub struct ShowArgs {
     /// List every path, as ls -l does
     #[arg(short, long)]
     pub list: bool,
-    /// Form of the result on stdout
-    #[arg(long, value_enum, default_value_t = FormatArg::Text)]
-    pub format: FormatArg,
+    /// Form of what is shown on stdout
+    #[arg(long, value_enum, default_value_t = ShowFormatArg::Text)]
+    pub format: ShowFormatArg,
 }
 
 /// `driftlock agent`.
@@ -170,6 +170,21 @@ pub enum FormatArg {
     /// One JSON object, in path order
     Json,
     /// A line of JSON for each finding as it is found, then a summary
+    Ndjson,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// JUnit, for the test report of a pipeline
+    Junit,
+}
+
+/// The forms of a manifest that is shown: it has no findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ShowFormatArg {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+    /// A line of JSON for the manifest, and for each path
     Ndjson,
 }
 

@@ -1,16 +1,22 @@
-//! Owns writing to stdout and stderr, and the forms of a result: text, json, ndjson. Must not own deciding what is drift.
+//! Owns writing to stdout and stderr, and the forms of a result: text, json, ndjson, sarif, junit. Must not own deciding what is drift.
 
 mod json;
+mod junit;
+#[cfg(test)]
+mod sample;
+mod sarif;
 mod text;
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 
 use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::{Finding, Summary};
-use serde::Serialize;
 
+use crate::cli::FormatArg;
 use crate::failure::Failure;
+use crate::gate::Gate;
 
 pub use json::{finding_line, summary_line};
 pub use text::{drift_line, summary_lines};
@@ -29,6 +35,27 @@ pub fn say(line: &str) {
 /// Whether colour is wanted on stdout.
 pub fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A whole result, and what the gate makes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a> {
+    /// The verb that found it.
+    pub verb: &'static str,
+    /// Every difference, in path order.
+    pub drifts: &'a [Drift],
+    /// The manifest's algorithm.
+    pub content: Algorithm,
+    /// What it amounts to.
+    pub summary: &'a Summary,
+    /// What of it fails.
+    pub gate: Gate,
+    /// The exit code.
+    pub exit: u8,
+    /// Sealed entries that an interrupted scan did not look at; `None` if it ran to its end.
+    pub unreached: Option<u64>,
+    /// The directory that was compared, if it was one.
+    pub root: Option<&'a Path>,
 }
 
 /// Whether the reader is still there.
@@ -76,32 +103,46 @@ impl<W: Write> Output<W> {
         self.attempt(Write::flush)
     }
 
-    /// Writes a whole result: `drifts` in path order, then its summary.
+    /// Writes a whole result in a form. One difference at a time: a result may be large, its text larger still.
     ///
     /// # Errors
     /// Any but a reader that is gone.
-    pub fn text(&mut self, drifts: &[Drift], summary: &Summary, colour: bool) -> Result<Reader, Failure> {
-        for drift in drifts {
+    pub fn whole(&mut self, form: FormatArg, whole: &Whole<'_>, colour: bool) -> Result<Reader, Failure> {
+        match form {
+            FormatArg::Text => self.text(whole, colour),
+            FormatArg::Json => self.json(whole),
+            FormatArg::Ndjson => self.ndjson(whole),
+            FormatArg::Sarif => sarif::write(self, whole),
+            FormatArg::Junit => junit::write(self, whole),
+        }
+    }
+
+    fn text(&mut self, whole: &Whole<'_>, colour: bool) -> Result<Reader, Failure> {
+        for drift in whole.drifts {
             self.write(drift_line(drift, colour).as_bytes())?;
         }
-        self.write(summary_lines(summary).as_bytes())?;
+        self.write(summary_lines(whole.summary).as_bytes())?;
         self.finish()
     }
 
-    /// Writes a whole result as one object, `{"findings":[…],"summary":{…}}`.
-    ///
-    /// # Errors
-    /// Any but a reader that is gone.
-    pub fn json<S: Serialize>(&mut self, drifts: &[Drift], content: Algorithm, summary: &S) -> Result<Reader, Failure> {
-        // One at a time: a result may be large, its text larger still.
+    /// One object, `{"findings":[…],"summary":{…}}`.
+    fn json(&mut self, whole: &Whole<'_>) -> Result<Reader, Failure> {
         self.write(b"{\"findings\":[")?;
-        for (index, drift) in drifts.iter().enumerate() {
+        for (index, drift) in whole.drifts.iter().enumerate() {
             self.write(if index == 0 { b"" } else { b"," })?;
-            self.write(&json::to_json(&Finding::new(drift, content)))?;
+            self.write(&json::to_json(&Finding::new(drift, whole.content)))?;
         }
         self.write(b"],\"summary\":")?;
-        self.write(&json::to_json(summary))?;
+        self.write(&json::to_json(whole.summary))?;
         self.write(b"}\n")?;
+        self.finish()
+    }
+
+    fn ndjson(&mut self, whole: &Whole<'_>) -> Result<Reader, Failure> {
+        for drift in whole.drifts {
+            self.write(&finding_line(drift, whole.content))?;
+        }
+        self.write(&summary_line(whole.summary))?;
         self.finish()
     }
 

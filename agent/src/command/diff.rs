@@ -12,9 +12,10 @@ use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::profile::Profile;
 
 use super::seal;
-use crate::cli::{DiffArgs, FormatArg, TermsArgs};
+use crate::cli::{DiffArgs, TermsArgs};
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, Output};
+use crate::gate::Gate;
+use crate::output::{self, Output, Whole};
 use crate::pool::Pool;
 use crate::scan::Tally;
 use crate::source::{self, Source, Terms};
@@ -27,10 +28,10 @@ pub fn run(args: DiffArgs) -> Outcome {
     let started = Instant::now();
     let pool = Pool::new(None).map_err(|error| Failure::new(Exit::Io, error))?;
     let (a, b) = read_both(&args, &pool)?;
+    let profile = a.header.profile.min(b.header.profile);
     let drifts = diff(&a.tree, &b.tree);
     let mut tally = Tally::default();
     drifts.iter().for_each(|drift| tally.count(drift));
-    let profile = a.header.profile.min(b.header.profile);
     let summary = Summary {
         complete: true,
         scope: if a.header.profile == b.header.profile { "full" } else { "partial" }.into(),
@@ -49,19 +50,17 @@ pub fn run(args: DiffArgs) -> Outcome {
         excluded: ExcludedView { manifest: a.header.excludes.iter().map(str::to_owned).collect(), local: Vec::new() },
         observed_tree: Some(b.name()),
     };
-    let content = a.header.content;
-    let mut stdout = Output::stdout();
-    match args.format {
-        FormatArg::Text => stdout.text(&drifts, &summary, output::colour())?,
-        FormatArg::Json => stdout.json(&drifts, content, &summary)?,
-        FormatArg::Ndjson => {
-            for drift in &drifts {
-                stdout.write(&output::finding_line(drift, content))?;
-            }
-            stdout.write(&output::summary_line(&summary))?;
-            stdout.finish()?
-        }
+    let whole = Whole {
+        verb: "diff",
+        drifts: &drifts,
+        content: a.header.content,
+        summary: &summary,
+        gate: Gate::default(),
+        exit: tally.bits,
+        unreached: None,
+        root: None,
     };
+    Output::stdout().whole(args.format, &whole, output::colour())?;
     Ok(Exit::Found(tally.bits))
 }
 

@@ -17,7 +17,7 @@ use crate::baseline::{Accept, Baseline};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
-use crate::output::{self, Output, Reader};
+use crate::output::{self, Output, Reader, Whole};
 use crate::pool::Pool;
 use crate::scan::{COLLAPSE, Options, Root, ScanReport, report};
 
@@ -58,12 +58,18 @@ pub fn run(args: ScanArgs) -> Outcome {
         scan_and_stream(&baseline, &root, &options, &pool, cancel, gate, args.format)?
     };
     let exit = gate.exit(result.found);
-    if let FormatArg::Text | FormatArg::Json = args.format {
-        let mut stdout = Output::stdout();
-        match args.format {
-            FormatArg::Json => stdout.json(&result.drifts, baseline.manifest().header.content, &result.summary)?,
-            FormatArg::Text | FormatArg::Ndjson => stdout.text(&result.drifts, &result.summary, output::colour())?,
+    if args.format != FormatArg::Ndjson {
+        let whole = Whole {
+            verb: "scan",
+            drifts: &result.drifts,
+            content: baseline.manifest().header.content,
+            summary: &result.summary,
+            gate,
+            exit,
+            unreached: result.outcome.interrupted.then_some(result.outcome.unreached),
+            root: Some(root.path()),
         };
+        Output::stdout().whole(args.format, &whole, output::colour())?;
     }
     hint(&result, &root);
     Ok(Exit::Found(exit))

@@ -11,7 +11,7 @@ use driftlock_common::tree::{EntryId, Origin};
 use serde::Serialize;
 
 use crate::baseline::{Accept, Baseline};
-use crate::cli::{FormatArg, ShowArgs};
+use crate::cli::{ShowArgs, ShowFormatArg};
 use crate::failure::{Failure, Outcome};
 
 /// Runs the verb.
@@ -22,9 +22,9 @@ pub fn run(args: ShowArgs) -> Outcome {
     let baseline = Baseline::load(&args.file, Accept::Unsigned)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match args.format {
-        FormatArg::Text => text(&baseline, args.list, &mut out),
-        FormatArg::Json => json(&baseline, args.list, &mut out),
-        FormatArg::Ndjson => ndjson(&baseline, args.list, &mut out),
+        ShowFormatArg::Text => text(&baseline, args.list, &mut out),
+        ShowFormatArg::Json => json(&baseline, args.list, &mut out),
+        ShowFormatArg::Ndjson => ndjson(&baseline, args.list, &mut out),
     };
     match written.and_then(|()| out.flush()) {
         // `show … | head` is no failure.

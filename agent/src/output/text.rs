@@ -19,12 +19,12 @@ pub fn drift_line(drift: &Drift, colour: bool) -> String {
 }
 
 /// A path as it is shown: the root has no name of its own.
-fn shown(path: &TreePath) -> String {
+pub(super) fn shown(path: &TreePath) -> String {
     if path.is_root() { ".".to_owned() } else { path.escaped().to_string() }
 }
 
 /// What a difference is, for example `content, mode 0755 → 4755`.
-fn details(drift: &Drift) -> String {
+pub(super) fn details(drift: &Drift) -> String {
     let mut details = Vec::new();
     let mut layer = None;
     match &drift.delta {
@@ -219,6 +219,7 @@ mod tests {
     use driftlock_common::gap::Reason;
     use driftlock_common::tree::Origin;
 
+    use super::super::sample;
     use super::*;
 
     fn file(size: u64, mode: u16) -> Node {
@@ -276,6 +277,21 @@ mod tests {
             let drift = Drift { path: TreePath::new(path).unwrap(), delta };
             assert_eq!(drift_line(&drift, false), format!("{line}\n"));
         }
+    }
+
+    #[test]
+    fn what_does_not_fail_and_what_was_not_compared_is_said() {
+        let text = summary_lines(&sample::summary());
+        assert!(
+            text.contains("\nnot failing   2 added: only removed or changed or unverifiable fails here\n"),
+            "{text}"
+        );
+        assert!(text.contains("scope         full, profile portable; left out"), "{text}");
+        let compared = [Attribute::Type, Attribute::Mode].into_iter().collect();
+        let all = Summary { fail_on: Vec::new(), compared, ..sample::summary() };
+        let text = summary_lines(&all);
+        assert!(!text.contains("not failing"), "{text}");
+        assert!(text.contains("profile portable; compared only type, mode; left out"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Owns what of each node a comparison looks at: everything that was sealed, or less by wish. Must not own how nodes
 //! are observed, or which paths are left out.
 
-use crate::drift::{Attribute, Attributes, differences};
+use crate::drift::{Attribute, Attributes, Delta, Drift, differences};
 use crate::node::{FileType, Node, Presence, Xattr, Xattrs};
 use crate::profile::Profile;
 
@@ -57,6 +57,17 @@ impl Compared {
         }
         found
     }
+
+    /// A difference between two whole trees, as far as it is compared; `None` if nothing of it is.
+    pub fn narrow(self, mut drift: Drift) -> Option<Drift> {
+        if let Delta::Changed { attributes, expected, observed, .. } = &mut drift.delta {
+            *attributes = self.differences(&expected.node, observed);
+            if attributes.is_empty() {
+                return None;
+            }
+        }
+        Some(drift)
+    }
 }
 
 /// The bits of a node that say something of an attribute; none for what every node of its type has.
@@ -77,7 +88,10 @@ const fn presence(attribute: Attribute) -> Presence {
 mod tests {
     use super::*;
     use crate::digest::Digest;
+    use crate::drift::Sealed;
     use crate::node::Kind;
+    use crate::path::TreePath;
+    use crate::tree::Origin;
 
     fn file(content: &[u8], mode: u16, xattrs: &[&str]) -> Node {
         let kind = Kind::File { size: Some(content.len() as u64), content: Some(Digest::blake3(content)) };
@@ -126,6 +140,27 @@ mod tests {
         let elsewhere = Node::bare(Kind::Symlink { target: b"y".as_slice().into() });
         assert_eq!(words(only_mode.differences(&link, &elsewhere)), "");
         assert_eq!(words(all.differences(&link, &elsewhere)), "target");
+    }
+
+    #[test]
+    fn a_difference_of_two_trees_is_narrowed_or_goes_away() {
+        let changed = |expected: &Node, observed: &Node| Drift {
+            path: TreePath::new("a").unwrap(),
+            delta: Delta::Changed {
+                attributes: differences(expected, observed),
+                expected: Sealed { node: expected.clone(), origin: Origin::default() },
+                observed: observed.clone(),
+                unverified: None,
+            },
+        };
+        let (noted, plain, closed) =
+            (file(b"", 0o644, &["user.note"]), file(b"", 0o644, &[]), file(b"", 0o600, &["user.note"]));
+        let portable = Compared::all(Profile::Portable);
+        assert_eq!(portable.narrow(changed(&noted, &plain)), None);
+        let left = portable.narrow(changed(&plain, &closed)).unwrap();
+        assert!(matches!(left.delta, Delta::Changed { attributes, .. } if words(attributes) == "mode"));
+        let full = Compared::all(Profile::Full);
+        assert_eq!(full.narrow(changed(&plain, &closed)), Some(changed(&plain, &closed)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Algorithm, Digest};
-use driftlock_common::drift::diff;
+use driftlock_common::drift::{Drift, diff};
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
 use driftlock_common::manifest::{Header, Manifest};
@@ -29,14 +29,15 @@ pub fn run(args: DiffArgs) -> Outcome {
     let pool = Pool::new(None).map_err(|error| Failure::new(Exit::Io, error))?;
     let (a, b) = read_both(&args, &pool)?;
     let profile = a.header.profile.min(b.header.profile);
-    let drifts = diff(&a.tree, &b.tree);
+    let compared = Compared::all(profile);
+    let drifts: Vec<Drift> = diff(&a.tree, &b.tree).into_iter().filter_map(|drift| compared.narrow(drift)).collect();
     let mut tally = Tally::default();
     drifts.iter().for_each(|drift| tally.count(drift));
     let summary = Summary {
         complete: true,
         scope: if a.header.profile == b.header.profile { "full" } else { "partial" }.into(),
         profile,
-        compared: Compared::all(profile).attributes(),
+        compared: compared.attributes(),
         fail_on: Vec::new(),
         added: tally.added,
         removed: tally.removed,

@@ -21,6 +21,7 @@ pub mod random;
 pub mod require;
 pub mod sandbox;
 pub mod saved;
+pub mod schema;
 pub mod storm;
 pub mod tamper;
 pub mod tree;

@@ -3,9 +3,11 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::schema::{PYTHON, PYTHON_MODULES};
 
 /// Set to `all`, a test that would be skipped fails instead: for machines that promise to have everything.
 pub const REQUIRE_VARIABLE: &str = "DRIFTLOCK_TEST_REQUIRE";
@@ -27,6 +29,10 @@ pub enum Requirement {
     Podman,
     /// A browser without a window.
     Chromium,
+    /// Validates XML.
+    Xmllint,
+    /// Validates JSON, from Python.
+    JsonSchema,
 }
 
 impl Requirement {
@@ -37,7 +43,12 @@ impl Requirement {
             Self::DebianMirror => {
                 crate::debian::mirror().is_none().then(|| "needs a Debian mirror in /etc/apt".to_owned())
             }
-            Self::Debootstrap | Self::Umoci | Self::Skopeo | Self::Podman | Self::Chromium => {
+            Self::JsonSchema => {
+                let found = Command::new(PYTHON).args(["-c", PYTHON_MODULES]).stderr(Stdio::null()).status();
+                let is_there = found.is_ok_and(|status| status.success());
+                (!is_there).then(|| format!("needs jsonschema and rfc3987 for {PYTHON}: not installed"))
+            }
+            Self::Debootstrap | Self::Umoci | Self::Skopeo | Self::Podman | Self::Chromium | Self::Xmllint => {
                 self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or ")))
             }
         }
@@ -52,12 +63,13 @@ impl Requirement {
 
     const fn names(self) -> &'static [&'static str] {
         match self {
-            Self::Root | Self::DebianMirror => &[],
+            Self::Root | Self::DebianMirror | Self::JsonSchema => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
             Self::Podman => &["podman"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
+            Self::Xmllint => &["xmllint"],
         }
     }
 }

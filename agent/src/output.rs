@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::gate::Gate;
 
 pub use json::{finding_line, summary_line};
-pub use text::{drift_line, summary_lines};
+pub use text::{drift_line, size, summary_lines};
 
 /// One line on stderr.
 pub fn complain(failure: &Failure) {

@@ -197,7 +197,7 @@ fn list(attributes: Attributes, between: &str) -> String {
 }
 
 /// Bytes as a person reads them.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = "bytes";
     // One decimal is shown; in tenths nothing is lost before.

@@ -29,6 +29,10 @@ struct Kept {
     budget: Arc<Budget>,
 }
 
+/// Descriptors that each thread of a scan needs at the same time, whatever else there is: a directory being listed, one
+/// being found again (two at a time), a file.
+pub const FILES_FOR_EACH_THREAD: usize = 4;
+
 /// How many descriptors directories may still hold on to.
 #[derive(Debug)]
 pub(super) struct Budget(AtomicUsize);
@@ -38,12 +42,10 @@ pub(super) struct Budget(AtomicUsize);
 impl Budget {
     /// Half of what the process may have, less what `threads` need at the same time for the entry at hand.
     pub(super) fn of_process(threads: usize) -> Arc<Self> {
-        /// A directory being listed, one being found again (two at a time), a file.
-        const FOR_EACH_THREAD: usize = 4;
         /// More than a chain of ancestors on every thread is never useful.
         const MOST: usize = 4 * MAX_DEPTH;
         let limit = getrlimit(Resource::Nofile).current.map_or(MOST, |n| usize::try_from(n).unwrap_or(MOST));
-        Arc::new(Self(AtomicUsize::new((limit / 2).saturating_sub(threads * FOR_EACH_THREAD).min(MOST))))
+        Arc::new(Self(AtomicUsize::new((limit / 2).saturating_sub(threads * FILES_FOR_EACH_THREAD).min(MOST))))
     }
 
     fn take(self: &Arc<Self>, fd: OwnedFd) -> Option<Kept> {

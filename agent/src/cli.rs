@@ -31,6 +31,8 @@ pub enum Verb {
     Agent(AgentArgs),
     /// Check the agent's configuration: everything that the agent would refuse
     CheckConfig(CheckConfigArgs),
+    /// Say what this host allows, what would be missed, and what to do about it
+    Doctor(DoctorArgs),
 }
 
 /// What is read as a tree, and under which terms.
@@ -160,6 +162,36 @@ pub struct CheckConfigArgs {
     /// The configuration's file [default: the text in DRIFTLOCK_CONFIG if that is set, else /etc/driftlock/agent.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// `driftlock doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Run it as the agent runs: same user, same unit, same container. From a shell the files of a running agent are seen by
+  nsenter --mount --target PID driftlock doctor
+
+Nothing is changed. Exit codes:
+    0  nothing would be missed
+    8  something would be missed, or it cannot be told whether it would
+   64  the command line is wrong
+   74  the answer cannot be written
+   78  the configuration cannot be used")]
+pub struct DoctorArgs {
+    /// The agent's configuration: its targets are looked at too [default: /etc/driftlock/agent.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Form of the answer on stdout
+    #[arg(long, value_enum, default_value_t = DoctorFormatArg::Text)]
+    pub format: DoctorFormatArg,
+}
+
+/// The forms of doctor's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorFormatArg {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
 }
 
 /// The forms of a result.

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod check_config;
 pub mod diff;
+pub mod doctor;
 pub mod scan;
 pub mod seal;
 pub mod show;
@@ -21,6 +22,7 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Show(args) => show::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::CheckConfig(args) => check_config::run(args),
+        Verb::Doctor(args) => doctor::run(args),
     };
     outcome.unwrap_or_else(|failure| {
         output::complain(&failure);

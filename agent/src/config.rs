@@ -234,7 +234,7 @@ impl Target {
 }
 
 /// Two: hashing must not be all that a host does.
-const fn default_threads() -> NonZeroUsize {
+pub(crate) const fn default_threads() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(1)
 }
 

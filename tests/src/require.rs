@@ -17,6 +17,8 @@ pub const REQUIRE_VARIABLE: &str = "DRIFTLOCK_TEST_REQUIRE";
 pub enum Requirement {
     /// User id 0, for owners, devices, capabilities.
     Root,
+    /// The host's own process ids: in a container PID 1 is another.
+    HostPids,
     /// Makes a Debian root.
     Debootstrap,
     /// A mirror in apt's own configuration: no host name is written in the project.
@@ -40,6 +42,11 @@ impl Requirement {
     pub fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "needs root: the user id is not 0".to_owned()),
+            Self::HostPids => {
+                let own = std::fs::read_link("/proc/self/ns/pid").ok();
+                let host = own.is_some_and(|link| link.as_os_str() == "pid:[4026531836]");
+                (!host).then(|| "needs the host's process ids: this is a container".to_owned())
+            }
             Self::DebianMirror => {
                 crate::debian::mirror().is_none().then(|| "needs a Debian mirror in /etc/apt".to_owned())
             }
@@ -63,7 +70,7 @@ impl Requirement {
 
     const fn names(self) -> &'static [&'static str] {
         match self {
-            Self::Root | Self::DebianMirror | Self::JsonSchema => &[],
+            Self::Root | Self::HostPids | Self::DebianMirror | Self::JsonSchema => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],

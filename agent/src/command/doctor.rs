@@ -4,34 +4,38 @@ mod form;
 
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use driftlock_common::exit::Exit;
-use driftlock_common::path::Escaped;
+use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::pattern::Excludes;
 
 use super::agent;
 use crate::baseline::{Accept, Baseline};
 use crate::cli::{DoctorArgs, DoctorFormatArg};
-use crate::config::{self, Config, DEFAULT_SWEEP, Mode};
+use crate::config::{self, Config, DEFAULT_SWEEP, Location, Mode, Origin};
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
-use crate::host::advice::{Closed, Events, Setting, Target, judge};
+use crate::host::advice::{Closed, Events, Setting, Target, View, judge};
+use crate::host::mountinfo;
 use crate::host::site::{Approach, Site};
 use crate::host::survey::Files;
 use crate::output::{self, Output};
+use crate::process::{Process, ProcessError, Selector};
 use crate::scan::{Mounts, Root, RootError};
-
-/// Looked at if no other is given and it is there.
-const CONFIG: &str = "/etc/driftlock/agent.toml";
 
 /// Runs the verb.
 pub fn run(args: DoctorArgs) -> Outcome {
-    let default = Path::new(CONFIG);
-    // One that cannot be looked at is one that is there: reading it says why not.
-    let there = default.symlink_metadata().err().is_none_or(|error| error.kind() != std::io::ErrorKind::NotFound);
-    let path = args.config.or_else(|| there.then(|| default.to_owned()));
-    let config = match path.as_deref().map(agent::load).transpose() {
+    let origin = Origin::of_process(args.config.clone());
+    // One that was asked for, or that is there; one that cannot be looked at is there: reading it says why not.
+    let there = match &origin {
+        Origin::File(path) => {
+            let missing = path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+            args.config.is_some() || !missing
+        }
+        Origin::Variable(_) => true,
+    };
+    let config = match there.then(|| agent::load(args.config)).transpose() {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
@@ -39,7 +43,8 @@ pub fn run(args: DoctorArgs) -> Outcome {
     let targets: Vec<Target> =
         config.iter().flat_map(|config| &config.targets).map(|target| look(&host, target)).collect();
     let rows = judge(&host, setting(config.as_ref()), &targets);
-    let found = form::Found { host: &host, config: path.as_deref(), targets: &targets, rows: &rows };
+    let name = there.then(|| origin.to_string());
+    let found = form::Found { host: &host, config: name.as_deref(), targets: &targets, rows: &rows };
     let text = match args.format {
         DoctorFormatArg::Text => form::text(&found, output::colour()),
         DoctorFormatArg::Json => form::json(&found),
@@ -64,18 +69,56 @@ fn look(host: &Host, target: &config::Target) -> Target {
     let baseline = Baseline::load(&target.manifest, Accept::Unsigned);
     let mut left_out = vec![target.exclude.clone()];
     left_out.extend(baseline.as_ref().ok().map(|baseline| baseline.manifest().header.excludes.clone()));
+    let mut mounts_allowed = target.mounts_allowed.clone();
+    let site = match &target.root {
+        Location::Directory(path) => {
+            Root::open(path).map_err(closed).map(|root| visit(host, &root, &left_out, target.mounts))
+        }
+        Location::Process(selector) => enter(host, selector, &left_out, target.mounts).map(|(site, mounted)| {
+            mounts_allowed.extend(mounted);
+            site
+        }),
+    };
     Target {
         name: target.name.clone(),
-        root: Escaped(target.root.as_os_str().as_bytes()).to_string(),
+        root: Escaped(target.root.to_string().as_bytes()).to_string(),
+        view: match target.root {
+            Location::Directory(_) => View::Ours,
+            Location::Process(_) => View::Theirs,
+        },
         manifest: baseline
             // The root is an entry too.
             .map(|baseline| baseline.manifest().tree.len() + 1)
             .map_err(|error| Failure::from(error).to_string()),
-        site: Root::open(&target.root).map_err(closed).map(|root| visit(host, &root, &left_out, target.mounts)),
+        site,
         mounts: target.mounts,
-        mounts_allowed: target.mounts_allowed.clone(),
+        mounts_allowed,
         left_out,
     }
+}
+
+/// Looks at the root of a process, with what is mounted in it: the agent takes that as wanted.
+fn enter(
+    host: &Host,
+    selector: &Selector,
+    left_out: &[Excludes],
+    inside: Mounts,
+) -> Result<(Site, Vec<TreePath>), Closed> {
+    let process = Process::find(selector).map_err(|error| Closed {
+        denied: matches!(error, ProcessError::Denied(_)),
+        why: Failure::from(error).to_string(),
+    })?;
+    let table = std::fs::read(format!("/proc/{}/mountinfo", process.pid()))
+        .map_err(|error| error.to_string())
+        .and_then(|table| mountinfo::parse(&table).map_err(|error| error.to_string()));
+    let mounted = process.mounts().to_vec();
+    let root = Root::of_process(process).map_err(closed)?;
+    let approach = Approach { at: b"/", mounts: &table, files: files(host), left_out, inside };
+    Ok((Site::visit(root.as_fd(), approach), mounted))
+}
+
+fn files(host: &Host) -> Files {
+    if host.reads_everything() { Files::Trusted } else { Files::Checked }
 }
 
 fn closed(error: RootError) -> Closed {
@@ -91,6 +134,6 @@ fn visit(host: &Host, root: &Root, left_out: &[Excludes], inside: Mounts) -> Sit
     // The kernel knows where the directory lies, whatever links led to it.
     let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
     let at: PathBuf = std::fs::read_link(link).unwrap_or_else(|_| root.path().to_owned());
-    let files = if host.reads_everything() { Files::Trusted } else { Files::Checked };
-    Site::visit(fd, Approach { at: at.as_os_str().as_bytes(), mounts: &host.ours, files, left_out, inside })
+    let at = at.as_os_str().as_bytes();
+    Site::visit(fd, Approach { at, mounts: &host.ours, files: files(host), left_out, inside })
 }

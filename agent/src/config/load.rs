@@ -43,6 +43,15 @@ impl Origin {
     }
 }
 
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Variable(_) => f.write_str(VARIABLE),
+        }
+    }
+}
+
 impl Config {
     /// The files that it was read from and those that it names for the agent itself: when one of them becomes another,
     /// the configuration may mean something else.

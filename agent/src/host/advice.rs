@@ -46,6 +46,15 @@ pub struct Row {
     pub remedy: String,
 }
 
+/// Whose files a root shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Those of this process, which may be others than PID 1's.
+    Ours,
+    /// Those of the process that the root belongs to.
+    Theirs,
+}
+
 /// What is to be watched, and how.
 #[derive(Debug)]
 pub struct Target {
@@ -53,6 +62,8 @@ pub struct Target {
     pub name: String,
     /// Its root, as configured.
     pub root: String,
+    /// Whose mount table the root lies in.
+    pub view: View,
     /// Whether its manifest can be used: how many entries are sealed.
     pub manifest: Known<usize>,
     /// The root as it was found.

@@ -57,19 +57,15 @@ impl Site {
         });
         let inside = approach.mounts.as_ref().map_err(Clone::clone).and_then(|mounts| inside(mounts, approach.at));
         let hangs = |mount: &Mount| Kind::of(&mount.fs_type).may_hang();
+        let entered = |mount: &Mount| approach.inside == Mounts::Cross && !hangs(mount);
         let avoided: Vec<TreePath> =
-            inside.iter().flatten().filter(|(_, mount)| hangs(mount)).map(|(at, _)| at.clone()).collect();
-        let unread: Vec<TreePath> = match approach.inside {
-            Mounts::Cross => Vec::new(),
-            Mounts::Report | Mounts::Skip => inside.iter().flatten().map(|(at, _)| at.clone()).collect(),
-        };
+            inside.iter().flatten().filter(|(_, mount)| !entered(mount)).map(|(at, _)| at.clone()).collect();
         let survey = (readable.is_ok() && !mount.as_ref().is_ok_and(hangs)).then(|| {
             let terms = Terms {
                 most_entries: MOST_ENTRIES,
                 files: approach.files,
                 left_out: approach.left_out,
                 avoided: &avoided,
-                unread: &unread,
             };
             survey(root, terms)
         });

@@ -21,13 +21,10 @@ pub struct Terms<'a> {
     pub most_entries: u64,
     /// Whether permissions of files are looked at: not if this process may read everything anyway.
     pub files: Files,
-    /// What is not asked to be readable.
+    /// What is neither scanned nor watched.
     pub left_out: &'a [Excludes],
-    /// Directories that are not entered: mounts that may hang.
+    /// Directories that are not entered: mounts that are not part of the tree, or may hang.
     pub avoided: &'a [TreePath],
-    /// Directories in which nothing is asked to be readable either: mounts that a scan does not enter. They are counted,
-    /// since watching enters them.
-    pub unread: &'a [TreePath],
 }
 
 /// Whether files are looked at.
@@ -66,7 +63,7 @@ pub enum End {
     Bound,
 }
 
-/// Looks over everything below `root`, links not followed, mounts entered as watching does.
+/// Looks over everything below `root`, links not followed, as watching does.
 pub fn survey(root: BorrowedFd<'_>, terms: Terms<'_>) -> Survey {
     let mut survey = Survey::default();
     let mut entries = 0;
@@ -105,6 +102,12 @@ pub fn survey(root: BorrowedFd<'_>, terms: Terms<'_>) -> Survey {
     survey
 }
 
+impl Terms<'_> {
+    fn leaves_out(&self, path: &TreePath) -> bool {
+        self.left_out.iter().any(|excludes| excludes.excludes(path))
+    }
+}
+
 impl Survey {
     fn entry(
         &mut self,
@@ -122,7 +125,7 @@ impl Survey {
         };
         match file_type {
             FileType::Directory => match path.join(name.to_bytes()) {
-                Ok(child) if terms.avoided.contains(&child) => self.directories += 1,
+                Ok(child) if terms.avoided.contains(&child) || terms.leaves_out(&child) => {}
                 Ok(child) => waiting.push(child),
                 Err(_) => self.failed += 1,
             },
@@ -145,8 +148,7 @@ impl Survey {
         match error {
             // It went meanwhile.
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {}
-            _ if terms.left_out.iter().any(|excludes| excludes.excludes(path)) => {}
-            _ if terms.unread.iter().any(|mount| path.is_within(mount)) => {}
+            _ if terms.leaves_out(path) => {}
             Errno::ACCESS | Errno::PERM => {
                 self.unreadable += 1;
                 if self.examples.len() < EXAMPLES {
@@ -175,8 +177,7 @@ mod tests {
         survey(File::open(dir).unwrap().as_fd(), terms)
     }
 
-    const ALL: Terms<'_> =
-        Terms { most_entries: 1000, files: Files::Checked, left_out: &[], avoided: &[], unread: &[] };
+    const ALL: Terms<'_> = Terms { most_entries: 1000, files: Files::Checked, left_out: &[], avoided: &[] };
 
     fn tree() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -205,6 +206,9 @@ mod tests {
         let found = look(dir.path(), Terms { most_entries: 1, ..ALL });
         assert_eq!((found.directories, found.end), (2, End::Bound));
         let found = look(dir.path(), Terms { avoided: &[TreePath::new("a").unwrap()], ..ALL });
+        assert_eq!((found.directories, found.end), (2, End::Whole));
+        let left_out = [Excludes::new(["a/**"], []).unwrap()];
+        let found = look(dir.path(), Terms { left_out: &left_out, ..ALL });
         assert_eq!((found.directories, found.end), (3, End::Whole));
     }
 
@@ -213,13 +217,12 @@ mod tests {
     fn what_cannot_be_read_is_counted_and_some_of_it_named() {
         let mut found = Survey::default();
         let path = |text: &str| TreePath::new(text).unwrap();
-        let (left_out, unread) = ([Excludes::new(["log/**"], []).unwrap()], [path("proc")]);
-        let terms = Terms { left_out: &left_out, unread: &unread, ..ALL };
+        let left_out = [Excludes::new(["log/**"], []).unwrap()];
+        let terms = Terms { left_out: &left_out, ..ALL };
         for (at, error) in [
             ("a", Errno::ACCESS),
             ("gone", Errno::NOENT),
             ("log/x", Errno::ACCESS),
-            ("proc/1/fdinfo", Errno::ACCESS),
             ("b", Errno::PERM),
             ("deep", Errno::NAMETOOLONG),
             ("c", Errno::ACCESS),

@@ -1,8 +1,6 @@
 //! Owns the two forms of the answer: text for people, JSON for programs. Must not own a judgement.
 
 use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 
 use driftlock_common::path::Escaped;
 use serde::Serialize;
@@ -21,7 +19,7 @@ const INDENT: usize = 26;
 pub(super) struct Found<'a> {
     pub(super) host: &'a Host,
     /// The configuration that was read.
-    pub(super) config: Option<&'a Path>,
+    pub(super) config: Option<&'a str>,
     pub(super) targets: &'a [Target],
     pub(super) rows: &'a [Row],
 }
@@ -161,7 +159,7 @@ pub(super) fn json(found: &Found<'_>) -> String {
         version: env!("CARGO_PKG_VERSION"),
         kernel: host.kernel.as_deref().ok(),
         user: host.user,
-        config: found.config.map(|path| Escaped(path.as_os_str().as_bytes()).to_string()),
+        config: found.config.map(|name| Escaped(name.as_bytes()).to_string()),
         capabilities: host.capabilities.as_ref().ok().map(|sets| Sets {
             effective: names(sets.effective),
             permitted: names(sets.permitted),

@@ -55,6 +55,7 @@ fn good_site() -> Site {
 
 fn target(site: Result<Site, Closed>) -> Target {
     Target {
+        view: View::Ours,
         name: "shop".into(),
         root: "/srv/shop".into(),
         manifest: Ok(5000),

@@ -4,7 +4,7 @@ use driftlock_common::path::{Escaped, TreePath};
 use rustix::io::Errno;
 
 use super::whole::GRANT;
-use super::{Events, Row, Setting, State, Target, UNTIL_SWEEP, differs, grouped, some_of};
+use super::{Events, Row, Setting, State, Target, UNTIL_SWEEP, View, differs, grouped, some_of};
 use crate::host::file_system::Kind;
 use crate::host::mountinfo::Mount;
 use crate::host::probe::words;
@@ -29,7 +29,9 @@ pub(super) fn judge(host: &Host, setting: Setting, target: &Target, watched: &mu
                 found.extend(reading(host, site));
             }
             found.extend(inside(target, site));
-            found.extend(view(host, site));
+            if target.view == View::Ours {
+                found.extend(view(host, site));
+            }
             found.extend(fanotify(host, site));
             found.extend(page_cache(site));
         }

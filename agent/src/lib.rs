@@ -17,6 +17,7 @@ pub mod journal;
 pub mod deliver;
 pub mod runtime;
 pub mod gate;
+pub mod systemd;
 pub mod output;
 pub mod failure;
 pub mod logging;

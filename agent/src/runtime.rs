@@ -33,6 +33,7 @@ use crate::journal::{Journal, JournalError};
 use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
 use crate::process::Process;
+use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Nothing, Seen, Watcher};
 use live::Live;
 use sink::Sink;
@@ -133,13 +134,21 @@ pub async fn run_reloading(
     let mut runtime = Runtime::begin(config, hint_sender, done).await?;
     let mut shutdown = std::pin::pin!(shutdown);
     let mut reloads_open = true;
+    let mut watchdog = Watchdog::of_the_service();
+    systemd::ready(runtime.config.targets.len());
     while !runtime.stopping {
+        watchdog.turned();
         let deadline = runtime.monitor.deadline();
         let event = tokio::select! {
             biased;
             reason = &mut shutdown => Some(Event::Shutdown { reason: reason.name().to_owned() }),
             reload = reloads.recv(), if reloads_open => match reload {
-                Some(reload) => runtime.reload(reload).await,
+                Some(reload) => {
+                    systemd::reloading();
+                    let event = runtime.reload(reload).await;
+                    systemd::ready(runtime.config.targets.len());
+                    event
+                }
                 None => {
                     reloads_open = false;
                     None
@@ -152,9 +161,11 @@ pub async fn run_reloading(
             Some(done) = results.recv() => runtime.done(done),
             Some((target, seen)) = hints.next() => Some(seen_event(&target, seen)),
             () = wait_until(runtime.began, deadline) => Some(Event::Tick),
+            () = watchdog.next() => None,
         };
         runtime.tell(event);
     }
+    systemd::stopping();
     drop(hints);
     runtime.spool.flush(GRACE).await;
     Ok(())

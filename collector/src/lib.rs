@@ -21,5 +21,6 @@ pub mod page;
 pub mod failure;
 pub mod logging;
 pub mod cli;
+pub mod systemd;
 pub mod serve;
 pub mod dev;

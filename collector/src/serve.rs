@@ -17,6 +17,7 @@ use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::store::StoreError;
 use crate::store::sqlite::{Limits, SqliteStore};
+use crate::systemd;
 
 /// How long requests that are under way may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
             .map_err(|error| Failure::new(Exit::Io, error))?;
         // Whoever started it may wait for this line. Nothing can be said on a closed stream.
         let _closed = writeln!(std::io::stderr(), "driftlock-collector: listening on http://{address}");
+        systemd::ready(address);
+        systemd::keep_watchdog(shutdown);
         serve(listener, state).await.map_err(|error| Failure::new(Exit::Io, error))
     })
 }
@@ -74,6 +77,7 @@ pub async fn serve(listener: TcpListener, state: Arc<AppState>) -> Result<(), an
     let server = axum::serve(listener, app(state)).with_graceful_shutdown(async move { ended.cancelled().await });
     let late = async {
         shutdown.cancelled().await;
+        systemd::stopping();
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
@@ -118,6 +122,7 @@ fn reload_on_hangup(
                 _ = hangup.recv() => {}
             }
             let file = tokens.clone();
+            systemd::reloading();
             match tokio::task::spawn_blocking(move || HostTokens::load(&file)).await {
                 Ok(Ok(tokens)) => {
                     tracing::info!(tokens = tokens.len(), "tokens read again");
@@ -128,6 +133,7 @@ fn reload_on_hangup(
                 }
                 Err(_) => return,
             }
+            systemd::reloaded();
         }
     });
     Ok(())

@@ -108,7 +108,7 @@ fn the_collector_uses_the_agent_in_its_development_mode_only() {
 
 #[test]
 fn every_lint_table_is_the_workspaces() {
-    for package in ["common", "agent", "collector"] {
+    for package in ["common", "agent", "collector", "packaging"] {
         let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
         assert!(manifest.contains("[lints]\nworkspace = true"), "{package} has lints of its own");
     }
@@ -150,7 +150,7 @@ fn refuse(file: &Source, word: &str, why: &str) {
 }
 
 fn all_sources() -> Vec<Source> {
-    let packages = ["common", "agent", "collector", "tests", "benches"];
+    let packages = ["common", "agent", "collector", "packaging", "tests", "benches"];
     let all: Vec<Source> = packages.iter().flat_map(|package| sources(package)).collect();
     assert!(all.len() > 40, "found only {} files", all.len());
     all

@@ -32,9 +32,7 @@ fn build() -> Result<Binaries> {
     let place = Place::of(&env::current_exe()?)?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    for (name, _) in env::vars_os().filter(|(name, _)| is_of_the_running_test(&name.to_string_lossy())) {
-        command.env_remove(name);
-    }
+    forget_the_running_test(&mut command);
     // The whole workspace, so that cargo unifies features as `cargo test --workspace` did and builds nothing twice.
     let output = command
         .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
@@ -54,6 +52,21 @@ fn build() -> Result<Binaries> {
             .ok_or_else(|| anyhow!("cargo built no {name}"))
     };
     Ok(Binaries { driftlock: executable("driftlock")?, collector: executable("driftlock-collector")? })
+}
+
+/// The target directory of the running test.
+///
+/// # Errors
+/// If the test is not where cargo puts one.
+pub fn target_dir() -> Result<PathBuf> {
+    Ok(Place::of(&env::current_exe()?)?.target_dir)
+}
+
+/// Takes from a command that runs cargo what cargo told the running test.
+pub fn forget_the_running_test(command: &mut Command) {
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_the_running_test(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
 }
 
 /// Whether cargo set this variable to tell the running test about its own package. Build scripts watch some of them, so

@@ -16,7 +16,7 @@ use crate::tamper::{CAP_NET_RAW, set_capability};
 use crate::tree::{Tree, below};
 
 /// What is installed. The machine's own sources must carry it.
-const SUITE: &str = "bookworm";
+pub(crate) const SUITE: &str = "bookworm";
 /// Changes whenever this file makes another image.
 const RECIPE: &str = "1";
 /// A name that is not UTF-8, in the second layer.
@@ -46,8 +46,7 @@ pub const TAG: &str = "two";
 /// If it cannot be made; what the tools said is in the error.
 pub fn image() -> Result<DebianImage> {
     let mirror = mirror().context("no Debian mirror in /etc/apt")?;
-    let fixtures = cache()?.join("driftlock/fixtures");
-    fs::create_dir_all(&fixtures)?;
+    let fixtures = fixtures()?;
     let key = sha256(format!("{RECIPE} {SUITE} {mirror}").as_bytes());
     let place = fixtures.join(format!("debian-{SUITE}-{}", &key[..16]));
     if !place.exists() {
@@ -97,6 +96,13 @@ fn mirror_in(text: &str) -> Option<String> {
         field("URIs:")?.split_whitespace().next().map(str::to_owned)
     };
     text.lines().find_map(line).or_else(|| text.split("\n\n").find_map(stanza))
+}
+
+/// What a machine makes once for the tests: a directory outside the checkout.
+pub(crate) fn fixtures() -> Result<PathBuf> {
+    let fixtures = cache()?.join("driftlock/fixtures");
+    fs::create_dir_all(&fixtures)?;
+    Ok(fixtures)
 }
 
 fn cache() -> Result<PathBuf> {
@@ -164,7 +170,8 @@ fn tagged(layout: &Path, tag: &str) -> std::ffi::OsString {
     image
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a command to its end; what it said is in the error.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}\n{said}", output.status);

@@ -35,6 +35,24 @@ pub enum Requirement {
     Xmllint,
     /// Validates JSON, from Python.
     JsonSchema,
+    /// Makes Debian packages.
+    CargoDeb,
+    /// Makes RPM packages.
+    CargoGenerateRpm,
+    /// Reads Debian packages.
+    DpkgDeb,
+    /// Installs RPM packages.
+    Rpm,
+    /// Makes images.
+    Buildah,
+    /// Boots a Debian root.
+    SystemdNspawn,
+    /// Judges units.
+    SystemdAnalyze,
+    /// Checks manual pages.
+    Mandoc,
+    /// Checks objects against the schemas of Kubernetes.
+    KubernetesValidate,
 }
 
 impl Requirement {
@@ -55,9 +73,7 @@ impl Requirement {
                 let is_there = found.is_ok_and(|status| status.success());
                 (!is_there).then(|| format!("needs jsonschema and rfc3987 for {PYTHON}: not installed"))
             }
-            Self::Debootstrap | Self::Umoci | Self::Skopeo | Self::Podman | Self::Chromium | Self::Xmllint => {
-                self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or ")))
-            }
+            _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
 
@@ -77,6 +93,15 @@ impl Requirement {
             Self::Podman => &["podman"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
             Self::Xmllint => &["xmllint"],
+            Self::CargoDeb => &["cargo-deb"],
+            Self::CargoGenerateRpm => &["cargo-generate-rpm"],
+            Self::DpkgDeb => &["dpkg-deb"],
+            Self::Rpm => &["rpm"],
+            Self::Buildah => &["buildah"],
+            Self::SystemdNspawn => &["systemd-nspawn"],
+            Self::SystemdAnalyze => &["systemd-analyze"],
+            Self::Mandoc => &["mandoc"],
+            Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }
 }

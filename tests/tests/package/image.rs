@@ -1,0 +1,114 @@
+//! The container image: the static binary and nothing else, run by podman as any user on a root that is read only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use driftlock_tests::packages::{Revision, Step, built};
+use driftlock_tests::require::{Requirement, trial};
+use driftlock_tests::sandbox::{Finished, Sandbox};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+/// The promise, in bytes: of the archive, and of what it unpacks to.
+const MAX_IMAGE: u64 = 12_000_000;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let reads = &[Requirement::Buildah, Requirement::Umoci, Requirement::Root];
+    let runs = &[Requirement::Buildah, Requirement::Podman, Requirement::Root];
+    vec![
+        trial("the_image_is_the_binary_alone_and_small", reads, contents),
+        trial("the_image_runs_as_any_user_on_a_read_only_root", runs, runs_as_any_user),
+    ]
+}
+
+fn contents() -> Result<()> {
+    let image = built(Step::Image, Revision::First)?.image();
+    let size = fs::metadata(&image)?.len();
+    ensure!(size < MAX_IMAGE, "{size} bytes");
+    let sandbox = Sandbox::new()?;
+    let layout = sandbox.tree("layout")?;
+    let arguments = ["-xf".as_ref(), image.as_os_str(), "-C".as_ref(), layout.root().as_os_str()];
+    sandbox.command(Path::new("tar"), arguments).run()?.expect(0)?;
+    let tag = format!("driftlock:{}", env!("CARGO_PKG_VERSION"));
+    let index: Value = serde_json::from_slice(&fs::read(layout.path("index.json"))?)?;
+    let manifests = index["manifests"].as_array().context("manifests")?;
+    ensure!(manifests.len() == 1, "{index}");
+    let name = manifests[0]["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap_or_default();
+    ensure!(name.ends_with(&tag), "{index}");
+    let blob = |descriptor: &Value| -> Result<Value> {
+        let digest = descriptor["digest"].as_str().context("a digest")?.replace(':', "/");
+        Ok(serde_json::from_slice(&fs::read(layout.path(format!("blobs/{digest}")))?)?)
+    };
+    let manifest = blob(&manifests[0])?;
+    let config = blob(&manifest["config"])?["config"].clone();
+    ensure!(config["Entrypoint"] == serde_json::json!(["/driftlock"]), "{config}");
+    ensure!(config["Cmd"] == serde_json::json!(["agent"]), "{config}");
+    ensure!(config["Labels"]["org.opencontainers.image.version"] == env!("CARGO_PKG_VERSION"), "{config}");
+
+    // The product itself says what is in it.
+    let source = format!("oci:{}", layout.root().display());
+    let manifest = sandbox.seal(source, "image.manifest")?;
+    let listed = sandbox.driftlock(["show".as_ref(), "--list".as_ref(), manifest.as_os_str()]).run()?.expect(0)?;
+    let listed = listed.text()?;
+    let files: Vec<&str> = listed.lines().filter(|line| line.starts_with('-')).collect();
+    ensure!(files.len() == 1 && files[0].ends_with("driftlock") && files[0].starts_with("-rwxr-xr-x"), "{listed}");
+    let unpacked = fs::metadata(built(Step::Image, Revision::First)?.out().join("bin/driftlock"))?.len();
+    ensure!(unpacked < MAX_IMAGE, "{unpacked} bytes");
+    Ok(())
+}
+
+/// A podman with a store of its own.
+struct Podman {
+    sandbox: Sandbox,
+}
+
+impl Podman {
+    fn run(&self, arguments: &[&str]) -> Result<Finished> {
+        let path = |name: &str| self.sandbox.path(name).display().to_string();
+        let store = ["--root".to_owned(), path("store"), "--runroot".to_owned(), path("run")];
+        let driver = ["--storage-driver=vfs", "--runtime=runc", "--cgroup-manager=cgroupfs"].map(str::to_owned);
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        self.sandbox.command(Path::new("podman"), store.into_iter().chain(driver).chain(arguments)).run()
+    }
+
+    fn container(&self, options: &[&str], arguments: &[&str]) -> Result<Finished> {
+        // No more than what a machine that runs tests in a container of its own allows.
+        let limits = ["run", "--rm", "--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"];
+        let image = format!("localhost/driftlock:{}", env!("CARGO_PKG_VERSION"));
+        self.run(&[&limits, options, &[&image], arguments].concat())
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Its mounts would outlive the directory.
+        let _said = self.run(&["system", "reset", "--force"]);
+    }
+}
+
+fn runs_as_any_user() -> Result<()> {
+    let podman = Podman { sandbox: Sandbox::new()? };
+    let image = built(Step::Image, Revision::First)?.image();
+    podman.run(&["load", "--input", &image.display().to_string()])?.expect(0)?;
+    let version = format!("driftlock {}\n", env!("CARGO_PKG_VERSION"));
+    let tree = podman.sandbox.tree("tree")?;
+    tree.file("file", "content\n")?;
+    let manifest = podman.sandbox.seal(format!("dir:{}", tree.root().display()), "tree.manifest")?;
+    let volume = |from: PathBuf, to: &str| format!("--volume={}:{to}:ro", from.display());
+    let (tree_volume, manifest_volume) = (volume(tree.root().to_owned(), "/tree"), volume(manifest, "/manifest"));
+    for (user, code) in BTreeMap::from([("0:0", 0), ("65534:65534", 0), ("4242:4242", 0)]) {
+        let user = format!("--user={user}");
+        let options = [&*user, "--read-only", "--cap-drop=all", &tree_volume, &manifest_volume];
+        let said = podman.container(&options, &["--version"])?.expect(0)?;
+        ensure!(said.text()? == version, "{said:?}");
+        podman.container(&options, &["scan", "--manifest", "/manifest", "/tree"])?.expect(code)?;
+    }
+    // The command of the image is the agent; without a configuration it says which one it misses.
+    let said = podman.container(&["--read-only"], &[])?.expect(78)?;
+    ensure!(said.stderr.contains("/etc/driftlock/agent.toml"), "{said:?}");
+    // No shell.
+    ensure!(podman.container(&["--entrypoint=/bin/sh"], &["-c", "true"])?.code != Some(0), "there is a shell");
+    Ok(())
+}

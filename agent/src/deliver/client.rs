@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::resolver::HostResolver;
 use super::{Reply, retry_after};
-use crate::config::Report;
+use crate::config::{Endpoint, Report};
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -52,7 +52,9 @@ pub enum ClientError {
     #[error("{} holds no PEM certificates", .0.display())]
     Certificates(PathBuf),
     /// The library refuses.
-    #[error("the HTTPS client cannot be set up")]
+    #[error(
+        "the HTTPS client cannot be set up; if the system has no certificates, name a file of them in report.ca_file"
+    )]
     Build(#[source] reqwest::Error),
 }
 
@@ -127,6 +129,9 @@ fn build(report: &Report, timeouts: Timeouts) -> Result<reqwest::Client, ClientE
             return Err(ClientError::Certificates(path.clone()));
         }
         builder = builder.tls_certs_only(certificates);
+    } else if !report.endpoint.as_ref().is_some_and(Endpoint::is_https) {
+        // None are needed, and a container of one binary has none: looking for the system's would be an error.
+        builder = builder.tls_certs_only([]);
     }
     if let Some(socket) = report.endpoint.as_ref().and_then(|endpoint| endpoint.socket()) {
         builder = builder.unix_socket(socket.clone());

@@ -109,10 +109,10 @@ impl Host {
     }
 }
 
-/// A target, as TOML; `more` is lines of it.
-pub(super) fn target(name: &str, root: &str, more: &str) -> String {
+/// A target, as TOML, sealed in a manifest of its name.
+pub(super) fn target(name: &str, root: &str) -> String {
     let manifest = format!("/etc/driftlock/{name}.manifest");
-    format!("[[target]]\nname = {name:?}\nroot = {root:?}\nmanifest = {manifest:?}\nallow_unsigned = true\n{more}\n")
+    format!("[[target]]\nname = {name:?}\nroot = {root:?}\nmanifest = {manifest:?}\nallow_unsigned = true\n")
 }
 
 /// An address of loopback on which nobody listens, outside of what the kernel gives to others meanwhile. It stays the same

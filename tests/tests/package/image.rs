@@ -52,8 +52,11 @@ fn contents() -> Result<()> {
     let manifest = sandbox.seal(source, "image.manifest")?;
     let listed = sandbox.driftlock(["show".as_ref(), "--list".as_ref(), manifest.as_os_str()]).run()?.expect(0)?;
     let listed = listed.text()?;
-    let files: Vec<&str> = listed.lines().filter(|line| line.starts_with('-')).collect();
-    ensure!(files.len() == 1 && files[0].ends_with("driftlock") && files[0].starts_with("-rwxr-xr-x"), "{listed}");
+    // - 0755     0     0      9000000   0  driftlock
+    let is_entry = |line: &&str| line.starts_with(|kind: char| !kind.is_whitespace()) && line[1..].starts_with(' ');
+    let entries: Vec<&str> = listed.lines().filter(is_entry).collect();
+    ensure!(entries.len() == 1 && entries[0].starts_with("- 0755 ") && entries[0].ends_with(" driftlock"), "{listed}");
+    ensure!(listed.lines().any(|line| line.starts_with("entries   1,")), "{listed}");
     let unpacked = fs::metadata(built(Step::Image, Revision::First)?.out().join("bin/driftlock"))?.len();
     ensure!(unpacked < MAX_IMAGE, "{unpacked} bytes");
     Ok(())

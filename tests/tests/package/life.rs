@@ -13,7 +13,7 @@ use driftlock_tests::require::{Requirement, trial};
 use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tamper;
 use driftlock_tests::tree::Tree;
-use driftlock_tests::wait::pass;
+use driftlock_tests::wait::{eventually, pass};
 use libtest_mimic::Trial;
 
 use crate::host::{AGENT, COLLECTOR, Host, NEEDS, target};
@@ -33,7 +33,7 @@ fn contents() -> Result<()> {
     let files = |package| -> Result<Vec<String>> {
         let deb = built(Step::Deb, Revision::First)?.package(package)?;
         let said = Sandbox::new()?.command(Path::new("dpkg-deb"), ["-c".as_ref(), deb.as_os_str()]).run()?.expect(0)?;
-        // -rwxr-xr-x root/root 9000000 2026-01-01 00:00 ./usr/bin/driftlock
+        // -rwxr-xr-x 0/0 9000000 2026-01-01 00:00 ./usr/bin/driftlock
         Ok(said.text()?.lines().filter(|line| line.starts_with('-')).map(str::to_owned).collect())
     };
     let agent = files(Package::Agent)?;
@@ -43,7 +43,7 @@ fn contents() -> Result<()> {
     for (lines, expected) in [(agent, AGENT_FILES), (files(Package::Collector)?, COLLECTOR_FILES)] {
         let found = lines.iter().map(|line| -> Result<(String, String)> {
             let words: Vec<&str> = line.split_whitespace().collect();
-            ensure!(words[1] == "root/root", "{line}");
+            ensure!(words[1] == "0/0", "{line}");
             Ok((words[5].trim_start_matches("./").to_owned(), words[0].to_owned()))
         });
         let found: BTreeSet<(String, String)> = found.collect::<Result<_>>()?;
@@ -106,7 +106,7 @@ fn life() -> Result<()> {
     }
     machine.run(["driftlock", "seal", "dir:/srv/shop", "-o", "/etc/driftlock/shop.manifest"])?;
     host.start_collector()?;
-    host.start_agent(&target("shop", "/srv/shop", ""))?;
+    host.start_agent(&target("shop", "/srv/shop"))?;
     host.eventually_is("clean")?;
     let owners = "stat -c '%a %U:%G %n' /var/lib/driftlock /var/lib/driftlock-collector";
     ensure!(
@@ -118,6 +118,16 @@ fn life() -> Result<()> {
     );
     let mut expected = BTreeSet::from([tamper::content_under_old_size_and_time(tree.root(), "file-0")?]);
     host.eventually_open(&expected)?;
+    for unit in [AGENT, COLLECTOR] {
+        let pid = machine.main_pid(unit)?;
+        machine.run(["systemctl", "reload", unit])?;
+        ensure!(machine.main_pid(unit)? == pid && machine.state(unit)? == "active", "{}", machine.journal(unit)?);
+    }
+    eventually("the configuration to be read again", || {
+        let said = machine.journal(AGENT)?;
+        ensure!(said.contains("configuration reloaded"), "{said}");
+        Ok::<_, anyhow::Error>(())
+    })?;
 
     // Both are upgraded while files change.
     let before = (machine.main_pid(AGENT)?, machine.main_pid(COLLECTOR)?);

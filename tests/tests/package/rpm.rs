@@ -78,7 +78,7 @@ struct Rpm {
 impl Rpm {
     fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Finished> {
         let root = self.root.path();
-        let mut all: Vec<_> = ["--root".into(), root.into_os_string(), "--nodeps".into()].into();
+        let mut all: Vec<_> = ["--root".into(), root.into_os_string()].into();
         all.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         // Its scripts run in the root, which has no directory of the sandbox.
         self.sandbox.command(Path::new("rpm"), all).env("TMPDIR", "/tmp").run()?.expect(0)
@@ -86,7 +86,9 @@ impl Rpm {
 
     fn upgrade(&self, revision: Revision) -> Result<Finished> {
         let packages = [package(Package::Agent, revision)?, package(Package::Collector, revision)?];
-        self.run([OsStr::new("--upgrade")].into_iter().chain(packages.iter().map(|package| package.as_os_str())))
+        // What dpkg has installed there, rpm does not know.
+        let options = ["--upgrade", "--nodeps"].map(OsStr::new).into_iter();
+        self.run(options.chain(packages.iter().map(|package| package.as_os_str())))
     }
 }
 

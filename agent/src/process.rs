@@ -121,7 +121,7 @@ impl Process {
             _ => Err(ProcessError::Proc(path(name), error)),
         };
         let open = |name: &str, flags| {
-            openat(CWD, &path(name), flags | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from)
+            openat(CWD, path(name), flags | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from)
         };
         // Threads of the kernel have no executable, and no root of their own.
         match std::fs::read_link(path("exe")) {

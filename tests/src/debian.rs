@@ -158,12 +158,12 @@ fn second_layer(delta: &Tree) -> Result<()> {
     Ok(())
 }
 
-fn pack(root: &Path, archive: &Path) -> Result<()> {
+pub(crate) fn pack(root: &Path, archive: &Path) -> Result<()> {
     let options = ["--format=pax", "--numeric-owner", "--sort=name", "--xattrs", "--xattrs-include=*"];
     run(Command::new("tar").args(options).arg("-cf").arg(archive).arg("-C").arg(root).arg("."))
 }
 
-fn tagged(layout: &Path, tag: &str) -> std::ffi::OsString {
+pub(crate) fn tagged(layout: &Path, tag: &str) -> std::ffi::OsString {
     let mut image = layout.as_os_str().to_owned();
     image.push(OsStr::new(":"));
     image.push(tag);

@@ -29,6 +29,8 @@ pub enum Requirement {
     Skopeo,
     /// Runs containers.
     Podman,
+    /// What podman runs them with.
+    Runc,
     /// A browser without a window.
     Chromium,
     /// Validates XML.
@@ -91,6 +93,7 @@ impl Requirement {
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
             Self::Podman => &["podman"],
+            Self::Runc => &["runc"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
             Self::Xmllint => &["xmllint"],
             Self::CargoDeb => &["cargo-deb"],

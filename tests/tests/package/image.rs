@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::packages::{Revision, Step, built};
+use driftlock_tests::podman::{Driver, Podman};
 use driftlock_tests::require::{Requirement, trial};
-use driftlock_tests::sandbox::{Finished, Sandbox};
+use driftlock_tests::sandbox::Sandbox;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -62,56 +63,28 @@ fn contents() -> Result<()> {
     Ok(())
 }
 
-/// A podman with a store of its own.
-struct Podman {
-    sandbox: Sandbox,
-}
-
-impl Podman {
-    fn run(&self, arguments: &[&str]) -> Result<Finished> {
-        let path = |name: &str| self.sandbox.path(name).display().to_string();
-        let store = ["--root".to_owned(), path("store"), "--runroot".to_owned(), path("run")];
-        let driver = ["--storage-driver=vfs", "--runtime=runc", "--cgroup-manager=cgroupfs"].map(str::to_owned);
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-        self.sandbox.command(Path::new("podman"), store.into_iter().chain(driver).chain(arguments)).run()
-    }
-
-    fn container(&self, options: &[&str], arguments: &[&str]) -> Result<Finished> {
-        // No more than what a machine that runs tests in a container of its own allows.
-        let limits = ["run", "--rm", "--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"];
-        let image = format!("localhost/driftlock:{}", env!("CARGO_PKG_VERSION"));
-        self.run(&[&limits, options, &[&image], arguments].concat())
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        // Its mounts would outlive the directory.
-        let _said = self.run(&["system", "reset", "--force"]);
-    }
-}
-
 fn runs_as_any_user() -> Result<()> {
-    let podman = Podman { sandbox: Sandbox::new()? };
-    let image = built(Step::Image, Revision::First)?.image();
-    podman.run(&["load", "--input", &image.display().to_string()])?.expect(0)?;
+    let podman = Podman::new(Driver::Copies)?;
+    let archive = built(Step::Image, Revision::First)?.image();
+    podman.load(&format!("oci-archive:{}", archive.display()), "driftlock")?;
+    let image = "localhost/driftlock:latest";
     let version = format!("driftlock {}\n", env!("CARGO_PKG_VERSION"));
-    let tree = podman.sandbox.tree("tree")?;
+    let tree = podman.sandbox().tree("tree")?;
     tree.file("file", "content\n")?;
-    let manifest = podman.sandbox.seal(format!("dir:{}", tree.root().display()), "tree.manifest")?;
+    let manifest = podman.sandbox().seal(format!("dir:{}", tree.root().display()), "tree.manifest")?;
     let volume = |from: PathBuf, to: &str| format!("--volume={}:{to}:ro", from.display());
     let (tree_volume, manifest_volume) = (volume(tree.root().to_owned(), "/tree"), volume(manifest, "/manifest"));
     for (user, code) in BTreeMap::from([("0:0", 0), ("65534:65534", 0), ("4242:4242", 0)]) {
         let user = format!("--user={user}");
         let options = [&*user, "--read-only", "--cap-drop=all", &tree_volume, &manifest_volume];
-        let said = podman.container(&options, &["--version"])?.expect(0)?;
+        let said = podman.once(&options, image, &["--version"])?.expect(0)?;
         ensure!(said.text()? == version, "{said:?}");
-        podman.container(&options, &["scan", "--manifest", "/manifest", "/tree"])?.expect(code)?;
+        podman.once(&options, image, &["scan", "--manifest", "/manifest", "/tree"])?.expect(code)?;
     }
     // The command of the image is the agent; without a configuration it says which one it misses.
-    let said = podman.container(&["--read-only"], &[])?.expect(78)?;
+    let said = podman.once(&["--read-only"], image, &[])?.expect(78)?;
     ensure!(said.stderr.contains("/etc/driftlock/agent.toml"), "{said:?}");
     // No shell.
-    ensure!(podman.container(&["--entrypoint=/bin/sh"], &["-c", "true"])?.code != Some(0), "there is a shell");
+    ensure!(podman.once(&["--entrypoint=/bin/sh"], image, &["-c", "true"])?.code != Some(0), "there is a shell");
     Ok(())
 }

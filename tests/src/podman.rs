@@ -1,0 +1,155 @@
+//! Owns containers under test: a podman with a store of its own, which goes with everything in it when it is dropped. Must
+//! not own which images and what of them is right.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::sandbox::{Finished, Sandbox};
+
+/// No more than what a machine that runs tests in a container of its own allows.
+const LIMITS: [&str; 2] = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"];
+
+/// A podman. Its containers are removed when it is dropped.
+#[derive(Debug)]
+pub struct Podman {
+    sandbox: Sandbox,
+    driver: Driver,
+}
+
+/// How roots of containers are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Whole copies: works anywhere.
+    Copies,
+    /// overlayfs, as on real hosts.
+    Overlay,
+}
+
+/// A container that was started.
+#[derive(Debug)]
+pub struct Container<'a> {
+    podman: &'a Podman,
+    name: String,
+}
+
+impl Podman {
+    /// One with an empty store.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new(driver: Driver) -> Result<Self> {
+        Ok(Self { sandbox: Sandbox::new()?, driver })
+    }
+
+    /// Its place, for what is mounted into containers.
+    pub const fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// Runs podman to its end.
+    ///
+    /// # Errors
+    /// If it cannot be started or does not end.
+    pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
+        let path = |name: &str| self.sandbox.path(name).display().to_string();
+        let store = ["--root".to_owned(), path("store"), "--runroot".to_owned(), path("run")];
+        let driver = match self.driver {
+            Driver::Copies => "--storage-driver=vfs",
+            Driver::Overlay => "--storage-driver=overlay",
+        };
+        let ways = [driver, "--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=file"].map(str::to_owned);
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        self.sandbox.command(Path::new("podman"), store.into_iter().chain(ways).chain(arguments)).run()
+    }
+
+    /// Takes the image of an OCI archive or layout (`oci-archive:FILE`, `oci:DIR:TAG`) and names it.
+    ///
+    /// # Errors
+    /// If podman refuses it.
+    pub fn load(&self, source: &str, name: &str) -> Result<()> {
+        let id = self.run(&["pull", "--quiet", source])?.expect(0)?;
+        self.run(&["tag", id.text()?.trim(), name])?.expect(0)?;
+        Ok(())
+    }
+
+    /// Runs a container to its end and removes it.
+    ///
+    /// # Errors
+    /// If podman cannot be run.
+    pub fn once(&self, options: &[&str], image: &str, arguments: &[&str]) -> Result<Finished> {
+        self.run(&[&["run", "--rm", "--network=none"][..], &LIMITS, options, &[image], arguments].concat())
+    }
+
+    /// Starts a container that goes on.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start(&self, name: &str, options: &[&str], image: &str, arguments: &[&str]) -> Result<Container<'_>> {
+        let named = ["run", "--detach", "--log-driver=k8s-file", "--name", name];
+        self.run(&[&named[..], &LIMITS, options, &[image], arguments].concat())?.expect(0)?;
+        Ok(Container { podman: self, name: name.to_owned() })
+    }
+}
+
+impl Container<'_> {
+    /// Runs a command in it, and expects that it succeeds.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn exec(&self, command: &[&str]) -> Result<Finished> {
+        self.podman.run(&[&["exec", &self.name][..], command].concat())?.expect(0)
+    }
+
+    /// Stops it as asked and starts it again, with the same root.
+    ///
+    /// # Errors
+    /// If podman cannot.
+    pub fn restart(&self) -> Result<()> {
+        self.podman.run(&["restart", "--time=10", &self.name])?.expect(0).map(drop)
+    }
+
+    /// Stops it as asked.
+    ///
+    /// # Errors
+    /// If podman cannot.
+    pub fn stop(&self) -> Result<()> {
+        self.podman.run(&["stop", "--time=10", &self.name])?.expect(0).map(drop)
+    }
+
+    /// Kills it and removes it with its root, as an orchestrator does that makes another in its place.
+    ///
+    /// # Errors
+    /// If podman cannot.
+    pub fn remove(self) -> Result<()> {
+        self.podman.run(&["rm", "--force", "--time=0", &self.name])?.expect(0).map(drop)
+    }
+
+    /// What it wrote so far: standard output and standard error.
+    ///
+    /// # Errors
+    /// If podman cannot tell.
+    pub fn logs(&self) -> Result<Finished> {
+        self.podman.run(&["logs", &self.name])?.expect(0)
+    }
+
+    /// The number of its first process, as this machine counts.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        let said = self.podman.run(&["inspect", "--format", "{{.State.Pid}}", &self.name])?.expect(0)?;
+        let pid: u32 = said.text()?.trim().parse().context("a process id")?;
+        ensure!(pid > 0, "{} does not run", self.name);
+        Ok(pid)
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Containers and mounts would outlive the directory.
+        let _removed = self.run(&["rm", "--all", "--force", "--time=0"]);
+        let _unmounted = self.run(&["image", "unmount", "--all", "--force"]);
+        let _reset = self.run(&["system", "reset", "--force"]);
+    }
+}

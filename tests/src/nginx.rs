@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::Builder;
@@ -29,6 +30,9 @@ pub fn image() -> Result<PathBuf> {
     let fixtures = fixtures()?;
     let key = sha256(format!("{RECIPE} {SUITE} {mirror}").as_bytes());
     let place = fixtures.join(format!("nginx-{SUITE}-{}", &key[..16]));
+    // Tests of one run wait for the first of them.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if !place.exists() {
         let work = Builder::new().prefix("making-").tempdir_in(&fixtures)?;
         let (root, layer, layout) = (work.path().join("root"), work.path().join("layer.tar"), work.path().join("oci"));

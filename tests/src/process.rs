@@ -107,6 +107,11 @@ impl Process {
         self.lines(stream).lock().lines.join("\n")
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         trial("sweeps_alone_find_everything", &[], sweeps_alone),
         trial("a_bad_configuration_is_refused_and_the_old_one_stays", &[], a_bad_configuration_is_refused),
         trial("a_good_configuration_is_taken", &[], a_good_configuration_is_taken),
+        trial("replaced_files_are_taken_without_a_signal", &[], replaced_files_are_taken),
         trial("a_lost_root_is_a_condition_and_nothing_is_removed", &[], a_lost_root),
         trial("a_collector_that_is_not_there_yet", &[], a_collector_that_is_not_there_yet),
         trial("two_agents_with_one_identity_are_shown", &[], two_agents_with_one_identity),
@@ -212,6 +213,29 @@ fn a_good_configuration_is_taken() -> Result<()> {
     std::fs::write(stage.home.config_file(), stage.home.config())?;
     agent.reload()?;
     stage.eventually_open([])?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    stage.wire.history()?.check()
+}
+
+/// A container has nobody who could send a signal.
+fn replaced_files_are_taken() -> Result<()> {
+    let stage = Stage::new()?;
+    let agent = stage.start_clean()?;
+    let expected = tamper::append(stage.tree.root(), "etc/app.toml")?;
+    stage.eventually_open([expected])?;
+    // What was drift is what was built now.
+    let source = format!("dir:{}", stage.tree.root().display());
+    let new = stage.sandbox.seal(&source, "new.manifest")?;
+    std::fs::rename(new, stage.sandbox.path("tree.manifest"))?;
+    stage.eventually_open([])?;
+    let expected = tamper::append(stage.tree.root(), "bin/app")?;
+    stage.eventually_open([expected])?;
+    let bad = stage.sandbox.write("bad.toml", stage.home.config().replace("[watch]", "[watsh]"))?;
+    std::fs::rename(bad, stage.home.config_file())?;
+    stage.eventually_condition("config_refused", true)?;
+    let good = stage.sandbox.write("good.toml", stage.home.config())?;
+    std::fs::rename(good, stage.home.config_file())?;
+    stage.eventually_condition("config_refused", false)?;
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
     stage.wire.history()?.check()
 }

@@ -43,7 +43,9 @@ impl Files {
             // One that waits already says the same.
             let _told = sender.try_send(());
         };
-        let mask = EventKindMask::CORE | EventKindMask::ACCESS_CLOSE;
+        // Not each write: what is half written is no configuration.
+        let names = EventKindMask::CREATE | EventKindMask::REMOVE | EventKindMask::MODIFY_NAME;
+        let mask = names | EventKindMask::MODIFY_META | EventKindMask::ACCESS_CLOSE;
         let mut watcher = RecommendedWatcher::new(told, Config::default().with_event_kinds(mask))?;
         let files: BTreeSet<PathBuf> = files.into_iter().collect();
         for directory in directories(&files) {

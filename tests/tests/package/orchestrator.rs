@@ -2,6 +2,7 @@
 //! configuration in them is one.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,6 +18,7 @@ const MANIFESTS: [&str; 3] = ["kubernetes/sidecar.yaml", "kubernetes/daemonset.y
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("the_schemas_accept_the_manifests", &[Requirement::KubernetesValidate], schemas),
+        trial("the_configurations_in_the_manifests_are_accepted", &[], configurations),
         trial("the_images_of_the_manifests_have_the_version_that_is_built", &[], versions),
     ]
 }
@@ -45,6 +47,53 @@ fn schemas() -> Result<()> {
         ensure!(broken != text, "{name}: nothing was broken");
         let broken = sandbox.write("broken.yaml", broken)?;
         ensure!(validate(&sandbox, &["--strict"], &broken)?.code != Some(0), "{name}: a broken manifest is accepted");
+    }
+    Ok(())
+}
+
+/// What stands in the manifest below `DRIFTLOCK_CONFIG`, with what the orchestrator and the reader fill in.
+fn configuration(text: &str, directory: &Path) -> Result<String> {
+    let (_, after) = text.split_once("DRIFTLOCK_CONFIG\n").context("no configuration")?;
+    let mut lines = after.lines().skip(1).peekable();
+    let indent = lines.peek().map_or(0, |line| line.len() - line.trim_start().len());
+    let block: Vec<&str> = lines.take_while(|line| line.len() - line.trim_start().len() >= indent).collect();
+    let mut configuration = block.iter().map(|line| line.trim_start().to_owned() + "\n").collect::<String>();
+    for (from, to) in [
+        ("/etc/driftlock", directory.to_str().context("a path")?),
+        ("/host/usr", "/usr"),
+        ("COLLECTOR", "collector.example"),
+        ("APPLICATION", "nginx"),
+        ("$(POD_NAME)", "app-0"),
+        ("$(POD_UID)", "7cb9e6c0-3b5e-4a8e-9a54-0f2f4a8f1d11"),
+        ("$(NODE_NAME)", "node-1"),
+    ] {
+        configuration = configuration.replace(from, to);
+    }
+    ensure!(!configuration.contains("$("), "{configuration}");
+    Ok(configuration)
+}
+
+fn configurations() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = sandbox.tree("tree")?;
+    tree.file("file", "content\n")?;
+    let directory = sandbox.path("etc");
+    for name in ["app.manifest", "manifest/app.manifest", "manifests/node.manifest"] {
+        fs::create_dir_all(directory.join(name).parent().context("a directory")?)?;
+        sandbox.seal(format!("dir:{}", tree.root().display()), &format!("etc/{name}"))?;
+    }
+    for name in ["token", "secret/token", "secret/node-1"] {
+        let token = sandbox.write(format!("etc/{name}"), "token-of-a-test-that-is-long")?;
+        fs::set_permissions(token, fs::Permissions::from_mode(0o600))?;
+    }
+    fs::copy(workspace().join("tests/golden/ca.pem"), directory.join("secret/ca.pem"))?;
+    for name in MANIFESTS {
+        let configuration = configuration(&read(name)?, &directory)?;
+        let check = |text: &str| sandbox.driftlock(["check-config"]).env("DRIFTLOCK_CONFIG", text).run();
+        let said = check(&configuration)?;
+        ensure!(said.code == Some(0), "{name}: {said:?}\n{configuration}");
+        let broken = check(&configuration.replace("manifest =", "manifesto ="))?.expect(78)?;
+        ensure!(broken.stderr.contains("DRIFTLOCK_CONFIG:"), "{name}: {broken:?}");
     }
     Ok(())
 }

@@ -31,6 +31,8 @@ pub enum Requirement {
     Podman,
     /// What podman runs them with.
     Runc,
+    /// The first process of podman's pods.
+    Catatonit,
     /// A browser without a window.
     Chromium,
     /// Validates XML.
@@ -94,6 +96,7 @@ impl Requirement {
             Self::Skopeo => &["skopeo"],
             Self::Podman => &["podman"],
             Self::Runc => &["runc"],
+            Self::Catatonit => &["catatonit"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
             Self::Xmllint => &["xmllint"],
             Self::CargoDeb => &["cargo-deb"],

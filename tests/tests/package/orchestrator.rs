@@ -7,16 +7,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::binaries::workspace;
+use driftlock_tests::packages::{Revision, Step, built};
+use driftlock_tests::podman::{Driver, Podman};
 use driftlock_tests::require::{Requirement, trial};
 use driftlock_tests::sandbox::{Finished, Sandbox};
 use libtest_mimic::Trial;
+use serde_json::{Value, json};
 
 /// The oldest Kubernetes that has native sidecars switched on.
 const OLDEST: &str = "1.29";
 const MANIFESTS: [&str; 3] = ["kubernetes/sidecar.yaml", "kubernetes/daemonset.yaml", "podman/pod.yaml"];
 
 pub(super) fn trials() -> Vec<Trial> {
+    let pods = &[Requirement::Buildah, Requirement::Podman, Requirement::Catatonit, Requirement::Root];
     vec![
+        trial("podman_makes_of_the_pod_what_the_manifest_says", pods, pod),
         trial("the_schemas_accept_the_manifests", &[Requirement::KubernetesValidate], schemas),
         trial("the_configurations_in_the_manifests_are_accepted", &[], configurations),
         trial("the_images_of_the_manifests_have_the_version_that_is_built", &[], versions),
@@ -103,6 +108,43 @@ fn versions() -> Result<()> {
     for name in MANIFESTS {
         let text = read(name)?;
         ensure!(text.lines().any(|line| line.trim() == image), "{name} has no {image}");
+    }
+    Ok(())
+}
+
+/// The pod as podman makes it, with driftlock in the application's place: what is shared, and what driftlock may do.
+fn pod() -> Result<()> {
+    let podman = Podman::new(Driver::Copies)?;
+    let image = format!("driftlock:{}", env!("CARGO_PKG_VERSION"));
+    let archive = built(Step::Image, Revision::First)?.image();
+    podman.load(&format!("oci-archive:{}", archive.display()), &format!("localhost/{image}"))?;
+    fs::create_dir(podman.sandbox().path("config"))?;
+    let text = read("podman/pod.yaml")?.replace("APPLICATION:TAG", &image);
+    let text =
+        text.replace("path: /etc/driftlock/app", &format!("path: {}", podman.sandbox().path("config").display()));
+    let pod = podman.sandbox().write("pod.yaml", text)?;
+    podman.run(&["kube", "play", "--start=false", &pod.display().to_string()])?.expect(0)?;
+    let inspect = |arguments: &[&str]| -> Result<Value> {
+        let said = podman.run(arguments)?.expect(0)?;
+        Ok(serde_json::from_str(said.text()?)?)
+    };
+    let pod = inspect(&["pod", "inspect", "app"])?;
+    let shared = pod["SharedNamespaces"].as_array().context("namespaces")?;
+    ensure!(shared.contains(&json!("pid")), "the processes are not shared: {pod}");
+    ensure!(pod["InfraConfig"]["HostNetwork"] == true, "no network of the host: {pod}");
+    let container = &inspect(&["container", "inspect", "app-driftlock"])?[0];
+    for set in ["EffectiveCaps", "BoundingCaps"] {
+        // No list, or an empty one.
+        let none = container.get(set).is_some_and(|caps| caps.is_null() || caps.as_array().is_some_and(Vec::is_empty));
+        ensure!(none, "{set}: {container}");
+    }
+    for (at, expected) in [
+        ("/HostConfig/ReadonlyRootfs", json!(true)),
+        ("/HostConfig/Memory", json!(64 * 1024 * 1024)),
+        ("/Config/User", json!("10001:10001")),
+        ("/Config/Cmd", json!(["agent"])),
+    ] {
+        ensure!(container.pointer(at) == Some(&expected), "{at} is not {expected}: {container}");
     }
     Ok(())
 }

@@ -87,6 +87,20 @@ fn life() -> Result<()> {
         ensure!(machine.state(unit)? == "inactive", "{unit} was started without a configuration");
         ensure!(machine.try_run(["systemctl", "is-enabled", unit])?.text()?.trim() == "disabled", "{unit} was enabled");
     }
+    let verified = machine.try_run(["systemd-analyze", "verify", "--man=no", AGENT, COLLECTOR])?.expect(0)?;
+    ensure!(!verified.stderr.contains("driftlock"), "{verified:?}");
+    // The example adds to the unit what it says.
+    machine.shell(
+        "mkdir /etc/systemd/system/driftlock-agent.service.d
+        cp /usr/share/doc/driftlock/examples/process-targets.conf /etc/systemd/system/driftlock-agent.service.d
+        systemctl daemon-reload",
+    )?;
+    for set in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+        let capabilities = machine.property(AGENT, set)?;
+        ensure!(capabilities == "cap_dac_read_search cap_sys_ptrace", "{set}: {capabilities}");
+    }
+    machine.shell("rm -r /etc/systemd/system/driftlock-agent.service.d; systemctl daemon-reload")?;
+
     let owners = "stat -c '%a %U:%G %n' /etc/driftlock /etc/driftlock/agent.toml /etc/driftlock-collector/tokens";
     ensure!(
         machine.shell(owners)?

@@ -63,12 +63,12 @@ impl Podman {
         self.sandbox.command(Path::new("podman"), store.into_iter().chain(ways).chain(arguments)).run()
     }
 
-    /// Takes the image of an OCI archive or layout (`oci-archive:FILE`, `oci:DIR:TAG`) and names it.
+    /// Takes the image of an OCI archive and names it.
     ///
     /// # Errors
     /// If podman refuses it.
-    pub fn load(&self, source: &str, name: &str) -> Result<()> {
-        let id = self.run(&["pull", "--quiet", source])?.expect(0)?;
+    pub fn load(&self, archive: &Path, name: &str) -> Result<()> {
+        let id = self.run(&["pull", "--quiet", &format!("oci-archive:{}", archive.display())])?.expect(0)?;
         self.run(&["tag", id.text()?.trim(), name])?.expect(0)?;
         Ok(())
     }

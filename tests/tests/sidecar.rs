@@ -15,12 +15,12 @@ use driftlock_tests::fake::{FakeCollector, Then};
 use driftlock_tests::nginx;
 use driftlock_tests::packages::{Revision, Step, built};
 use driftlock_tests::podman::{Container, Driver, Podman};
-use driftlock_tests::require::Requirement::{self, Buildah, DebianMirror, Debootstrap, Root, Runc, Umoci};
+use driftlock_tests::require::Requirement::{self, Buildah, DebianMirror, Debootstrap, Root, Runc, Skopeo, Umoci};
 use driftlock_tests::require::{run, trial};
 use driftlock_tests::wait::eventually;
 use serde_json::Value;
 
-const NEEDS: &[Requirement] = &[Root, Debootstrap, DebianMirror, Umoci, Buildah, Requirement::Podman, Runc];
+const NEEDS: &[Requirement] = &[Root, Debootstrap, DebianMirror, Umoci, Skopeo, Buildah, Requirement::Podman, Runc];
 const HOST: &str = "pod-1";
 const APPLICATION: &str = "localhost/application:latest";
 const DRIFTLOCK: &str = "localhost/driftlock:latest";
@@ -44,15 +44,14 @@ impl Pod {
     fn new() -> Result<Self> {
         let podman = Podman::new(Driver::Overlay)?;
         let sandbox = podman.sandbox();
-        let layout = nginx::image()?;
-        let image = built(Step::Image, Revision::First)?.image();
-        podman.load(&format!("oci:{}:{}", layout.display(), nginx::TAG), APPLICATION)?;
-        podman.load(&format!("oci-archive:{}", image.display()), DRIFTLOCK)?;
+        let application = nginx::image()?;
+        podman.load(&application.archive, APPLICATION)?;
+        podman.load(&built(Step::Image, Revision::First)?.image(), DRIFTLOCK)?;
 
         let files = sandbox.path("driftlock-files");
         fs::create_dir(&files)?;
         let manifest = files.join("app.manifest").display().to_string();
-        let source = format!("oci:{}", layout.display());
+        let source = format!("oci:{}", application.layout.display());
         let mut seal = vec!["seal", &source, "-o", &manifest, "--exclude-set", "oci-runtime-1"];
         seal.extend(nginx::WRITTEN.iter().flat_map(|pattern| ["--exclude", pattern]));
         sandbox.driftlock(seal).run()?.expect(0)?;

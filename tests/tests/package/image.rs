@@ -66,7 +66,7 @@ fn contents() -> Result<()> {
 fn runs_as_any_user() -> Result<()> {
     let podman = Podman::new(Driver::Copies)?;
     let archive = built(Step::Image, Revision::First)?.image();
-    podman.load(&format!("oci-archive:{}", archive.display()), "driftlock")?;
+    podman.load(&archive, "driftlock")?;
     let image = "localhost/driftlock:latest";
     let version = format!("driftlock {}\n", env!("CARGO_PKG_VERSION"));
     let tree = podman.sandbox().tree("tree")?;

@@ -117,7 +117,7 @@ fn pod() -> Result<()> {
     let podman = Podman::new(Driver::Copies)?;
     let image = format!("driftlock:{}", env!("CARGO_PKG_VERSION"));
     let archive = built(Step::Image, Revision::First)?.image();
-    podman.load(&format!("oci-archive:{}", archive.display()), &format!("localhost/{image}"))?;
+    podman.load(&archive, &format!("localhost/{image}"))?;
     fs::create_dir(podman.sandbox().path("config"))?;
     let text = read("podman/pod.yaml")?.replace("APPLICATION:TAG", &image);
     let text =

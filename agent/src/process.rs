@@ -54,9 +54,7 @@ pub enum ProcessError {
         denied: usize,
     },
     /// It is there, and cannot be looked into.
-    #[error(
-        "process {0} cannot be looked into: the agent must run as the same user with at least its capabilities, or with CAP_SYS_PTRACE"
-    )]
+    #[error("process {0} cannot be looked into: {NEEDS}")]
     Denied(u32),
     /// Several are there, in different roots.
     #[error(
@@ -231,11 +229,14 @@ fn start_time(stat: &[u8]) -> Option<u64> {
     std::str::from_utf8(after).ok()?.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
+/// What looking into a process asks for.
+const NEEDS: &str = "the agent must run as the same user with at least its capabilities, or with CAP_SYS_PTRACE";
+
 fn unseen(denied: &usize) -> String {
     match denied {
         0 => String::new(),
-        1 => ", unless it is the one process that cannot be looked into".to_owned(),
-        n => format!(", unless it is one of {n} processes that cannot be looked into"),
+        1 => format!(", unless it is the one process that cannot be looked into: {NEEDS}"),
+        n => format!(", unless it is one of {n} processes that cannot be looked into: {NEEDS}"),
     }
 }
 

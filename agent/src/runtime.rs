@@ -353,10 +353,7 @@ impl Runtime {
                 let of_process = |(_, live): &(&String, &mut Live)| live.is_scanning(scan) && live.is_of_process();
                 match self.live.iter_mut().find(of_process) {
                     // It ended, or went elsewhere: there will be another.
-                    Some((target, live)) => {
-                        live.let_go();
-                        Some(Event::Away { target: target.clone(), detail })
-                    }
+                    Some((target, live)) => Some(away(target.clone(), detail, live)),
                     None => Some(Event::Scanned { scan, ending: Ending::RootLost(detail) }),
                 }
             }
@@ -370,8 +367,7 @@ impl Runtime {
             }
             Done::Away { target, generation, detail } => {
                 let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
-                live.let_go();
-                Some(Event::Away { target, detail })
+                Some(away(target, detail, live))
             }
         }
     }
@@ -384,6 +380,14 @@ impl Runtime {
             self.next.push_back(Event::Resync);
         }
     }
+}
+
+/// The process of a target's root is not there.
+fn away(target: String, detail: String, live: &mut Live) -> Event {
+    if live.away() {
+        tell::away(&target, &detail);
+    }
+    Event::Away { target, detail }
 }
 
 /// Watches nothing: everything is found by sweeps.

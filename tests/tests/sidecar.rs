@@ -196,7 +196,8 @@ fn what_it_lacks() -> Result<()> {
     let sidecar = pod.sidecar(&["--cap-drop=all"])?;
     eventually("the sidecar to say what it lacks", || {
         let said = pod.podman.run(&["exec", "driftlock", "/driftlock", "doctor"])?;
-        ensure!(said.code == Some(8) && said.text()?.contains("CAP_SYS_PTRACE"), "{said:?}");
+        let lacks = said.code == Some(8) && said.text()?.contains("CAP_SYS_PTRACE");
+        ensure!(lacks, "{said:?}\n{:?}", sidecar.logs());
         Ok::<_, anyhow::Error>(())
     })?;
     let hosts = pod.collector.hosts()?;

@@ -28,6 +28,8 @@ pub(super) struct Live {
     watchers: Vec<Box<dyn Watcher>>,
     /// Of the arming that counts; 0 if none does.
     generation: u64,
+    /// Whether the process of the root is not there, as was said.
+    is_away: bool,
     scan: Option<(ScanId, Arc<AtomicBool>)>,
 }
 
@@ -69,7 +71,7 @@ impl Live {
     }
 
     fn nothing(target: Target) -> Self {
-        Self { target, baseline: None, hold: Hold::default(), watchers: Vec::new(), generation: 0, scan: None }
+        Self { target, baseline: None, hold: Hold::default(), watchers: Vec::new(), generation: 0, is_away: false, scan: None }
     }
 
     /// What to watch, and where. The agent's own writing must not make it look.
@@ -90,8 +92,14 @@ impl Live {
         (self.hold.clone(), self.target.root.clone(), watched)
     }
 
-    /// The process that the root belongs to ended: nothing of it is held any longer.
-    pub(super) fn let_go(&mut self) {
+    /// The process that the root belongs to is not there; whether that is news.
+    pub(super) fn away(&mut self) -> bool {
+        self.let_go();
+        !std::mem::replace(&mut self.is_away, true)
+    }
+
+    /// Nothing of the root is held any longer.
+    fn let_go(&mut self) {
         self.disarm(0);
         self.hold.let_go();
         if let Some((_, cancel)) = self.scan.take() {
@@ -123,6 +131,7 @@ impl Live {
     /// Takes the watches of the arming that counts.
     pub(super) fn armed(&mut self, watchers: Vec<Box<dyn Watcher>>) {
         self.watchers = watchers;
+        self.is_away = false;
     }
 
     /// Starts a scan on the pool.

@@ -26,6 +26,11 @@ pub(super) fn armed(target: &str, armed: &Armed) {
     tracing::info!(target_name = target, mode = armed.mode, unwatched = armed.unwatched, "watching");
 }
 
+/// The process of a root is not there: said once, not at every look for it.
+pub(super) fn away(target: &str, detail: &str) {
+    tracing::info!(target_name = target, detail, "waiting for the process of the root");
+}
+
 /// One line for each event but snapshots, which say nothing new.
 pub(super) fn body(body: &Body) {
     match body {

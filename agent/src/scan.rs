@@ -5,6 +5,8 @@
 //! and bounds, names that `list` reads, nodes that `look` establishes through `open`, `content` and `xattr`; every
 //! difference from the sealed children of the directory becomes a drift; `report` sums up.
 //!
+//! Bytes go from `reader` to `content`; `footprint` sees to it that they do not stay in the page cache.
+//!
 //! Nothing outside the root is ever opened: every name is opened relative to the descriptor of its directory, never
 //! following a link. What could not be established is a drift too, never silence.
 
@@ -12,10 +14,12 @@ mod collapse;
 mod compare;
 mod content;
 mod directory;
+mod footprint;
 mod list;
 mod look;
 mod observe;
 mod open;
+mod reader;
 mod report;
 mod root;
 mod walk;

@@ -129,7 +129,7 @@ impl Look<'_> {
                 seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile()).map_err(Trouble::from));
             }
             if want_content && !too_large {
-                let content = content::hash(fd.as_fd(), before.size, self.digests, self.cancel);
+                let content = content::hash(fd.as_fd(), &before, self.digests, self.cancel);
                 seen.take_content(content)?;
             }
             if !stat_fd(fd.as_fd())?.same_moment(&before) {

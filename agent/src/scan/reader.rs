@@ -1,0 +1,77 @@
+//! Owns reading an open file from its start to its end in such a way that the page cache is left as it was found: what
+//! an application had there stays, and what was brought in goes. Must not own what the bytes are for, or whether the
+//! file held still.
+//!
+//! Linux 6.14 has a flag for that, which not every file system takes (overlayfs does not). Where it is refused, the
+//! pages are looked up before and let go of after: see [`Footprint`].
+
+use std::cell::RefCell;
+use std::io::IoSliceMut;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
+
+use super::footprint::Footprint;
+use super::open::{Stat, Trouble};
+
+/// Fast enough for BLAKE3 (flat from 32 KiB on), small enough to stay in the cache.
+const BUFFER: usize = 128 * 1024;
+
+/// `RWF_DONTCACHE`, which rustix does not name: pages that the read itself brings in are gone once it is done.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+thread_local! {
+    static HANDS: RefCell<Hands> = RefCell::new(Hands { buffer: vec![0; BUFFER].into_boxed_slice(), refused: None });
+}
+
+/// What a reading thread keeps.
+struct Hands {
+    buffer: Box<[u8]>,
+    /// The device of the last file that could be read, but not with the flag. Being told so again costs one short
+    /// system call, so one is enough: most of a root is on one device, and no lock is needed. An answer that is out of
+    /// date because a device number was given anew costs speed, not truth.
+    refused: Option<u64>,
+}
+
+/// Reads `fd`, which was found to be `stat`, from its start to its end, and gives `each` its bytes in order. Ends early
+/// if `each` fails.
+pub(super) fn read(
+    fd: BorrowedFd<'_>,
+    stat: &Stat,
+    mut each: impl FnMut(&[u8]) -> Result<(), Trouble>,
+) -> Result<(), Trouble> {
+    HANDS.with_borrow_mut(|Hands { buffer, refused }| {
+        let mut footprint = (*refused == Some(stat.dev)).then(|| Footprint::new(fd, stat.size));
+        let mut offset = 0;
+        loop {
+            let most = footprint.as_mut().map_or(BUFFER, |footprint| footprint.advance(offset).min(BUFFER));
+            let room = &mut buffer[..most];
+            let answer = match footprint {
+                None => preadv2(fd, &mut [IoSliceMut::new(room)], offset, DONTCACHE),
+                Some(_) => pread(fd, room, offset),
+            };
+            let len = match answer {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(Errno::INTR) => continue,
+                // The file system or the kernel does not know the flag (EINVAL before 4.6), or a seccomp filter does
+                // not know the call. If it is about the file after all, reading without the flag says so again.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM) if footprint.is_none() => {
+                    footprint = Some(Footprint::new(fd, stat.size));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            offset += len as u64;
+            each(&buffer[..len])?;
+            // A read that stops short where the file was to end has seen its end: one system call less for a small file.
+            if len < most && offset == stat.size {
+                break;
+            }
+        }
+        if footprint.is_some() {
+            *refused = Some(stat.dev);
+        }
+        Ok(())
+    })
+}

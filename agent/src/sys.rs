@@ -1,0 +1,83 @@
+//! Owns what the kernel offers through a pointer only, behind functions that are safe to call: the one module with
+//! `unsafe`. Must not own what an answer means.
+#![expect(unsafe_code, reason = "mmap, mincore and munmap have no safe form")]
+
+use std::ffi::c_void;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr;
+
+/// Which pages of the file behind `fd` are in the page cache: one byte for each page of the `len` bytes from `offset`
+/// on, of which the lowest bit says so. `offset` must be a multiple of the page size.
+///
+/// To who neither owns the file nor may write it the kernel calls every page resident. The file may shrink or grow
+/// meanwhile: the pages beyond its end are not resident.
+///
+/// # Errors
+/// If the file cannot be mapped, or the kernel does not tell.
+pub(crate) fn resident_pages(fd: BorrowedFd<'_>, offset: u64, len: NonZeroUsize) -> io::Result<Vec<u8>> {
+    let mapping = Mapping::new(fd, offset, len)?;
+    let mut pages = vec![0; len.get().div_ceil(rustix::param::page_size())];
+    // SAFETY: the mapping is `len` bytes from a page boundary on and lives until the end of this function; `pages` has
+    // room for one byte for each of its pages, which is all that mincore writes.
+    let answer = unsafe { libc::mincore(mapping.start, len.get(), pages.as_mut_ptr()) };
+    if answer == 0 { Ok(pages) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A part of a file in the address space. It is for asking about alone: it may not be accessed, so that a file which
+/// shrinks meanwhile raises no signal.
+struct Mapping {
+    start: *mut c_void,
+    len: NonZeroUsize,
+}
+
+impl Mapping {
+    fn new(fd: BorrowedFd<'_>, offset: u64, len: NonZeroUsize) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: the kernel chooses the place, so that no memory in use is replaced, and nothing can be accessed
+        // through the mapping. The descriptor is open for as long as it is borrowed, which is longer than this call.
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), len.get(), libc::PROT_NONE, libc::MAP_SHARED, fd.as_raw_fd(), offset)
+        };
+        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { start, len }) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `new` mapped; nothing refers to it, because nothing may.
+        let answer = unsafe { libc::munmap(self.start, self.len.get()) };
+        debug_assert_eq!(answer, 0, "a mapping can be unmapped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn the_pages_of_a_file_just_written_are_there_and_those_beyond_its_end_are_not() {
+        let mut file = tempfile::tempfile().unwrap();
+        let page = rustix::param::page_size();
+        file.write_all(&vec![1; page + 1]).unwrap();
+        let pages = resident_pages(file.as_fd(), 0, NonZeroUsize::new(4 * page).unwrap()).unwrap();
+        let resident: Vec<bool> = pages.iter().map(|page| page & 1 == 1).collect();
+        assert_eq!(resident, [true, true, false, false]);
+        let pages = resident_pages(file.as_fd(), page as u64, NonZeroUsize::MIN).unwrap();
+        assert_eq!(pages.len(), 1, "a part of a page is a page");
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(resident_pages(file.as_fd(), 1, NonZeroUsize::MIN).is_err(), "not a page boundary");
+        assert!(resident_pages(file.as_fd(), u64::MAX, NonZeroUsize::MIN).is_err(), "no such offset");
+        let directory = File::open("/").unwrap();
+        assert!(resident_pages(directory.as_fd(), 0, NonZeroUsize::MIN).is_err(), "not a file");
+    }
+}

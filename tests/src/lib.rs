@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod binaries;
+pub mod bulk;
 pub mod collector;
 pub mod debian;
 pub mod drift;
@@ -16,9 +17,12 @@ pub mod history;
 pub mod http;
 pub mod image;
 pub mod machine;
+pub mod memory_group;
 pub mod naive;
 pub mod nginx;
+pub mod overlay;
 pub mod packages;
+pub mod page_cache;
 pub mod podman;
 pub mod process;
 pub mod random;

@@ -57,6 +57,14 @@ pub enum Requirement {
     Mandoc,
     /// Checks objects against the schemas of Kubernetes.
     KubernetesValidate,
+    /// Tells what of a file is in the page cache.
+    Fincore,
+    /// A place that is no file system in memory.
+    Disk,
+    /// Mounting an overlay there.
+    Overlay,
+    /// Counting the memory of a command, page cache included.
+    MemoryGroup,
 }
 
 impl Requirement {
@@ -77,6 +85,9 @@ impl Requirement {
                 let is_there = found.is_ok_and(|status| status.success());
                 (!is_there).then(|| format!("needs jsonschema and rfc3987 for {PYTHON}: not installed"))
             }
+            Self::Disk => crate::page_cache::no_disk(),
+            Self::Overlay => crate::overlay::missing(),
+            Self::MemoryGroup => crate::memory_group::missing(),
             _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
@@ -90,13 +101,20 @@ impl Requirement {
 
     const fn names(self) -> &'static [&'static str] {
         match self {
-            Self::Root | Self::HostPids | Self::DebianMirror | Self::JsonSchema => &[],
+            Self::Root
+            | Self::HostPids
+            | Self::DebianMirror
+            | Self::JsonSchema
+            | Self::Disk
+            | Self::Overlay
+            | Self::MemoryGroup => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
             Self::Podman => &["podman"],
             Self::Runc => &["runc"],
             Self::Catatonit => &["catatonit"],
+            Self::Fincore => &["fincore"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
             Self::Xmllint => &["xmllint"],
             Self::CargoDeb => &["cargo-deb"],

@@ -71,7 +71,15 @@ impl Live {
     }
 
     fn nothing(target: Target) -> Self {
-        Self { target, baseline: None, hold: Hold::default(), watchers: Vec::new(), generation: 0, is_away: false, scan: None }
+        Self {
+            target,
+            baseline: None,
+            hold: Hold::default(),
+            watchers: Vec::new(),
+            generation: 0,
+            is_away: false,
+            scan: None,
+        }
     }
 
     /// What to watch, and where. The agent's own writing must not make it look.

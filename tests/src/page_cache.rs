@@ -1,0 +1,84 @@
+//! Owns which pages of a file are in the page cache, as a test makes it so and another program sees it. Must not own
+//! what should be there.
+
+use std::fs::File;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{Advice, fadvise, statfs, syncfs};
+use walkdir::WalkDir;
+
+/// Where a test has files that the page cache holds as it holds those of a server: `/tmp` is often in memory.
+pub const ON_DISK: &str = "/var/tmp";
+
+/// `TMPFS_MAGIC`, `RAMFS_MAGIC` and `OVERLAYFS_SUPER_MAGIC` of the kernel's `magic.h`.
+const NO_DISK: [(u64, &str); 3] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs"), (0x794c_7630, "overlayfs")];
+
+/// Why [`ON_DISK`] is no such place; `None` if it is one.
+pub fn no_disk() -> Option<String> {
+    let kind = match statfs(ON_DISK) {
+        Ok(stat) => stat.f_type,
+        Err(error) => return Some(format!("needs {ON_DISK}: {error}")),
+    };
+    let (_, name) = NO_DISK.iter().find(|(magic, _)| i128::from(*magic) == i128::from(kind))?;
+    Some(format!("needs {ON_DISK} on a disk: it is {name}"))
+}
+
+/// Drops the pages of `file` that lie in `bytes`, after what was written of it is on the disk.
+///
+/// # Errors
+/// If it cannot be opened or written back.
+pub fn evict(file: &Path, bytes: Range<u64>) -> Result<()> {
+    let file = File::open(file).with_context(|| file.display().to_string())?;
+    file.sync_all()?;
+    // To the kernel a length of 0 is everything.
+    let Some(len) = NonZeroU64::new(bytes.end.saturating_sub(bytes.start)) else { return Ok(()) };
+    fadvise(&file, bytes.start, Some(len), Advice::DontNeed)?;
+    Ok(())
+}
+
+/// Drops all pages of the files below `directory`, after what was written of its file system is on the disk.
+///
+/// # Errors
+/// If a file cannot be opened.
+pub fn evict_all(directory: &Path) -> Result<()> {
+    syncfs(File::open(directory).with_context(|| directory.display().to_string())?)?;
+    for entry in WalkDir::new(directory) {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            fadvise(File::open(entry.path())?, 0, None, Advice::DontNeed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings in the pages of `file` that lie in `bytes` and no others.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn bring_in(file: &Path, bytes: Range<u64>) -> Result<()> {
+    let file = File::open(file).with_context(|| file.display().to_string())?;
+    fadvise(&file, 0, None, Advice::Random)?;
+    let mut buffer = vec![0; usize::try_from(bytes.end - bytes.start)?];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, bytes.start)?;
+    Ok(())
+}
+
+/// How many bytes of `files` are in the page cache, in whole pages: as `fincore` tells.
+///
+/// # Errors
+/// If it does not.
+pub fn resident(files: &[impl AsRef<Path>]) -> Result<u64> {
+    let output = Command::new("fincore")
+        .args(["--bytes", "--noheadings", "--output", "RES"])
+        .args(files.iter().map(AsRef::as_ref))
+        .output()?;
+    ensure!(output.status.success(), "fincore: {}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<u64> =
+        String::from_utf8(output.stdout)?.lines().map(|line| line.trim().parse()).collect::<Result<_, _>>()?;
+    ensure!(lines.len() == files.len(), "fincore told of {} files of {}", lines.len(), files.len());
+    Ok(lines.iter().sum())
+}

@@ -223,8 +223,11 @@ fn fanotify(host: &Host, site: &Site) -> Option<Row> {
 
 fn page_cache(site: &Site) -> Option<Row> {
     let text = match site.probes.dontcache? {
-        Ok(()) => "files can be read past it (RWF_DONTCACHE); not used by this version".to_owned(),
-        Err(error) => format!("what is read stays in it: RWF_DONTCACHE is not possible ({})", words(error)),
+        Ok(()) => "what is read does not stay in it (RWF_DONTCACHE)".to_owned(),
+        Err(error) => format!(
+            "no RWF_DONTCACHE ({}): what was not there before is let go of after, if the agent may see that",
+            words(error)
+        ),
     };
     Some(Row::new("page cache", State::Note, text))
 }

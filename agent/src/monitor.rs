@@ -102,6 +102,8 @@ pub enum Event {
         target: String,
         /// How far.
         armed: Armed,
+        /// What was mounted in the root of a process when it was found: as wanted.
+        mounts: Vec<TreePath>,
     },
     /// The process that a target's root belongs to is not there, or no longer. Nothing of the target is watched, and no
     /// scan of it goes on.
@@ -243,7 +245,7 @@ impl Monitor {
         }
         match event {
             Event::Configured(plan) => self.configured(plan, now, &mut actions),
-            Event::Armed { target, armed } => self.armed(&target, armed, now, &mut actions),
+            Event::Armed { target, armed, mounts } => self.armed(&target, armed, mounts, now, &mut actions),
             Event::Away { target, detail } => self.away(&target, &detail, now, &mut actions),
             Event::Degraded { target, armed } => self.watched(&target, armed, &mut actions),
             Event::Hint { target, hint } => self.hint(&target, hint, now, &mut actions),
@@ -326,9 +328,9 @@ impl Monitor {
         self.next_beat = now.elapsed;
     }
 
-    fn armed(&mut self, name: &str, armed: Armed, now: Now, actions: &mut Vec<Action>) {
+    fn armed(&mut self, name: &str, armed: Armed, mounts: Vec<TreePath>, now: Now, actions: &mut Vec<Action>) {
         let Some(target) = self.targets.get_mut(name) else { return };
-        if !target.armed(now.elapsed) {
+        if !target.armed(mounts, now.elapsed) {
             return;
         }
         self.watched(name, armed, actions);

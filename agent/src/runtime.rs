@@ -23,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::exit::Exit;
+use driftlock_common::path::TreePath;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -86,7 +87,7 @@ enum Done {
     /// Part of a scan, or its end.
     Event(Event),
     /// Watches are set up.
-    Armed { target: String, generation: u64, watchers: Vec<Box<dyn Watcher>>, armed: Armed },
+    Armed { target: String, generation: u64, watchers: Vec<Box<dyn Watcher>>, armed: Armed, mounts: Vec<TreePath> },
     /// The process that the root belongs to is not there, or no longer; why, in one line.
     Away { target: String, generation: u64, detail: String },
 }
@@ -330,7 +331,8 @@ impl Runtime {
                     match end.transpose() {
                         Ok(end) => {
                             let watchers = watcher.into_iter().chain(end).collect();
-                            Done::Armed { target, generation, watchers, armed }
+                            let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
+                            Done::Armed { target, generation, watchers, armed, mounts }
                         }
                         Err(error) => Done::Away { target, generation, detail: error.to_string() },
                     }
@@ -339,7 +341,7 @@ impl Runtime {
                 // The scan that follows says that the root is not there.
                 Err(detail) => {
                     let (_nothing, armed) = nothing(if mode == Mode::Sweep { String::new() } else { detail });
-                    Done::Armed { target, generation, watchers: Vec::new(), armed }
+                    Done::Armed { target, generation, watchers: Vec::new(), armed, mounts: Vec::new() }
                 }
             };
             // If nobody listens any more, the agent is stopping, and the watcher goes with the message.
@@ -358,12 +360,12 @@ impl Runtime {
                 }
             }
             Done::Event(event) => Some(event),
-            Done::Armed { target, generation, watchers, armed } => {
+            Done::Armed { target, generation, watchers, armed, mounts } => {
                 // A later arming, or another configuration, took its place: the watcher goes.
                 let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
                 live.armed(watchers);
                 tell::armed(&target, &armed);
-                Some(Event::Armed { target, armed })
+                Some(Event::Armed { target, armed, mounts })
             }
             Done::Away { target, generation, detail } => {
                 let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;

@@ -200,6 +200,10 @@ pub struct Coverage {
     /// Local excludes in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<String>,
+    /// Where file systems may be mounted inside the root, so that what lies there is not looked at: as configured, and as
+    /// found in the root of a process. Escaped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<String>,
 }
 
 /// A stop as asked.

@@ -127,6 +127,11 @@ fn only_tampering_is_reported() -> Result<()> {
     let application = pod.application()?;
     pod.collector.eventually_host(HOST, "clean")?;
     ensure!(pod.raised()?.is_empty(), "a clean application raises nothing: {:?}", pod.raised());
+    // What is not looked at is said: what the container's runtime mounted.
+    let beat = pod.wire.events().into_iter().rfind(|event| event["type"] == "dev.driftlock.agent.heartbeat.v1");
+    let coverage = beat.context("no heartbeat")?["data"]["targets"][0]["coverage"].clone();
+    let mounts = coverage["mounts"].as_array().context("mounts")?.clone();
+    ensure!(["proc", "sys", "dev"].iter().all(|at| mounts.contains(&Value::from(*at))), "{coverage}");
 
     let page = Drift::changed("usr/share/nginx/html/index.html", &["content"]);
     application.exec(&["sh", "-c", "echo owned > /usr/share/nginx/html/index.html"])?;

@@ -99,11 +99,12 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
     match *words {
         ["configured", ref targets @ ..] => Event::Configured(plan(targets)),
         ["armed", target] => {
-            Event::Armed { target: target.to_owned(), armed: Armed { mode: "inotify", ..Armed::default() } }
+            let armed = Armed { mode: "inotify", ..Armed::default() };
+            Event::Armed { target: target.to_owned(), armed, mounts: Vec::new() }
         }
         ["armed", target, degraded] => {
             let armed = Armed { mode: "inotify", unwatched: 7, degraded: degraded.to_owned() };
-            Event::Armed { target: target.to_owned(), armed }
+            Event::Armed { target: target.to_owned(), armed, mounts: Vec::new() }
         }
         ["away", target] => Event::Away { target: target.to_owned(), detail: "it ended".to_owned() },
         ["touched", target, at] => hint(target, Hint::Touched(path(at))),

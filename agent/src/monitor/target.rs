@@ -37,6 +37,8 @@ pub(super) struct Target {
     scan: Option<Scanning>,
     watch: Watching,
     watched: Armed,
+    /// What was mounted in the root of a process when it was found.
+    mounts: Vec<TreePath>,
     /// Since when the process of the root is not there.
     away: Option<Duration>,
     next_sweep: Duration,
@@ -80,6 +82,7 @@ impl Target {
             scan: None,
             watch: Watching::Wanted { not_before: now },
             watched: Armed::default(),
+            mounts: Vec::new(),
             away: None,
             next_sweep: now,
             last_full: now,
@@ -121,12 +124,13 @@ impl Target {
     // --- hints ---
 
     /// The watching is set up; whether that was wanted.
-    pub(super) fn armed(&mut self, now: Duration) -> bool {
+    pub(super) fn armed(&mut self, mounts: Vec<TreePath>, now: Duration) -> bool {
         if self.watch != Watching::Arming {
             return false;
         }
         self.watch = Watching::Armed { since: now };
         self.away = None;
+        self.mounts = mounts;
         // What happened before the watches were there is only found by looking.
         self.look_at_everything(now);
         true
@@ -357,6 +361,13 @@ impl Target {
                 overflows: self.overflows,
                 unwatched: self.watched.unwatched,
                 excluded: self.plan.excluded.clone(),
+                mounts: self
+                    .plan
+                    .mounts_allowed
+                    .iter()
+                    .chain(&self.mounts)
+                    .map(|at| at.escaped().to_string())
+                    .collect(),
             },
         }
     }

@@ -76,7 +76,8 @@ impl World {
         for action in self.monitor.on(event, now) {
             match action {
                 Action::Arm { target } => {
-                    self.on(Event::Armed { target, armed: Armed { mode: "inotify", ..Armed::default() } });
+                    let armed = Armed { mode: "inotify", ..Armed::default() };
+                    self.on(Event::Armed { target, armed, mounts: Vec::new() });
                 }
                 Action::Scan { scan, scopes, .. } => {
                     let paths: BTreeSet<String> =

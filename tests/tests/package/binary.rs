@@ -1,13 +1,13 @@
 //! The static binaries: nothing of the host is needed to run them, and they are as small as promised.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::packages::{Package, Revision, Step, built};
 use driftlock_tests::require::{Requirement, trial};
 use driftlock_tests::sandbox::Sandbox;
+use driftlock_tests::tree::Tree;
 use libtest_mimic::Trial;
 
 /// Program headers of ELF (elf.h) that name a loader and shared libraries.
@@ -44,9 +44,7 @@ fn no_loader() -> Result<()> {
 fn nothing_else() -> Result<()> {
     for package in [Package::Agent, Package::Collector] {
         let sandbox = Sandbox::new()?;
-        let root = sandbox.tree("empty")?;
-        let binary = fs::read(built(Step::Binaries, Revision::First)?.binary(package))?;
-        root.file("program", binary)?.mode("program", 0o755)?;
+        let root = root_of(package, &sandbox)?;
         let said = sandbox.command(Path::new("chroot"), [root.root(), Path::new("/program"), Path::new("--version")]);
         let said = said.run()?.expect(0)?;
         let expected = format!("{} {}\n", package.name(), env!("CARGO_PKG_VERSION"));
@@ -54,12 +52,10 @@ fn nothing_else() -> Result<()> {
     }
     // Not just what prints a constant: threads, files, hashing.
     let sandbox = Sandbox::new()?;
-    let root = sandbox.tree("empty")?;
-    root.file("driftlock", fs::read(built(Step::Binaries, Revision::First)?.binary(Package::Agent))?)?;
-    root.mode("driftlock", 0o755)?.file("srv/file", "content\n")?.dir("tmp")?;
-    fs::set_permissions(root.path("tmp"), fs::Permissions::from_mode(0o1777))?;
+    let root = root_of(Package::Agent, &sandbox)?;
+    root.file("srv/file", "content\n")?.dir("tmp")?;
     let chroot = |arguments: &[&str]| {
-        let all = [&[root.root().to_str().context("a path")?, "/driftlock"], arguments].concat();
+        let all = [&[root.root().to_str().context("a path")?, "/program"], arguments].concat();
         sandbox.command(Path::new("chroot"), all).run()
     };
     chroot(&["seal", "dir:/srv", "-o", "/tmp/manifest"])?.expect(0)?;
@@ -67,6 +63,16 @@ fn nothing_else() -> Result<()> {
     root.file("srv/file", "contend\n")?;
     chroot(&["scan", "--manifest", "/tmp/manifest", "/srv"])?.expect(4)?;
     Ok(())
+}
+
+/// A root with a static binary, `/program`, and nothing else.
+fn root_of(package: Package, sandbox: &Sandbox) -> Result<Tree> {
+    let root = sandbox.tree("empty")?;
+    let binary = built(Step::Binaries, Revision::First)?.binary(package);
+    // By another process: see `Sandbox::driftlock_for_everyone`.
+    let arguments = ["-m755".into(), binary.into_os_string(), root.path("program").into_os_string()];
+    sandbox.command(Path::new("install"), arguments).run()?.expect(0)?;
+    Ok(root)
 }
 
 /// The types of a 64-bit little-endian ELF file's program headers.

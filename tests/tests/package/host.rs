@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::collector::{findings, token_of};
@@ -115,11 +116,12 @@ pub(super) fn target(name: &str, root: &str) -> String {
     format!("[[target]]\nname = {name:?}\nroot = {root:?}\nmanifest = {manifest:?}\nallow_unsigned = true\n")
 }
 
-/// An address of loopback on which nobody listens, outside of what the kernel gives to others meanwhile. It stays the same
-/// when the collector is started again.
+/// An address of loopback on which nobody listens, outside of what the kernel gives to others meanwhile, and another one for
+/// each machine. It stays the same when the collector is started again.
 fn free_port() -> Result<SocketAddr> {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + u16::try_from(std::process::id() % 5_000)?;
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let port = (first..32_000).step_by(7).find(free).context("no free port")?;
-    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+    let mut ports = std::iter::repeat_with(|| first + 7 * TAKEN.fetch_add(1, Ordering::Relaxed)).take(500);
+    Ok(SocketAddr::from(([127, 0, 0, 1], ports.find(free).context("no free port")?)))
 }

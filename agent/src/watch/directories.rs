@@ -115,10 +115,6 @@ impl<W: Copy + Eq + Hash> Directories<W> {
         names.join(&b'/')
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_watch.is_empty()
-    }
-
     /// How many there are.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

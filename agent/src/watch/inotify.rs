@@ -110,7 +110,8 @@ pub fn arm(
     };
     watch.place = watch.watch_place();
     watch.cover(None, b"");
-    if watch.directories.is_empty() && watch.shortfall.reason.is_none() {
+    // What is removed can still be watched, to no use.
+    if root.check_same().is_err() {
         watch.shortfall.count("the root is not there");
     }
     let armed = watch.shortfall.armed();

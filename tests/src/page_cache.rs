@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{Advice, fadvise, statfs, syncfs};
 use walkdir::WalkDir;
 
+use crate::wait::eventually;
+
 /// Where a test has files that the page cache holds as it holds those of a server: `/tmp` is often in memory.
 pub const ON_DISK: &str = "/var/tmp";
 
@@ -65,6 +67,20 @@ pub fn bring_in(file: &Path, bytes: Range<u64>) -> Result<()> {
     let mut buffer = vec![0; usize::try_from(bytes.end - bytes.start)?];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, bytes.start)?;
     Ok(())
+}
+
+/// As [`resident`], once what the kernel still reads ahead has arrived: pages on their way are not counted.
+///
+/// # Errors
+/// As [`resident`], and if it never comes to rest.
+pub fn resident_at_rest(files: &[impl AsRef<Path>]) -> Result<u64> {
+    let mut last = None;
+    eventually("reading ahead to come to its end", || {
+        let now = resident(files)?;
+        let before = last.replace(now);
+        ensure!(before == Some(now), "{before:?}, then {now}");
+        Ok::<_, anyhow::Error>(now)
+    })
 }
 
 /// How many bytes of `files` are in the page cache, in whole pages: as `fincore` tells.

@@ -16,7 +16,7 @@ use driftlock_tests::binaries::binaries;
 use driftlock_tests::bulk;
 use driftlock_tests::memory_group::MemoryGroup;
 use driftlock_tests::overlay::{Layer, Overlay};
-use driftlock_tests::page_cache::{ON_DISK, bring_in, evict, evict_all, resident};
+use driftlock_tests::page_cache::{ON_DISK, bring_in, evict, evict_all, resident, resident_at_rest};
 use driftlock_tests::require::{Requirement, run, trial_with};
 use tempfile::TempDir;
 
@@ -211,7 +211,7 @@ fn a_half(stage: &Stage) -> Result<()> {
         // As an application reads, with the kernel reading ahead and leaving marks where it would go on.
         let mut half = std::io::Read::take(File::open(&file)?, LARGE / 2);
         std::io::copy(&mut half, &mut std::io::sink())?;
-        before = resident(&[&file])?;
+        before = resident_at_rest(&[&file])?;
         Ok(())
     })?;
     ensure!(before < LARGE - LARGE / 5, "half of it was to be cached, and {before} bytes are");

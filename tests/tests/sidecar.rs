@@ -128,10 +128,13 @@ fn only_tampering_is_reported() -> Result<()> {
     pod.collector.eventually_host(HOST, "clean")?;
     ensure!(pod.raised()?.is_empty(), "a clean application raises nothing: {:?}", pod.raised());
     // What is not looked at is said: what the container's runtime mounted.
-    let beat = pod.wire.events().into_iter().rfind(|event| event["type"] == "dev.driftlock.agent.heartbeat.v1");
-    let coverage = beat.context("no heartbeat")?["data"]["targets"][0]["coverage"].clone();
-    let mounts = coverage["mounts"].as_array().context("mounts")?.clone();
-    ensure!(["proc", "sys", "dev"].iter().all(|at| mounts.contains(&Value::from(*at))), "{coverage}");
+    eventually("a heartbeat that names what is mounted", || {
+        let beat = pod.wire.events().into_iter().rfind(|event| event["type"] == "dev.driftlock.agent.heartbeat.v1");
+        let coverage = beat.context("no heartbeat")?["data"]["targets"][0]["coverage"].clone();
+        let mounts = coverage["mounts"].as_array().cloned().unwrap_or_default();
+        ensure!(["proc", "sys", "dev"].iter().all(|at| mounts.contains(&Value::from(*at))), "{coverage}");
+        Ok::<_, anyhow::Error>(())
+    })?;
 
     let page = Drift::changed("usr/share/nginx/html/index.html", &["content"]);
     application.exec(&["sh", "-c", "echo owned > /usr/share/nginx/html/index.html"])?;

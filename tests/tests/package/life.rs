@@ -135,7 +135,13 @@ fn life() -> Result<()> {
     for unit in [AGENT, COLLECTOR] {
         let pid = machine.main_pid(unit)?;
         machine.run(["systemctl", "reload", unit])?;
-        ensure!(machine.main_pid(unit)? == pid && machine.state(unit)? == "active", "{}", machine.journal(unit)?);
+        // While it reads, it is "reloading".
+        eventually("the reload to end", || {
+            let state = machine.state(unit)?;
+            ensure!(state == "active", "{state}: {}", machine.journal(unit)?);
+            Ok::<_, anyhow::Error>(())
+        })?;
+        ensure!(machine.main_pid(unit)? == pid, "{}", machine.journal(unit)?);
     }
     eventually("the configuration to be read again", || {
         let said = machine.journal(AGENT)?;

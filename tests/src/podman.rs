@@ -40,7 +40,10 @@ impl Podman {
     /// # Errors
     /// If it cannot be made.
     pub fn new(driver: Driver) -> Result<Self> {
-        Ok(Self { sandbox: Sandbox::new()?, driver })
+        let sandbox = Sandbox::new()?;
+        // Locks in shared memory are one set for all podmans of a user, whatever their stores.
+        sandbox.write("containers.conf", "[engine]\nlock_type = \"file\"\n")?;
+        Ok(Self { sandbox, driver })
     }
 
     /// Its place, for what is mounted into containers.
@@ -54,14 +57,16 @@ impl Podman {
     /// If it cannot be started or does not end.
     pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
         let path = |name: &str| self.sandbox.path(name).display().to_string();
-        let store = ["--root".to_owned(), path("store"), "--runroot".to_owned(), path("run")];
+        let store = ["--root", "store", "--runroot", "run", "--tmpdir", "libpod"];
+        let store = store.map(|word| if word.starts_with('-') { word.to_owned() } else { path(word) });
         let driver = match self.driver {
             Driver::Copies => "--storage-driver=vfs",
             Driver::Overlay => "--storage-driver=overlay",
         };
         let ways = [driver, "--runtime=runc", "--cgroup-manager=cgroupfs"].map(str::to_owned);
         let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-        self.sandbox.command(Path::new("podman"), store.into_iter().chain(ways).chain(arguments)).run()
+        let command = self.sandbox.command(Path::new("podman"), store.into_iter().chain(ways).chain(arguments));
+        command.env("CONTAINERS_CONF", path("containers.conf")).run()
     }
 
     /// Takes the image of an OCI archive and names it.
@@ -170,9 +175,12 @@ impl Container<'_> {
 impl Drop for Podman {
     fn drop(&mut self) {
         // Containers and mounts would outlive the directory.
-        let _removed = self.run(&["rm", "--all", "--force", "--time=0"]);
-        let _reset = self.run(&["system", "reset", "--force"]);
-        // Reset mounts this itself, where there was nothing to reset.
+        let _pods = self.run(&["pod", "rm", "--all", "--force"]);
+        // The second time those whose namespaces others had.
+        for _ in 0..2 {
+            let _containers = self.run(&["rm", "--all", "--force", "--time=0"]);
+        }
+        // The driver keeps its own place mounted.
         let overlay = self.sandbox.path("store/overlay");
         let _absent = self.sandbox.command(Path::new("umount"), [overlay]).run();
     }

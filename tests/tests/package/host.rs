@@ -48,9 +48,9 @@ impl Host {
     /// `dpkg -i`, with the package's own scripts.
     pub(super) fn dpkg_install(&self, package: Package, revision: Revision) -> Result<String> {
         let deb = built(Step::Deb, revision)?.package(package)?;
-        self.machine.copy(&deb, "/root/package.deb")?;
-        let said = self.machine.run(["dpkg", "-i", "/root/package.deb"])?;
-        fs::remove_file(self.machine.root().at("/root/package.deb"))?;
+        self.machine.copy(&deb, "/opt/package.deb")?;
+        let said = self.machine.run(["dpkg", "-i", "/opt/package.deb"])?;
+        fs::remove_file(self.machine.root().at("/opt/package.deb"))?;
         Ok(said)
     }
 

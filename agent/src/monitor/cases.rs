@@ -1,8 +1,8 @@
 //! Runs `agent/cases/*.toml`: each a story told to a monitor, with what it must do at every step.
 //!
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
-//! `configured NAME[@MANIFEST][!]…` (`!` = its manifest was refused), `armed NAME [degraded]`, `away NAME`, `touched NAME PATH`,
-//! `subtree NAME PATH`, `overflow|failed|moved NAME`, `found #SCAN PATH CHANGE [VARIANT]`,
+//! `configured NAME[@MANIFEST][!]…` (`!` = its manifest was refused), `armed NAME [degraded]`, `away NAME`,
+//! `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`, `found #SCAN PATH CHANGE [VARIANT]`,
 //! `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -74,10 +74,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 pub async fn serve(listener: TcpListener, state: Arc<AppState>) -> Result<(), anyhow::Error> {
     let shutdown = state.shutdown.clone();
     let ended = shutdown.clone();
-    let server = axum::serve(listener, app(state)).with_graceful_shutdown(async move { ended.cancelled().await });
+    let server = axum::serve(listener, app(state)).with_graceful_shutdown(async move {
+        ended.cancelled().await;
+        // Here, because without a request under way the server may end before anything else notices the shutdown.
+        systemd::stopping();
+    });
     let late = async {
         shutdown.cancelled().await;
-        systemd::stopping();
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 use driftlock_common::digest::{Algorithm, OciDigest};
 use driftlock_common::manifest::{self, Header, Manifest, SourceKind};
-use driftlock_common::node::{Kind, Node};
+use driftlock_common::node::Kind;
 use driftlock_common::path::plain_text;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
@@ -207,7 +207,7 @@ fn sealed(tree: Tree, mut notes: Notes, origin: Origin, terms: &Terms) -> Sealed
 /// What a reviewer of any tree wants to see.
 fn note_nodes(tree: &Tree, notes: &mut Notes) {
     for id in tree.iter() {
-        let node: &Node = tree.node(id);
+        let node = tree.node(id);
         let layer = tree.origin(id).layer;
         let setid = matches!(node.kind, Kind::File { .. }) && node.mode.is_some_and(|mode| mode & 0o6000 != 0);
         let device = matches!(node.kind, Kind::Char(_) | Kind::Block(_));

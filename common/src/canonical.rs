@@ -108,7 +108,7 @@ pub fn tree_digest<'a>(
     for pattern in excludes {
         put_bytes(&mut bytes, pattern.as_bytes());
     }
-    put_entry(&mut bytes, b"", tree.node(EntryId::ROOT), directory_digest(tree, EntryId::ROOT));
+    put_entry(&mut bytes, b"", &tree.node(EntryId::ROOT), directory_digest(tree, EntryId::ROOT));
     blake3::Hasher::new_derive_key(TREE_CONTEXT).update(&bytes).finalize().into()
 }
 
@@ -130,7 +130,7 @@ pub fn directory_digest(tree: &Tree, directory: EntryId) -> Digest {
             digest = done.hasher.finalize().into();
             if let Some(above) = stack.last_mut() {
                 buffer.clear();
-                put_entry(&mut buffer, tree.name(done.id), tree.node(done.id), digest);
+                put_entry(&mut buffer, tree.name(done.id), &tree.node(done.id), digest);
                 above.hasher.update(&buffer);
             }
         }
@@ -139,11 +139,11 @@ pub fn directory_digest(tree: &Tree, directory: EntryId) -> Digest {
     let mut line = Vec::new();
     for id in tree.subtree(directory).skip(1) {
         close_to(&mut stack, tree.parent(id));
-        if tree.node(id).file_type() == FileType::Directory {
+        if tree.file_type(id) == FileType::Directory {
             stack.push(open(id));
         } else if let Some(parent) = stack.last_mut() {
             line.clear();
-            put_entry(&mut line, tree.name(id), tree.node(id), Digest::from_bytes([0; 32]));
+            put_entry(&mut line, tree.name(id), &tree.node(id), Digest::from_bytes([0; 32]));
             parent.hasher.update(&line);
         }
     }

@@ -7,9 +7,9 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::gap::Reason;
-use crate::node::{Kind, Node};
+use crate::node::{FileType, Kind, Node};
 use crate::path::TreePath;
-use crate::tree::{EntryId, Origin, Tree};
+use crate::tree::{EntryId, Origin, Tree, TreeBuilder};
 
 /// What of a node differs. Another size is `Content`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -356,7 +356,7 @@ pub fn differences(expected: &Node, observed: &Node) -> Attributes {
 
 /// The sealed side of an entry.
 pub fn sealed(tree: &Tree, id: EntryId) -> Sealed {
-    Sealed { node: tree.node(id).clone(), origin: *tree.origin(id) }
+    Sealed { node: tree.node(id), origin: tree.origin(id) }
 }
 
 /// Every difference between two whole trees, in path order: one merge over both, a directory at a time.
@@ -365,7 +365,7 @@ pub fn diff(expected: &Tree, observed: &Tree) -> Vec<Drift> {
     let mut pairs = vec![(EntryId::ROOT, EntryId::ROOT)];
     while let Some((e, o)) = pairs.pop() {
         compare_pair(expected, e, observed, o, &mut found);
-        if matches!((&expected.node(e).kind, &observed.node(o).kind), (Kind::Directory, Kind::Directory)) {
+        if (expected.file_type(e), observed.file_type(o)) == (FileType::Directory, FileType::Directory) {
             merge_children(expected, e, observed, o, &mut pairs, &mut found);
         } else {
             expected.subtree(e).skip(1).for_each(|id| found.push(removed(expected, id)));
@@ -377,12 +377,13 @@ pub fn diff(expected: &Tree, observed: &Tree) -> Vec<Drift> {
 }
 
 fn compare_pair(expected: &Tree, e: EntryId, observed: &Tree, o: EntryId, found: &mut Vec<Drift>) {
-    let attributes = differences(expected.node(e), observed.node(o));
+    let (sealed_node, observed_node) = (expected.node(e), observed.node(o));
+    let attributes = differences(&sealed_node, &observed_node);
     if !attributes.is_empty() {
         let delta = Delta::Changed {
             attributes,
-            expected: sealed(expected, e),
-            observed: observed.node(o).clone(),
+            expected: Sealed { node: sealed_node, origin: expected.origin(e) },
+            observed: observed_node,
             unverified: None,
         };
         found.push(Drift { path: expected.path(e), delta });
@@ -426,37 +427,39 @@ pub fn removed(tree: &Tree, id: EntryId) -> Drift {
 }
 
 fn added(tree: &Tree, id: EntryId) -> Drift {
-    let delta = Delta::Added { observed: tree.node(id).clone(), unverified: None, collapsed: None };
+    let delta = Delta::Added { observed: tree.node(id), unverified: None, collapsed: None };
     Drift { path: tree.path(id), delta }
 }
 
 /// The tree that was observed: the sealed one with every difference applied. Observed nodes are masked to what
-/// the sealed entry specifies; added ones keep everything. `None` if a difference leaves anything open.
+/// the sealed entry specifies; added ones keep everything. `None` if a difference leaves anything open, or if the
+/// differences do not fit each other.
 pub fn apply(expected: &Tree, drifts: &[Drift]) -> Option<Tree> {
-    let mut by_path: std::collections::BTreeMap<&TreePath, &Delta> = std::collections::BTreeMap::new();
-    for drift in drifts {
-        by_path.insert(&drift.path, &drift.delta);
-    }
-    let mut nodes: std::collections::BTreeMap<TreePath, (Node, Origin)> =
-        expected.iter().map(|id| (expected.path(id), (expected.node(id).clone(), *expected.origin(id)))).collect();
-    for (path, delta) in by_path {
-        match delta {
-            Delta::Added { observed, unverified: None, collapsed: None } => {
-                nodes.insert(path.clone(), (observed.clone(), Origin::default()));
+    let mut drifts: Vec<&Drift> = drifts.iter().collect();
+    drifts.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut drifts = drifts.into_iter().peekable();
+    let mut builder = TreeBuilder::new();
+    let mut add = |path: &TreePath, node: Node, origin: Origin| builder.push(path, node, origin).ok();
+    for id in expected.iter() {
+        let path = expected.path(id);
+        while let Some(Drift { path, delta }) = drifts.next_if(|drift| drift.path < path) {
+            let Delta::Added { observed, unverified: None, collapsed: None } = delta else { return None };
+            add(path, observed.clone(), Origin::default())?;
+        }
+        match drifts.next_if(|drift| drift.path == path).map(|drift| &drift.delta) {
+            None => add(&path, expected.node(id), expected.origin(id))?,
+            Some(Delta::Removed { .. }) => {}
+            Some(Delta::Changed { expected, observed, attributes, unverified: None }) => {
+                let other_type = attributes.contains(Attribute::Type);
+                let keep = if other_type { observed.presence() } else { expected.node.presence() };
+                add(&path, observed.clone().masked(keep), Origin::default())?;
             }
-            Delta::Removed { .. } => {
-                nodes.remove(path);
-            }
-            Delta::Changed { expected, observed, attributes, unverified: None } => {
-                let node = if attributes.contains(Attribute::Type) {
-                    observed.clone()
-                } else {
-                    observed.clone().masked(expected.node.presence())
-                };
-                nodes.insert(path.clone(), (node, Origin::default()));
-            }
-            Delta::Added { .. } | Delta::Changed { .. } | Delta::Unverifiable { .. } => return None,
+            Some(Delta::Added { .. } | Delta::Changed { .. } | Delta::Unverifiable { .. }) => return None,
         }
     }
-    Tree::from_sorted(nodes.into_iter().map(|(path, (node, origin))| (path, node, origin))).ok()
+    for Drift { path, delta } in drifts {
+        let Delta::Added { observed, unverified: None, collapsed: None } = delta else { return None };
+        add(path, observed.clone(), Origin::default())?;
+    }
+    Some(builder.finish())
 }

@@ -13,7 +13,6 @@ pub use read::{ManifestError, Meaning, Problem, Reader};
 
 use crate::canonical;
 use crate::digest::{Digest, OciDigest};
-use crate::node::Kind;
 use crate::tree::Tree;
 
 /// The version this code reads and writes.
@@ -81,16 +80,8 @@ impl Manifest {
     /// What the trailer states.
     pub fn totals(&self) -> Totals {
         let root_line = u64::from(write::has_root_line(&self.tree));
-        let bytes = self
-            .tree
-            .iter()
-            .map(|id| match self.tree.node(id).kind {
-                Kind::File { size, .. } => size.unwrap_or(0),
-                Kind::Directory | Kind::Symlink { .. } | Kind::Char(_) | Kind::Block(_) | Kind::Fifo | Kind::Socket => {
-                    0
-                }
-            })
-            .fold(0, u64::saturating_add);
+        let sizes = self.tree.iter().filter_map(|id| self.tree.size(id));
+        let bytes = sizes.fold(0, u64::saturating_add);
         Totals { entries: self.tree.len() as u64 + root_line, bytes, tree: self.tree_digest() }
     }
 

@@ -1,9 +1,15 @@
 //! Owns trees: paths with their nodes, in manifest order, names stored once. Must not own files, formats or
 //! comparison; a tree never changes after it is built.
+//!
+//! A tree is held for as long as a root is watched, so it is packed: some 20 bytes and the name for each entry, and 40
+//! more for a file's size and digest.
+
+mod nodes;
 
 use crate::digest::Digest;
-use crate::node::{FileType, Node};
+use crate::node::{FileType, Node, Presence};
 use crate::path::{PathError, TreePath, compare_paths};
+use nodes::{Known, Nodes};
 
 /// The most entries a tree may have.
 pub const MAX_ENTRIES: usize = 100_000_000;
@@ -13,8 +19,11 @@ pub const MAX_ENTRIES: usize = 100_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
     entries: Vec<Entry>,
+    nodes: Nodes,
     /// The bytes of all names, one after another.
     names: Vec<u8>,
+    /// By entry, as far as the last one that has any.
+    origins: Vec<Origin>,
 }
 
 /// An entry's place in its tree. Only valid for the tree that gave it.
@@ -34,19 +43,18 @@ pub struct Origin {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    name_start: u64,
-    name_len: u32,
+    name_start: u32,
     parent: u32,
     /// Index after the last descendant.
     end: u32,
-    node: Node,
-    origin: Origin,
+    name_len: u16,
 }
 
 /// Builds a [`Tree`] from entries in manifest order.
 #[derive(Debug)]
 pub struct TreeBuilder {
     tree: Tree,
+    known: Known,
     /// Directories whose children may still come: their ids and the lengths of their paths.
     open: Vec<(EntryId, usize)>,
     last: Vec<u8>,
@@ -73,8 +81,8 @@ pub enum TreeError {
     /// The root given as something else than a directory.
     #[error("the root is not a directory")]
     RootNotDirectory,
-    /// More than [`MAX_ENTRIES`].
-    #[error("more than 100 million entries")]
+    /// More than [`MAX_ENTRIES`], or more than 4 GiB of names or of targets.
+    #[error("more than 100 million entries, or 4 GiB of names")]
     TooMany,
 }
 
@@ -89,16 +97,12 @@ impl Default for TreeBuilder {
 impl TreeBuilder {
     /// Begins with a root of which nothing is specified.
     pub fn new() -> Self {
-        let root = Entry {
-            name_start: 0,
-            name_len: 0,
-            parent: 0,
-            end: 1,
-            node: Node::implicit_directory(),
-            origin: Origin::default(),
-        };
-        let tree = Tree { entries: vec![root], names: Vec::new() };
-        Self { tree, open: vec![(EntryId::ROOT, 0)], last: Vec::new(), root_seen: false }
+        let root = Entry { name_start: 0, name_len: 0, parent: 0, end: 1 };
+        let (mut nodes, mut known) = (Nodes::default(), Known::default());
+        let first = nodes.push(Node::implicit_directory(), &mut known);
+        debug_assert!(first.is_some(), "there is room for the first");
+        let tree = Tree { entries: vec![root], nodes, names: Vec::new(), origins: Vec::new() };
+        Self { tree, known, open: vec![(EntryId::ROOT, 0)], last: Vec::new(), root_seen: false }
     }
 
     /// Adds the next entry. The root may be given, first and once.
@@ -117,8 +121,8 @@ impl TreeBuilder {
                 return Err(TreeError::RootNotDirectory);
             }
             self.root_seen = true;
-            self.tree.entries[0].node = node;
-            self.tree.entries[0].origin = origin;
+            self.tree.nodes.replace(0, node, &mut self.known).ok_or(TreeError::TooMany)?;
+            self.set_origin(0, origin);
             return Ok(());
         }
         let bytes = path.as_bytes();
@@ -142,17 +146,18 @@ impl TreeBuilder {
             .ok()
             .filter(|n| (*n as usize) <= MAX_ENTRIES)
             .ok_or(TreeError::TooMany)?;
+        let entry = Entry {
+            name_start: u32::try_from(self.tree.names.len()).map_err(|_| TreeError::TooMany)?,
+            name_len: u16::try_from(name.len()).map_err(|_| TreeError::TooMany)?,
+            parent: parent.0,
+            end: index + 1,
+        };
         if node.file_type() == FileType::Directory {
             self.open.push((EntryId(index), bytes.len()));
         }
-        self.tree.entries.push(Entry {
-            name_start: self.tree.names.len() as u64,
-            name_len: u32::try_from(name.len()).map_err(|_| TreeError::TooMany)?,
-            parent: parent.0,
-            end: index + 1,
-            node,
-            origin,
-        });
+        self.tree.nodes.push(node, &mut self.known).ok_or(TreeError::TooMany)?;
+        self.tree.entries.push(entry);
+        self.set_origin(index as usize, origin);
         self.tree.names.extend_from_slice(name);
         self.last.clear();
         self.last.extend_from_slice(bytes);
@@ -165,6 +170,13 @@ impl TreeBuilder {
             self.close();
         }
         self.tree
+    }
+
+    fn set_origin(&mut self, index: usize, origin: Origin) {
+        if origin != Origin::default() {
+            self.tree.origins.resize(index, Origin::default());
+            self.tree.origins.push(origin);
+        }
     }
 
     fn unsorted(&self, path: &TreePath) -> TreeError {
@@ -219,18 +231,32 @@ impl Tree {
     /// The name of an entry; empty for the root.
     pub fn name(&self, id: EntryId) -> &[u8] {
         let entry = &self.entries[id.index()];
-        let start = usize::try_from(entry.name_start).unwrap_or(usize::MAX);
-        &self.names[start..start + entry.name_len as usize]
+        &self.names[entry.name_start as usize..][..usize::from(entry.name_len)]
     }
 
     /// What the entry is.
-    pub fn node(&self, id: EntryId) -> &Node {
-        &self.entries[id.index()].node
+    pub fn node(&self, id: EntryId) -> Node {
+        self.nodes.get(id.index())
+    }
+
+    /// The type of the entry.
+    pub fn file_type(&self, id: EntryId) -> FileType {
+        self.nodes.file_type(id.index())
+    }
+
+    /// Which attributes are specified of the entry.
+    pub fn presence(&self, id: EntryId) -> Presence {
+        self.nodes.presence(id.index())
+    }
+
+    /// The size of a regular file, if it is specified.
+    pub fn size(&self, id: EntryId) -> Option<u64> {
+        self.nodes.size(id.index())
     }
 
     /// Where it came from.
-    pub fn origin(&self, id: EntryId) -> &Origin {
-        &self.entries[id.index()].origin
+    pub fn origin(&self, id: EntryId) -> Origin {
+        self.origins.get(id.index()).copied().unwrap_or_default()
     }
 
     /// The directory that holds the entry; `None` for the root.
@@ -276,9 +302,52 @@ impl Tree {
         self.subtree(EntryId::ROOT)
     }
 
-    /// The child of that name.
+    /// The child of that name. Takes a time that grows with the logarithm of what is below the entry.
     pub fn child(&self, id: EntryId, name: &[u8]) -> Option<EntryId> {
-        self.children(id).find(|child| self.name(*child) == name)
+        self.child_from(id, id.0 + 1, name).ok()
+    }
+
+    /// As [`Tree::child`], for names in ascending order: begins behind `after`, the answer for a name before.
+    pub fn child_after(&self, id: EntryId, after: Option<EntryId>, name: &[u8]) -> Option<EntryId> {
+        self.child_from(id, after.map_or(id.0 + 1, |after| self.entries[after.index()].end), name).ok()
+    }
+
+    /// The child of that name, if it stands at `low` or behind; else where it would stand.
+    fn child_from(&self, id: EntryId, mut low: u32, name: &[u8]) -> Result<EntryId, u32> {
+        let mut high = self.entries[id.index()].end;
+        // Steps that double find the neighbourhood first: names in order are near the one before.
+        let mut step = 1;
+        while low < high {
+            let probe = low.saturating_add(step).min(high) - 1;
+            let child = self.ancestor_in(id, probe);
+            match self.name(child).cmp(name) {
+                std::cmp::Ordering::Less => low = self.entries[child.index()].end,
+                std::cmp::Ordering::Equal => return Ok(child),
+                std::cmp::Ordering::Greater => {
+                    high = child.0;
+                    break;
+                }
+            }
+            step = step.saturating_mul(2);
+        }
+        while low < high {
+            let child = self.ancestor_in(id, low + (high - low) / 2);
+            match self.name(child).cmp(name) {
+                std::cmp::Ordering::Less => low = self.entries[child.index()].end,
+                std::cmp::Ordering::Equal => return Ok(child),
+                std::cmp::Ordering::Greater => high = child.0,
+            }
+        }
+        Err(low)
+    }
+
+    /// The child of `id` that is the entry at `index`, or is above it.
+    fn ancestor_in(&self, id: EntryId, index: u32) -> EntryId {
+        let mut at = EntryId(index);
+        while self.entries[at.index()].parent != id.0 {
+            at = EntryId(self.entries[at.index()].parent);
+        }
+        at
     }
 
     /// The entry at `path`.
@@ -323,6 +392,31 @@ mod tests {
         }
         assert_eq!(tree.find(&TreePath::new("a/x").unwrap()), None);
         assert_eq!(tree.find(&TreePath::new("a-b/x").unwrap()), None);
+    }
+
+    #[test]
+    fn a_child_is_found_by_name_wherever_the_search_begins() {
+        // Children with much and with nothing below them, so that a probe falls into every kind of place.
+        let mut paths = Vec::new();
+        for child in 0..40 {
+            paths.push(format!("{child:02}/"));
+            paths.extend((0..child % 7 * 5).map(|below| format!("{child:02}/{below:02}")));
+        }
+        let tree = tree(&paths.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        let at = |name: &str| tree.find(&TreePath::new(name).unwrap());
+        for directory in tree.iter().filter(|id| tree.file_type(*id) == FileType::Directory) {
+            let children: Vec<EntryId> = tree.children(directory).collect();
+            let naive = |name: &[u8]| children.iter().copied().find(|child| tree.name(*child) == name);
+            for name in (0..42).flat_map(|n| [format!("{n:02}"), format!("{n:02}x")]) {
+                let name = name.as_bytes();
+                assert_eq!(tree.child(directory, name), naive(name));
+                for after in children.iter().copied() {
+                    let expected = naive(name).filter(|child| *child > after);
+                    assert_eq!(tree.child_after(directory, Some(after), name), expected);
+                }
+            }
+        }
+        assert!(at("39/19").is_some() && at("39/20").is_none());
     }
 
     #[test]

@@ -59,22 +59,22 @@ proptest! {
 
         // What is left of `b` when only what `a` specifies counts.
         let masked = Tree::from_sorted(b.iter().map(|id| {
-            let (path, node) = (b.path(id), b.node(id).clone());
+            let (path, node) = (b.path(id), b.node(id));
             let sealed = a.find(&path).map(|sealed| a.node(sealed));
             let node = match sealed {
-                Some(sealed) if sealed.file_type() == node.file_type() => filled_mask(sealed, node),
+                Some(sealed) if sealed.file_type() == node.file_type() => filled_mask(&sealed, node),
                 _ => node,
             };
             (path, node, driftlock_common::tree::Origin::default())
         })).unwrap();
-        let nodes = |tree: &Tree| tree.iter().map(|id| (tree.path(id), tree.node(id).clone())).collect::<Vec<_>>();
+        let nodes = |tree: &Tree| tree.iter().map(|id| (tree.path(id), tree.node(id))).collect::<Vec<_>>();
         prop_assert_eq!(nodes(&applied), nodes(&masked));
 
         // Differences are found between the same pairs as a naive comparison finds them.
         let paths: Vec<_> = drifts.iter().map(|drift| drift.path.clone()).collect();
         let mut naive: Vec<_> = a.iter().map(|id| a.path(id)).chain(b.iter().map(|id| b.path(id))).filter(|path| {
             match (a.find(path), b.find(path)) {
-                (Some(x), Some(y)) => !differences(a.node(x), b.node(y)).is_empty(),
+                (Some(x), Some(y)) => !differences(&a.node(x), &b.node(y)).is_empty(),
                 _ => true,
             }
         }).collect();

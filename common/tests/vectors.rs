@@ -78,8 +78,8 @@ fn the_vectors_are_what_both_implementations_say() {
             assert_eq!(directory_digest(&manifest.tree, id), digest, "{name}: {:?}", manifest.tree.path(id));
         }
         for (id, digest) in objects["xattrs"].as_array().unwrap().iter().map(find) {
-            let xattrs = manifest.tree.node(id).xattrs.as_ref().unwrap();
-            assert_eq!(xattrs_digest(xattrs), digest, "{name}: {:?}", manifest.tree.path(id));
+            let xattrs = manifest.tree.node(id).xattrs.unwrap();
+            assert_eq!(xattrs_digest(&xattrs), digest, "{name}: {:?}", manifest.tree.path(id));
         }
     }
 }

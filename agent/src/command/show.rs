@@ -87,7 +87,7 @@ fn listed(manifest: &Manifest) -> impl Iterator<Item = Listed> + '_ {
     entries(manifest).map(|id| {
         let (path, path_b64) = path_fields(manifest.tree.path(id).as_bytes());
         let origin = manifest.tree.origin(id);
-        let node = NodeView::new(manifest.tree.node(id), origin.sha256, manifest.header.content);
+        let node = NodeView::new(&manifest.tree.node(id), origin.sha256, manifest.header.content);
         Listed { r#type: "entry", path, path_b64, node, layer: origin.layer, meta_layer: origin.meta_layer }
     })
 }
@@ -166,7 +166,7 @@ fn text(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()>
         for id in entries(manifest) {
             let path = manifest.tree.path(id);
             let shown = if path.is_root() { "/".to_owned() } else { path.escaped().to_string() };
-            list_line(out, &shown, manifest.tree.node(id), manifest.tree.origin(id))?;
+            list_line(out, &shown, &manifest.tree.node(id), &manifest.tree.origin(id))?;
         }
     }
     Ok(())

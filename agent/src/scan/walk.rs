@@ -140,7 +140,7 @@ impl<'s> Walk<'s> {
 
     /// An opened directory.
     fn inside(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>, fd: OwnedFd, sealed: Option<EntryId>) {
-        let as_directory = sealed.filter(|id| self.tree.node(*id).file_type() == FileType::Directory);
+        let as_directory = sealed.filter(|id| self.tree.file_type(*id) == FileType::Directory);
         let listing = Listing::read(fd.as_fd()).and_then(|mut listing| {
             let too_deep = listing.longest() > directory.room();
             if too_deep {

@@ -160,7 +160,7 @@ fn profiles_excludes_and_attributes() {
     let image = ImageKit::new(std::slice::from_ref(&tar));
     let at = |sealed: &Sealed, path: &str| {
         let tree = &sealed.manifest.tree;
-        tree.find(&driftlock_common::path::TreePath::new(path).unwrap()).map(|id| tree.node(id).clone())
+        tree.find(&driftlock_common::path::TreePath::new(path).unwrap()).map(|id| tree.node(id))
     };
     let names = |sealed: &Sealed| {
         let node = at(sealed, "app").unwrap();

@@ -41,11 +41,11 @@ impl Manifest {
                 path.push(b'/');
             }
             path.extend_from_slice(self.tree.name(id));
-            if self.tree.node(id).file_type() == FileType::Directory && id != EntryId::ROOT {
+            if self.tree.file_type(id) == FileType::Directory && id != EntryId::ROOT {
                 open.push((id, path.len()));
             }
             line.clear();
-            put_entry_line(&mut line, &path, self.tree.node(id), self.tree.origin(id), header.content);
+            put_entry_line(&mut line, &path, &self.tree.node(id), &self.tree.origin(id), header.content);
             sink(&line)?;
         }
         let totals = self.totals();
@@ -59,7 +59,7 @@ impl Manifest {
 
 /// Whether the root has a line of its own: when anything is known of it.
 pub(super) fn has_root_line(tree: &Tree) -> bool {
-    tree.node(EntryId::ROOT).presence() != Presence::NONE || *tree.origin(EntryId::ROOT) != Origin::default()
+    tree.presence(EntryId::ROOT) != Presence::NONE || tree.origin(EntryId::ROOT) != Origin::default()
 }
 
 fn put_entry_line(line: &mut Vec<u8>, path: &[u8], node: &Node, origin: &Origin, content: Algorithm) {

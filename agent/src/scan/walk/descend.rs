@@ -48,7 +48,7 @@ impl<'s> Walk<'s> {
         let found = directory.with_fd(self.look.crossing, |fd| self.entry(&directory, fd, last, sealed));
         match found {
             Ok(Some(ahead)) => {
-                let as_sealed = sealed.is_some_and(|id| self.tree.node(id).file_type() == FileType::Directory);
+                let as_sealed = sealed.is_some_and(|id| self.tree.file_type(id) == FileType::Directory);
                 if below || !as_sealed {
                     self.enter(tasks, &directory, ahead);
                 } else {

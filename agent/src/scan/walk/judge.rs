@@ -36,7 +36,7 @@ impl Walk<'_> {
             self.met.bytes_hashed.fetch_add(bytes, Ordering::Relaxed);
         }
         let Some(id) = sealed else { return self.sink.added(path(), seen) };
-        let attributes = self.look.compared.differences(self.tree.node(id), &seen.node);
+        let attributes = self.look.compared.differences(&self.tree.node(id), &seen.node);
         if attributes.contains(Attribute::Type) {
             self.tree.children(id).for_each(|child| self.sink.removed(child));
         } else if attributes.is_empty() {
@@ -53,10 +53,10 @@ impl Walk<'_> {
         let want = self.want(sealed, FileType::Directory);
         let mut seen = self.directory_unopened(directory.stat(), want, reason);
         seen.miss(Attribute::Content, reason);
-        let same = |id| self.look.compared.differences(self.tree.node(id), &seen.node).is_empty();
+        let same = |id| self.look.compared.differences(&self.tree.node(id), &seen.node).is_empty();
         match sealed {
             Some(id) if same(id) => self.gap(directory.path(), sealed, reason, self.covers(sealed)),
-            Some(id) if self.tree.node(id).file_type() == FileType::Directory => {
+            Some(id) if self.tree.file_type(id) == FileType::Directory => {
                 // One finding for each path: the directory's own differences are known, what is in it is not.
                 for child in self.tree.children(id) {
                     let path = self.tree.path(child);
@@ -145,16 +145,16 @@ impl Walk<'_> {
     /// What must be established beyond stat: what was sealed, or everything if that is not known.
     pub(super) fn want(&self, sealed: Option<EntryId>, file_type: FileType) -> Presence {
         let allowed = self.look.compared.allows(file_type);
-        match sealed.map(|id| self.tree.node(id)) {
-            Some(node) if node.file_type() == file_type => allowed.intersection(node.presence()),
+        match sealed {
+            Some(id) if self.tree.file_type(id) == file_type => allowed.intersection(self.tree.presence(id)),
             Some(_) | None => allowed,
         }
     }
 
     /// How much of a file is hashed: everything if it may be as sealed.
     pub(super) fn limit(&self, sealed: Option<EntryId>, stat: &Stat) -> Option<u64> {
-        match sealed.map(|id| &self.tree.node(id).kind) {
-            Some(Kind::File { size, .. }) if size.is_none_or(|size| size == stat.size) => None,
+        match sealed.filter(|id| self.tree.file_type(*id) == FileType::File) {
+            Some(id) if self.tree.size(id).is_none_or(|size| size == stat.size) => None,
             _ => self.options.hash_limit,
         }
     }

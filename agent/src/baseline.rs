@@ -1,8 +1,10 @@
 //! Owns the one door from bytes to trust: only [`Baseline::load`] makes a [`Baseline`]. Must not own comparing, or
 //! deciding what happens when a manifest is refused.
 
+mod origins;
+
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -10,11 +12,14 @@ use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::ManifestView;
 use driftlock_common::manifest::{Header, MAX_LINE, Manifest, ManifestError, Meaning, Problem, Reader};
+use driftlock_common::tree::{EntryId, Origin};
 use sha2::Digest as _;
 
 use crate::failure::Failure;
+use crate::scan::Expected;
+use origins::{Origins, Places};
 
-/// Bytes read at a time: so much is held beside the manifest, and what it means meanwhile, which is about as much again.
+/// Bytes read at a time: so much is held beside the tree, and what it means meanwhile, which is about as much again.
 const BLOCK: usize = 2 * 1024 * 1024;
 /// Bytes that are worth a thread.
 const PART: usize = 512 * 1024;
@@ -22,7 +27,10 @@ const PART: usize = 512 * 1024;
 /// A manifest that may be compared with.
 #[derive(Debug)]
 pub struct Baseline {
+    /// Without origins, if they are in the file.
     manifest: Manifest,
+    /// `None` for what cannot be read twice, a pipe for example: then the tree has them.
+    origins: Option<Origins>,
     /// Computed once: it takes a pass over the whole tree.
     tree: OciDigest,
     sha256: Digest,
@@ -69,21 +77,30 @@ impl Baseline {
     /// If the file cannot be read, is not a manifest, or `accept` does not allow it.
     pub fn load(path: &Path, accept: Accept) -> Result<Self, BaselineError> {
         let file = File::open(path).map_err(|error| BaselineError::Open(path.to_owned(), error))?;
-        let (manifest, tree, sha256) =
-            read_named(BufReader::with_capacity(256 * 1024, file)).map_err(|error| match error {
-                ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
-                ReadError::Manifest(error) => BaselineError::Manifest(path.to_owned(), error),
-            })?;
+        let mut places = file.metadata().is_ok_and(|metadata| metadata.is_file()).then(Places::new);
+        let (manifest, tree, sha256) = read_named(&file, places.as_mut()).map_err(|error| match error {
+            ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
+            ReadError::Manifest(error) => BaselineError::Manifest(path.to_owned(), error),
+        })?;
+        let origins = places.map(|places| places.of(file, manifest.tree.iter().len()));
         match accept {
-            Accept::Unsigned => Ok(Self { manifest, tree, sha256, trust: Trust::Unsigned }),
+            Accept::Unsigned => Ok(Self { manifest, origins, tree, sha256, trust: Trust::Unsigned }),
             // Last: a file that is no manifest is that first.
             Accept::Signed => Err(BaselineError::NotSigned(path.to_owned())),
         }
     }
 
-    /// The manifest.
+    /// The manifest. Where its entries came from only [`Baseline::origin`] knows.
     pub const fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Where an entry came from, for showing it; nothing, if the file was changed since.
+    pub fn origin(&self, id: EntryId) -> Origin {
+        match &self.origins {
+            Some(origins) => origins.get(&self.manifest.header, id),
+            None => self.manifest.tree.origin(id),
+        }
     }
 
     /// Which manifest this is, for reports.
@@ -91,6 +108,16 @@ impl Baseline {
         let Trust::Unsigned = self.trust;
         let origin = self.manifest.header.source.as_ref().map_or("other", |source| source.kind.origin());
         ManifestView { tree: self.tree, sha256: self.sha256, trust: "unsigned".into(), origin: origin.into() }
+    }
+}
+
+impl Expected for Baseline {
+    fn manifest(&self) -> &Manifest {
+        self.manifest()
+    }
+
+    fn origin(&self, id: EntryId) -> Origin {
+        self.origin(id)
     }
 }
 
@@ -110,10 +137,14 @@ pub enum ReadError {
 /// # Errors
 /// If reading fails or the bytes are not a manifest.
 pub fn read_manifest(input: impl BufRead) -> Result<(Manifest, Digest), ReadError> {
-    read_named(input).map(|(manifest, _, sha256)| (manifest, sha256))
+    read_named(input, None).map(|(manifest, _, sha256)| (manifest, sha256))
 }
 
-fn read_named(mut input: impl BufRead) -> Result<(Manifest, OciDigest, Digest), ReadError> {
+/// Where `places` are wanted, the tree is without origins.
+fn read_named(
+    mut input: impl Read,
+    mut places: Option<&mut Places>,
+) -> Result<(Manifest, OciDigest, Digest), ReadError> {
     let mut reader = Reader::new();
     let mut sha256 = sha2::Sha256::new();
     // Whole lines are taken out of it as soon as there are any.
@@ -122,9 +153,12 @@ fn read_named(mut input: impl BufRead) -> Result<(Manifest, OciDigest, Digest), 
         let known = block.len();
         let filled = input.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
         sha256.update(&block[known..]);
+        if let Some(places) = &mut places {
+            places.take(&block[known..]);
+        }
         match block.iter().rposition(|byte| *byte == b'\n') {
             Some(last) => {
-                take_lines(&mut reader, &block[..last])?;
+                take_lines(&mut reader, &block[..last], places.is_some())?;
                 block.drain(..=last);
             }
             // Too long is for the reader to say; anything shorter ends without a line feed.
@@ -140,11 +174,11 @@ fn read_named(mut input: impl BufRead) -> Result<(Manifest, OciDigest, Digest), 
 
 /// Takes lines with a line feed between each two, reading them on as many threads as are of use: it is the reading that
 /// takes time, not the putting in order.
-fn take_lines(reader: &mut Reader, mut lines: &[u8]) -> Result<(), ManifestError> {
+fn take_lines(reader: &mut Reader, mut lines: &[u8], forget_origins: bool) -> Result<(), ManifestError> {
     let Some(header) = reader.header().cloned() else {
         let end = lines.iter().position(|byte| *byte == b'\n');
         reader.line(&lines[..end.unwrap_or(lines.len())])?;
-        return end.map_or(Ok(()), |end| take_lines(reader, &lines[end + 1..]));
+        return end.map_or(Ok(()), |end| take_lines(reader, &lines[end + 1..], forget_origins));
     };
     let mut parts = Vec::new();
     while lines.len() > PART {
@@ -162,7 +196,9 @@ fn take_lines(reader: &mut Reader, mut lines: &[u8]) -> Result<(), ManifestError
             // No thread to be had: then here.
             Err(_) => meanings(part),
         });
-        read.chain([last]).flatten().try_for_each(|meaning| reader.put(meaning))
+        read.chain([last]).flatten().try_for_each(|meaning| {
+            reader.put(if forget_origins { meaning.map(Meaning::without_origin) } else { meaning })
+        })
     })
 }
 
@@ -223,6 +259,45 @@ mod tests {
         let (manifest, sha256) = read_manifest(bytes.as_slice()).unwrap();
         assert_eq!(manifest, Manifest::decode(&bytes).unwrap());
         assert_eq!(sha256, Digest::sha256(&bytes));
+    }
+
+    #[test]
+    fn origins_come_from_the_file_until_it_is_changed() {
+        let entry = |i: u32| {
+            let path = TreePath::new(format!("{i:04}")).unwrap();
+            let content = Some(Digest::blake3(&i.to_le_bytes()));
+            let origin = Origin {
+                sha256: Some(Digest::sha256(&i.to_le_bytes())),
+                layer: u16::try_from(i % 7).ok(),
+                meta_layer: (i % 3 == 0).then_some(9),
+            };
+            (path, Node::bare(Kind::File { size: Some(4), content }), origin)
+        };
+        let root = || {
+            let node = Node { mode: Some(0o755), ..Node::implicit_directory() };
+            (TreePath::root(), node, Origin { layer: Some(3), ..Origin::default() })
+        };
+        // One line, groups that are just full and just not, and what the root's own line shifts.
+        for (count, with_root) in [(0, false), (0, true), (1, false), (63, true), (64, false), (64, true), (1000, true)] {
+            let entries = with_root.then(root).into_iter().chain((0..count).map(entry));
+            let tree = Tree::from_sorted(entries).unwrap();
+            let manifest = Manifest { header: Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()), tree };
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), manifest.encode()).unwrap();
+            let baseline = Baseline::load(file.path(), Accept::Unsigned).unwrap();
+            let forwards: Vec<EntryId> = manifest.tree.iter().collect();
+            for id in forwards.iter().chain(forwards.iter().rev()) {
+                assert_eq!(baseline.manifest().tree.origin(*id), Origin::default(), "held in memory");
+                assert_eq!(baseline.origin(*id), manifest.tree.origin(*id), "{count} {with_root} {}", id.index());
+            }
+            if count == 1000 {
+                let changed = manifest.encode().iter().map(|b| if *b == b'9' { b'8' } else { *b }).collect::<Vec<_>>();
+                std::fs::write(file.path(), changed).unwrap();
+                assert_eq!(baseline.origin(forwards[500]), Origin::default());
+                std::fs::write(file.path(), b"").unwrap();
+                assert_eq!(baseline.origin(forwards[5]), Origin::default());
+            }
+        }
     }
 
     #[test]

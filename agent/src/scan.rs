@@ -36,7 +36,7 @@ use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
-pub use compare::compare;
+pub use compare::{Expected, compare};
 pub use directory::FILES_FOR_EACH_THREAD;
 pub use observe::{Observation, ObserveTerms, observe};
 pub use report::{ScanReport, Tally, report};

@@ -103,7 +103,7 @@ fn scan_and_stream(
         }
     };
     let streamed = format == FormatArg::Ndjson;
-    let mut result = report(root, manifest, &view, options, pool, cancel, &|drift| {
+    let mut result = report(root, baseline, &view, options, pool, cancel, &|drift| {
         if streamed {
             write(&output::finding_line(drift, manifest.header.content));
         }

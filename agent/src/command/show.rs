@@ -83,10 +83,11 @@ fn overview(baseline: &Baseline) -> Overview<'_> {
     }
 }
 
-fn listed(manifest: &Manifest) -> impl Iterator<Item = Listed> + '_ {
+fn listed(baseline: &Baseline) -> impl Iterator<Item = Listed> + '_ {
+    let manifest = baseline.manifest();
     entries(manifest).map(|id| {
         let (path, path_b64) = path_fields(manifest.tree.path(id).as_bytes());
-        let origin = manifest.tree.origin(id);
+        let origin = baseline.origin(id);
         let node = NodeView::new(&manifest.tree.node(id), origin.sha256, manifest.header.content);
         Listed { r#type: "entry", path, path_b64, node, layer: origin.layer, meta_layer: origin.meta_layer }
     })
@@ -106,7 +107,7 @@ fn json(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()>
         #[serde(skip_serializing_if = "Option::is_none")]
         list: Option<Vec<Listed>>,
     }
-    let list = list.then(|| listed(baseline.manifest()).collect());
+    let list = list.then(|| listed(baseline).collect());
     serde_json::to_writer(&mut *out, &Whole { overview: overview(baseline), list })?;
     out.write_all(b"\n")
 }
@@ -121,7 +122,7 @@ fn ndjson(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<(
     serde_json::to_writer(&mut *out, &First { r#type: "manifest", overview: overview(baseline) })?;
     out.write_all(b"\n")?;
     if list {
-        for entry in listed(baseline.manifest()) {
+        for entry in listed(baseline) {
             serde_json::to_writer(&mut *out, &entry)?;
             out.write_all(b"\n")?;
         }
@@ -166,7 +167,7 @@ fn text(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()>
         for id in entries(manifest) {
             let path = manifest.tree.path(id);
             let shown = if path.is_root() { "/".to_owned() } else { path.escaped().to_string() };
-            list_line(out, &shown, &manifest.tree.node(id), &manifest.tree.origin(id))?;
+            list_line(out, &shown, &manifest.tree.node(id), &baseline.origin(id))?;
         }
     }
     Ok(())

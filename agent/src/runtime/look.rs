@@ -49,8 +49,8 @@ impl Look {
     }
 
     fn look(&self, root: &Root, pool: &Pool) -> Ending {
-        let manifest = self.baseline.manifest();
-        let content = manifest.header.content;
+        let baseline = &*self.baseline;
+        let content = baseline.manifest().header.content;
         for scope in &self.scopes {
             if self.cancel.load(Ordering::Relaxed) {
                 return Ending::Interrupted;
@@ -58,11 +58,11 @@ impl Look {
             let (outcome, summary) = if *scope == Scope::All {
                 let view = self.baseline.view();
                 let each = |drift: &Drift| self.found(root, drift, content);
-                let all = report(root, manifest, &view, &self.options, pool, &self.cancel, &each);
+                let all = report(root, baseline, &view, &self.options, pool, &self.cancel, &each);
                 (all.outcome, Some(Box::new(all.summary)))
             } else {
                 let found = |drift: Drift| self.found(root, &drift, content);
-                (compare(root, manifest, &self.options, scope, pool, &self.cancel, &found), None)
+                (compare(root, baseline, &self.options, scope, pool, &self.cancel, &found), None)
             };
             match outcome {
                 Outcome { root_lost: true, .. } => {

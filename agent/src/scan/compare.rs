@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use driftlock_common::compared::Compared;
-use driftlock_common::drift::{Attributes, Delta, Drift, removed, sealed};
+use driftlock_common::drift::{Attributes, Delta, Drift, Sealed};
 use driftlock_common::gap::Reason;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::path::TreePath;
-use driftlock_common::tree::EntryId;
+use driftlock_common::tree::{EntryId, Origin, Tree};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use super::collapse::Collapse;
@@ -22,13 +22,32 @@ use super::walk::{Met, Sink, Walk};
 use super::{Mounts, Options, Outcome, Root, Scope, Stats};
 use crate::pool::Pool;
 
-/// Compares what is below `root` with `manifest`, within `scope`, and hands every drift to `found`: from many threads, in
+/// What a root is compared with.
+pub trait Expected: Sync {
+    /// The tree, and the terms that it was sealed under.
+    fn manifest(&self) -> &Manifest;
+
+    /// Where an entry of the tree came from, for showing it.
+    fn origin(&self, id: EntryId) -> Origin;
+}
+
+impl Expected for Manifest {
+    fn manifest(&self) -> &Manifest {
+        self
+    }
+
+    fn origin(&self, id: EntryId) -> Origin {
+        self.tree.origin(id)
+    }
+}
+
+/// Compares what is below `root` with `expected`, within `scope`, and hands every drift to `found`: from many threads, in
 /// order of discovery, one for each path. What was removed comes last, once it is certain that the root is still there.
 ///
 /// Ends early once `cancel` is set.
 pub fn compare(
     root: &Root,
-    manifest: &Manifest,
+    expected: &dyn Expected,
     options: &Options,
     scope: &Scope,
     pool: &Pool,
@@ -36,9 +55,11 @@ pub fn compare(
     found: &(dyn Fn(Drift) + Sync),
 ) -> Outcome {
     let started = Instant::now();
+    let manifest = expected.manifest();
     let compared = options.compared(manifest.header.profile);
     let sink = Found {
-        manifest,
+        expected,
+        tree: &manifest.tree,
         options,
         found,
         removed: Mutex::default(),
@@ -96,7 +117,8 @@ pub fn compare(
 
 /// Makes drifts of differences.
 struct Found<'a> {
-    manifest: &'a Manifest,
+    expected: &'a dyn Expected,
+    tree: &'a Tree,
     options: &'a Options,
     found: &'a (dyn Fn(Drift) + Sync),
     /// Held back until the root is known to be there: if it is not, nothing of this is true.
@@ -108,6 +130,10 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    fn sealed(&self, id: EntryId) -> Sealed {
+        Sealed { node: self.tree.node(id), origin: self.expected.origin(id) }
+    }
+
     fn emit(&self, drift: Drift) {
         if drift.has_gap() {
             self.gaps.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +156,7 @@ impl Found<'_> {
     /// All sealed entries, the root's too; those left out locally are not counted.
     fn all(&self) -> u64 {
         let local = &self.options.local_excludes;
-        let tree = &self.manifest.tree;
+        let tree = self.tree;
         tree.iter().filter(|id| local.is_empty() || !local.excludes(&tree.path(*id))).count() as u64
     }
 
@@ -141,15 +167,15 @@ impl Found<'_> {
         if let Some(collapse) = self.collapse.take() {
             collapse.into_inner().unwrap_or_else(PoisonError::into_inner).finish().for_each(|drift| self.emit(drift));
         }
-        let tree = &self.manifest.tree;
+        let tree = self.tree;
         if root_lost {
-            let expected = Some(sealed(tree, EntryId::ROOT));
+            let expected = Some(self.sealed(EntryId::ROOT));
             let delta = Delta::Unverifiable { reason: Reason::RootLost, covers: self.all(), expected };
             self.emit(Drift { path: TreePath::root(), delta });
         } else {
             top.into_iter().for_each(|drift| self.emit(drift));
             for id in gone.into_iter().flat_map(|id| tree.subtree(id)) {
-                let drift = removed(tree, id);
+                let drift = Drift { path: tree.path(id), delta: Delta::Removed { expected: self.sealed(id) } };
                 if !self.options.local_excludes.excludes(&drift.path) {
                     self.emit(drift);
                 }
@@ -171,7 +197,7 @@ impl Sink for Found<'_> {
 
     fn changed(&self, path: TreePath, id: EntryId, attributes: Attributes, seen: Seen) {
         let Seen { node: observed, unverified, .. } = seen;
-        let expected = sealed(&self.manifest.tree, id);
+        let expected = self.sealed(id);
         self.emit_own(Drift { path, delta: Delta::Changed { attributes, expected, observed, unverified } });
     }
 
@@ -180,7 +206,7 @@ impl Sink for Found<'_> {
     }
 
     fn unverifiable(&self, path: TreePath, reason: Reason, covers: u64, id: Option<EntryId>) {
-        let expected = id.map(|id| sealed(&self.manifest.tree, id));
+        let expected = id.map(|id| self.sealed(id));
         self.emit_own(Drift { path, delta: Delta::Unverifiable { reason, covers, expected } });
     }
 }

@@ -9,7 +9,7 @@ use driftlock_common::drift::{Change, Delta, Drift, apply};
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
 use driftlock_common::manifest::Manifest;
 
-use super::{Options, Outcome, Root, Scope, compare};
+use super::{Expected, Options, Outcome, Root, Scope, compare};
 use crate::pool::Pool;
 
 /// The result of a scan of everything.
@@ -62,15 +62,16 @@ impl Tally {
 /// manifest it is.
 pub fn report(
     root: &Root,
-    manifest: &Manifest,
+    expected: &dyn Expected,
     view: &ManifestView,
     options: &Options,
     pool: &Pool,
     cancel: &AtomicBool,
     each: &(dyn Fn(&Drift) + Sync),
 ) -> ScanReport {
+    let manifest = expected.manifest();
     let all = Mutex::new((Vec::new(), Tally::default()));
-    let outcome = compare(root, manifest, options, &Scope::All, pool, cancel, &|drift| {
+    let outcome = compare(root, expected, options, &Scope::All, pool, cancel, &|drift| {
         each(&drift);
         let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
         all.1.count(&drift);

@@ -254,6 +254,23 @@ impl Meaning {
             }
         }
     }
+
+    /// Where the entry came from; `None` if the line is none.
+    pub const fn origin(&self) -> Option<Origin> {
+        match &self.0 {
+            Meant::Entry(_, _, origin) => Some(*origin),
+            Meant::End(_) => None,
+        }
+    }
+
+    /// Without where the entry came from: for who will read that again when it is wanted.
+    #[must_use]
+    pub fn without_origin(self) -> Self {
+        match self.0 {
+            Meant::Entry(path, node, _) => Self(Meant::Entry(path, node, Origin::default())),
+            Meant::End(_) => self,
+        }
+    }
 }
 
 fn check_form(line: &[u8]) -> Result<(), Problem> {

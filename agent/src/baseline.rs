@@ -278,10 +278,12 @@ mod tests {
             (TreePath::root(), node, Origin { layer: Some(3), ..Origin::default() })
         };
         // One line, groups that are just full and just not, and what the root's own line shifts.
-        for (count, with_root) in [(0, false), (0, true), (1, false), (63, true), (64, false), (64, true), (1000, true)] {
+        for (count, with_root) in [(0, false), (0, true), (1, false), (63, true), (64, false), (64, true), (1000, true)]
+        {
             let entries = with_root.then(root).into_iter().chain((0..count).map(entry));
             let tree = Tree::from_sorted(entries).unwrap();
-            let manifest = Manifest { header: Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()), tree };
+            let manifest =
+                Manifest { header: Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()), tree };
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), manifest.encode()).unwrap();
             let baseline = Baseline::load(file.path(), Accept::Unsigned).unwrap();

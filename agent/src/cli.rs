@@ -109,6 +109,10 @@ pub struct ScanArgs {
     /// Refuse a manifest that is not signed: in this version every one
     #[arg(long)]
     pub require_signed: bool,
+    /// Remember in FILE what was found as sealed, and read the next time only what stat says has moved since, and within
+    /// a day everything once; delete it to read everything
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
     /// Hashing threads [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,

@@ -21,15 +21,24 @@ use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
 use crate::process::Selector;
-use crate::scan::Mounts;
+use crate::scan::{FULL, Mounts};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use load::{Origin, VARIABLE, load};
 
 /// The shipped file: the documentation of every key, and the defaults.
 pub const SHIPPED: &str = include_str!("../../packaging/config/agent.toml");
-/// Time between sweeps when `watch.sweep` is `auto`. A sweep of this version reads everything, so it is rare.
-pub const DEFAULT_SWEEP: Duration = Duration::from_mins(10);
+/// Time between sweeps when `watch.sweep` is `auto` and a target has few enough entries.
+pub const DEFAULT_SWEEP: Duration = Duration::from_mins(1);
+/// The same beyond.
+const LARGE_SWEEP: Duration = Duration::from_mins(5);
+/// The most entries that are looked at every [`DEFAULT_SWEEP`].
+const FEW: usize = 200_000;
+
+/// Time between sweeps of a target of `entries` when `watch.sweep` is `auto`.
+pub const fn default_sweep(entries: usize) -> Duration {
+    if entries <= FEW { DEFAULT_SWEEP } else { LARGE_SWEEP }
+}
 /// Time between heartbeats unless set.
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
 /// Bound of the spool unless set, in bytes.
@@ -118,12 +127,20 @@ pub enum Location {
 }
 
 /// How targets are watched.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// Where hints come from.
     pub mode: Mode,
-    /// Time between sweeps; `None`: [`DEFAULT_SWEEP`].
+    /// Time between sweeps; `None`: [`default_sweep`].
     pub sweep: Option<Duration>,
+    /// In this time everything is read once, whatever stat says.
+    pub full: Duration,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { mode: Mode::default(), sweep: None, full: FULL }
+    }
 }
 
 /// Where hints come from.
@@ -417,7 +434,8 @@ mod tests {
             ("[[target]]\nprocess = 'bin/x'", "target.process is the name of an executable or its absolute path"),
             ("[[target]]\nprocess = ''", "target.process is the name of an executable or its absolute path"),
             ("[[target]]\nroot = '/proc/self/root'", "target.root: /proc/self/root is the agent's own root"),
-            ("[watch]\nfull = '24h'", "watch.full is not available in this version"),
+            ("[watch]\nfull = '24'", "watch.full"),
+            ("[watch]\nfull = '1s'", "watch.full"),
             ("[limits]\ncpu = '20%'", "limits.cpu is not available in this version"),
             ("[limits]\nread = '200MB/s'", "limits.read is not available in this version"),
             ("[limits]\nhash_limit = '12 parsecs'", "limits.hash_limit"),

@@ -8,6 +8,7 @@ mod hold;
 mod live;
 mod look;
 mod memory;
+mod remembered;
 mod sink;
 mod spool;
 mod tell;
@@ -231,7 +232,7 @@ impl Runtime {
         let mut targets = Vec::with_capacity(self.config.targets.len());
         for target in &self.config.targets {
             let before = self.live.remove(&target.name);
-            let (now, plan) = Live::load(target.clone(), before, &self.config.watch).await;
+            let (now, plan) = Live::load(target.clone(), before, &self.config.watch, &self.state_dir).await;
             targets.push(plan);
             live.insert(target.name.clone(), now);
         }
@@ -296,7 +297,8 @@ impl Runtime {
             Action::Scan { scan, target, scopes } => {
                 if let Some(live) = self.live.get_mut(&target) {
                     let limit = self.config.limits.hash_limit;
-                    live.scan(scan, scopes, self.own_state, limit, &self.pool, &self.done);
+                    let full = self.config.watch.full;
+                    live.scan(scan, scopes, self.own_state, limit, full, &self.pool, &self.done);
                 }
             }
             Action::Cancel { scan } => self.live.values().for_each(|live| live.cancel(scan)),

@@ -22,6 +22,7 @@ mod open;
 mod reader;
 mod report;
 mod root;
+mod state;
 mod walk;
 mod xattr;
 
@@ -41,6 +42,7 @@ pub use directory::FILES_FOR_EACH_THREAD;
 pub use observe::{Observation, ObserveTerms, observe};
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
+pub use state::{Distrust, FULL, Identity, Rely, State};
 
 /// The collapse limit of the design: more added paths than this below one directory are one finding.
 pub const COLLAPSE: u64 = 10_000;
@@ -66,6 +68,8 @@ pub struct Options {
     pub own_state: Option<(u64, u64)>,
     /// Show more added paths than this below one directory as one drift.
     pub collapse: Option<u64>,
+    /// What is remembered of this root and this baseline, and how far it is relied on; `None`: everything is read.
+    pub state: Option<(Arc<State>, Rely)>,
     /// Counts entries as they are looked at, for showing progress.
     pub looked_at: Option<Arc<AtomicU64>>,
 }
@@ -110,6 +114,8 @@ pub enum Scope {
 pub struct Stats {
     /// Entries looked at on disk, the root not counted.
     pub entries: u64,
+    /// Of these, sealed ones that were not read, because nothing that stat shows moved since they were found as sealed.
+    pub remembered: u64,
     /// Files read to their end.
     pub files_hashed: u64,
     /// Bytes read.

@@ -124,6 +124,9 @@ pub struct Summary {
     pub unverifiable: u64,
     /// Entries looked at on disk.
     pub entries: u64,
+    /// Of these, sealed ones that were not read: nothing that stat shows moved since they were read and were as sealed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub remembered: u64,
     /// Files read to their end.
     pub files_hashed: u64,
     /// Bytes read.
@@ -137,6 +140,11 @@ pub struct Summary {
     /// The digest of what is on disk, under the manifest's terms; absent when anything was left open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_tree: Option<OciDigest>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Which manifest, and how far it is trusted.

@@ -8,7 +8,7 @@ use driftlock_common::path::Escaped;
 use super::agent;
 use crate::baseline::{Accept, Baseline};
 use crate::cli::CheckConfigArgs;
-use crate::config::{Config, DEFAULT_SWEEP, Location, Target};
+use crate::config::{Config, Location, Target};
 use crate::deliver::{Client, Timeouts};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Output};
@@ -66,7 +66,8 @@ fn write_agent(text: &mut String, config: &Config) {
         ("host.name", auto(&config.host.name)),
         ("host.ephemeral", config.host.ephemeral.to_string()),
         ("watch.mode", config.watch.mode.name().to_owned()),
-        ("watch.sweep", format!("{:?}", config.watch.sweep.unwrap_or(DEFAULT_SWEEP))),
+        ("watch.sweep", config.watch.sweep.map_or_else(|| "auto".to_owned(), |sweep| format!("{sweep:?}"))),
+        ("watch.full", format!("{:?}", config.watch.full)),
         ("limits.threads", config.limits.threads.to_string()),
         ("limits.hash_limit", format!("{} bytes", config.limits.hash_limit)),
         ("report.endpoint", or_none(config.report.endpoint.as_ref().map(ToString::to_string))),

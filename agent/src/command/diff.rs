@@ -44,6 +44,7 @@ pub fn run(args: DiffArgs) -> Outcome {
         changed: tally.changed,
         unverifiable: 0,
         entries: b.tree.len() as u64,
+        remembered: 0,
         files_hashed: 0,
         bytes_hashed: 0,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -2,6 +2,7 @@
 
 mod only;
 mod progress;
+mod remembered;
 mod signals;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +53,8 @@ pub fn run(args: ScanArgs) -> Outcome {
         looked_at: Some(Arc::default()),
         ..Options::default()
     };
+    let remembered = args.state.as_deref().map(|path| remembered::open(path, &baseline, &root, &options));
+    let options = Options { state: remembered.as_ref().map(|(state, rely)| (Arc::clone(state), *rely)), ..options };
     let result = {
         let _shown =
             progress::show(baseline.manifest().tree.len() as u64, options.looked_at.clone().unwrap_or_default());
@@ -70,6 +73,9 @@ pub fn run(args: ScanArgs) -> Outcome {
             root: Some(root.path()),
         };
         Output::stdout().whole(args.format, &whole, output::colour())?;
+    }
+    if let (Some(path), Some((state, _))) = (&args.state, &remembered) {
+        remembered::save(path, state)?;
     }
     hint(&result, &root);
     Ok(Exit::Found(exit))

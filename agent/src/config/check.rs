@@ -14,12 +14,14 @@ use super::{
     Location, MIN_SPOOL, Place, Problem, Report, Sink, State, Target, Watch, default_threads,
 };
 use crate::process::Selector;
+use crate::scan::FULL;
 
 /// More hashing threads than this are a mistake.
 const MAX_THREADS: u64 = 256;
 /// The longest name of a host, a target or a label, in bytes.
 const MAX_NAME: usize = 128;
 const MIN_SWEEP: Duration = Duration::from_secs(1);
+const MIN_FULL: Duration = Duration::from_mins(1);
 const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
 const MAX_PERIOD: Duration = Duration::from_hours(24 * 30);
 
@@ -66,6 +68,7 @@ impl Check {
                 let place = at.place;
                 at.value.map(|value| self.period("watch.sweep", At { value, place }, MIN_SWEEP))
             }),
+            full: raw.full.map_or(FULL, |at| self.period("watch.full", at, MIN_FULL)),
         };
         let limits = Limits {
             threads: raw.threads.and_then(|at| self.threads(&at)).unwrap_or_else(default_threads),

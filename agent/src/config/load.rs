@@ -177,6 +177,7 @@ impl Raw {
         self.sinks.extend(other.sinks);
         once.set("watch.mode", &mut self.mode, other.mode);
         once.set("watch.sweep", &mut self.sweep, other.sweep);
+        once.set("watch.full", &mut self.full, other.full);
         once.set("limits.threads", &mut self.threads, other.threads);
         once.set("limits.hash_limit", &mut self.hash_limit, other.hash_limit);
         once.set("report.endpoint", &mut self.endpoint, other.endpoint);

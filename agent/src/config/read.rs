@@ -33,6 +33,7 @@ pub(super) struct Raw {
     pub(super) targets: Vec<RawTarget>,
     pub(super) mode: Option<At<Mode>>,
     pub(super) sweep: Option<At<Option<Duration>>>,
+    pub(super) full: Option<At<Duration>>,
     pub(super) threads: Option<At<u64>>,
     pub(super) hash_limit: Option<At<u64>>,
     pub(super) endpoint: Option<At<Result<Option<Endpoint>, EndpointError>>>,
@@ -93,6 +94,7 @@ impl Raw {
         if let Some(mut watch) = top.section("watch", &WATCH) {
             raw.mode = watch.mode();
             raw.sweep = watch.auto_or("sweep", "a time like \"10m\", or \"auto\"", units::duration);
+            raw.full = watch.parsed("full", "a time like \"24h\"", units::duration);
         }
         if let Some(mut limits) = top.section("limits", &LIMITS) {
             raw.threads = limits.number("threads");

@@ -19,7 +19,7 @@ pub(super) const TARGET: Words = Words {
     known: &["name", "root", "process", "manifest", "trust", "allow_unsigned", "exclude", "mounts", "mounts_allowed"],
     later: &["id_map"],
 };
-pub(super) const WATCH: Words = Words { prefix: "watch.", known: &["mode", "sweep"], later: &["full"] };
+pub(super) const WATCH: Words = Words { prefix: "watch.", known: &["mode", "sweep", "full"], later: &[] };
 pub(super) const LIMITS: Words =
     Words { prefix: "limits.", known: &["threads", "hash_limit"], later: &["cpu", "read"] };
 pub(super) const REPORT: Words = Words {
@@ -68,6 +68,6 @@ mod tests {
         assert_eq!(TARGET.problem("root"), None);
         assert_eq!(TARGET.problem("roto").unwrap(), "unknown key target.roto; did you mean target.root?");
         assert!(TARGET.problem("zzzzzz").unwrap().ends_with("mounts, mounts_allowed"));
-        assert!(WATCH.problem("full").unwrap().contains("not available in this version"));
+        assert!(SINK.problem("path").unwrap().contains("not available in this version"));
     }
 }

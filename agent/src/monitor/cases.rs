@@ -195,6 +195,7 @@ pub(super) fn summary() -> Summary {
         changed: 0,
         unverifiable: 0,
         entries: 0,
+        remembered: 0,
         files_hashed: 0,
         bytes_hashed: 0,
         duration_ms: 0,

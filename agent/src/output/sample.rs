@@ -72,6 +72,7 @@ pub(super) fn summary() -> Summary {
         changed: 3,
         unverifiable: 10,
         entries: 20,
+        remembered: 0,
         files_hashed: 9,
         bytes_hashed: 4096,
         duration_ms: 1234,

@@ -74,8 +74,12 @@ pub fn summary_lines(summary: &Summary) -> String {
     }
     let _infallible = writeln!(
         text,
-        "; {} entries, {} files hashed ({}) in {:.2} s",
+        "; {} entries, {}{} files hashed ({}) in {:.2} s",
         summary.entries,
+        match summary.remembered {
+            0 => String::new(),
+            remembered => format!("{remembered} unmoved since they were read, "),
+        },
         summary.files_hashed,
         size(summary.bytes_hashed),
         std::time::Duration::from_millis(summary.duration_ms).as_secs_f64()

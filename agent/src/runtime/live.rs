@@ -4,14 +4,16 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use driftlock_common::path::{Escaped, TreePath};
 use tokio::sync::mpsc;
 
 use super::hold::Hold;
+use super::remembered::Remembered;
 use super::{BLIND_SWEEP, Done, look};
 use crate::baseline::{Accept, Baseline};
-use crate::config::{DEFAULT_SWEEP, Location, Target, Watch};
+use crate::config::{self, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::pool::Pool;
@@ -23,6 +25,7 @@ use crate::watch::{Watched, Watcher};
 pub(super) struct Live {
     target: Target,
     baseline: Option<Arc<Baseline>>,
+    remembered: Remembered,
     /// The root as it was first seen. Shared with the scan.
     hold: Hold,
     watchers: Vec<Box<dyn Watcher>>,
@@ -35,7 +38,12 @@ pub(super) struct Live {
 
 impl Live {
     /// Reads the target's manifest, off the loop's thread.
-    pub(super) async fn load(target: Target, before: Option<Self>, watch: &Watch) -> (Self, TargetPlan) {
+    pub(super) async fn load(
+        target: Target,
+        before: Option<Self>,
+        watch: &Watch,
+        state_dir: &Path,
+    ) -> (Self, TargetPlan) {
         let path = target.manifest.clone();
         let loaded = tokio::task::spawn_blocking(move || Baseline::load(&path, Accept::Unsigned)).await;
         let (loaded, refused) = match loaded {
@@ -46,7 +54,7 @@ impl Live {
             Ok(Err(error)) => (None, Failure::from(error).to_string()),
             Err(error) => (None, error.to_string()),
         };
-        let mut live = before.unwrap_or_else(|| Self::nothing(target.clone()));
+        let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), state_dir));
         if live.target.root != target.root {
             // Nothing that was known is about another root.
             live.hold = Hold::default();
@@ -55,7 +63,8 @@ impl Live {
         // A manifest that is refused leaves the one that was accepted last.
         live.baseline = loaded.or_else(|| live.baseline.take());
         live.target = target;
-        let sweep = watch.sweep.unwrap_or(DEFAULT_SWEEP);
+        let entries = live.baseline.as_ref().map_or(0, |baseline| baseline.manifest().tree.len());
+        let sweep = watch.sweep.unwrap_or_else(|| config::default_sweep(entries));
         let plan = TargetPlan {
             name: live.target.name.clone(),
             root: Escaped(live.target.root.to_string().as_bytes()).to_string(),
@@ -70,8 +79,9 @@ impl Live {
         (live, plan)
     }
 
-    fn nothing(target: Target) -> Self {
+    fn nothing(target: Target, state_dir: &Path) -> Self {
         Self {
+            remembered: Remembered::of(&target.name, state_dir),
             target,
             baseline: None,
             hold: Hold::default(),
@@ -149,6 +159,7 @@ impl Live {
         scopes: Vec<Scope>,
         own_state: Option<(u64, u64)>,
         hash_limit: u64,
+        full: Duration,
         pool: &Arc<Pool>,
         done: &mpsc::Sender<Done>,
     ) {
@@ -170,6 +181,8 @@ impl Live {
             location: self.target.root.clone(),
             hold: self.hold.clone(),
             baseline: baseline.clone(),
+            remembered: self.remembered.clone(),
+            full,
             options,
             cancel,
             done: done.clone(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::Drift;
@@ -11,11 +12,12 @@ use tokio::sync::mpsc;
 
 use super::Done;
 use super::hold::Hold;
+use super::remembered::Remembered;
 use crate::baseline::Baseline;
 use crate::config::Location;
 use crate::monitor::{Ending, Event, ScanId};
 use crate::pool::Pool;
-use crate::scan::{Options, Outcome, Root, Scope, compare, report};
+use crate::scan::{Options, Outcome, Rely, Root, Scope, compare, report};
 
 /// A scan.
 pub(super) struct Look {
@@ -24,6 +26,9 @@ pub(super) struct Look {
     pub(super) location: Location,
     pub(super) hold: Hold,
     pub(super) baseline: Arc<Baseline>,
+    pub(super) remembered: Remembered,
+    /// In this time everything is read once.
+    pub(super) full: Duration,
     pub(super) options: Options,
     pub(super) cancel: Arc<AtomicBool>,
     pub(super) done: mpsc::Sender<Done>,
@@ -48,28 +53,36 @@ impl Look {
         self.send(Event::Scanned { scan: self.scan, ending });
     }
 
-    fn look(&self, root: &Root, pool: &Pool) -> Ending {
-        let baseline = &*self.baseline;
+    fn look(&mut self, root: &Root, pool: &Pool) -> Ending {
+        let baseline = Arc::clone(&self.baseline);
+        let baseline = &*baseline;
+        let state = self.remembered.state(root, baseline, &self.options);
         let content = baseline.manifest().header.content;
-        for scope in &self.scopes {
+        for scope in std::mem::take(&mut self.scopes) {
             if self.cancel.load(Ordering::Relaxed) {
                 return Ending::Interrupted;
             }
-            let (outcome, summary) = if *scope == Scope::All {
+            // A hint is about something that stat may not show.
+            let rely = if scope == Scope::All { Rely::OnState(self.full) } else { Rely::OnNothing };
+            self.options.state = Some((Arc::clone(&state), rely));
+            let (outcome, summary) = if scope == Scope::All {
                 let view = self.baseline.view();
                 let each = |drift: &Drift| self.found(root, drift, content);
                 let all = report(root, baseline, &view, &self.options, pool, &self.cancel, &each);
                 (all.outcome, Some(Box::new(all.summary)))
             } else {
                 let found = |drift: Drift| self.found(root, &drift, content);
-                (compare(root, baseline, &self.options, scope, pool, &self.cancel, &found), None)
+                (compare(root, baseline, &self.options, &scope, pool, &self.cancel, &found), None)
             };
             match outcome {
                 Outcome { root_lost: true, .. } => {
                     return Ending::RootLost("the root is gone or is another directory than before".to_owned());
                 }
                 Outcome { interrupted: true, .. } => return Ending::Interrupted,
-                Outcome { .. } if summary.is_some() => return Ending::Finished(summary),
+                Outcome { .. } if summary.is_some() => {
+                    self.remembered.looked_at_everything();
+                    return Ending::Finished(summary);
+                }
                 Outcome { .. } => {}
             }
         }

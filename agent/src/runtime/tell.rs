@@ -56,6 +56,7 @@ pub(super) fn body(body: &Body) {
                 removed = summary.removed,
                 changed = summary.changed,
                 unverifiable = summary.unverifiable,
+                remembered = summary.remembered,
                 files = summary.files_hashed,
                 duration_ms = summary.duration_ms,
                 "looked at everything"

@@ -74,6 +74,7 @@ pub fn compare(
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,
         options,
+        sweep: options.state.as_ref().map(|(state, rely)| state.sweep(root, *rely)),
         look,
         budget: Budget::of_process(pool.threads()),
         sink: &sink,
@@ -98,6 +99,7 @@ pub fn compare(
     Outcome {
         stats: Stats {
             entries: met.entries.into_inner(),
+            remembered: met.remembered.into_inner(),
             files_hashed: met.files_hashed.into_inner(),
             bytes_hashed: met.bytes_hashed.into_inner(),
             duration: started.elapsed(),

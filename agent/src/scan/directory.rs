@@ -29,9 +29,9 @@ struct Kept {
     budget: Arc<Budget>,
 }
 
-/// Descriptors that each thread of a scan needs at the same time, whatever else there is: a directory being listed, one
-/// being found again (two at a time), a file.
-pub const FILES_FOR_EACH_THREAD: usize = 4;
+/// Descriptors that each thread of a scan needs at the same time, whatever else there is: a directory being listed, a
+/// large one whose part is being looked at, one being found again (two at a time), a file.
+pub const FILES_FOR_EACH_THREAD: usize = 5;
 
 /// How many descriptors directories may still hold on to.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 
 use super::content::{self, Content, Wanted};
-use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_fd};
+use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_at, stat_fd};
 use super::xattr;
 
 /// A node as far as it was established.
@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub(super) unverified: Option<Unverified>,
     /// Bytes hashed; `None` if no content was.
     pub(super) hashed: Option<u64>,
+    /// When the inode is like this again, it was not changed since; `None` if nobody looked at one.
+    pub(super) stat: Option<Stat>,
 }
 
 /// How nodes are looked at.
@@ -65,7 +67,7 @@ impl Look<'_> {
             xattrs: None,
         };
         let node = node.masked(self.compared.allows(stat.file_type));
-        Seen { node, sha256: None, unverified: None, hashed: None }
+        Seen { node, sha256: None, unverified: None, hashed: None, stat: Some(*stat) }
     }
 
     /// What an opened directory is.
@@ -92,7 +94,8 @@ impl Look<'_> {
             FileType::Symlink => {
                 let mut seen = self.of_stat(stat);
                 seen.node.kind = Kind::Symlink { target: read_link(directory, name)? };
-                Ok(seen)
+                // The target is of whatever had the name then.
+                if stat_at(directory, name)?.same_moment(stat) { Ok(seen) } else { Err(Trouble::Moved) }
             }
             FileType::Directory | FileType::Char | FileType::Block | FileType::Fifo | FileType::Socket => {
                 Ok(self.of_stat(stat))

@@ -65,6 +65,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
         tree: &nothing,
         excludes: &terms.excludes,
         options: &options,
+        sweep: None,
         look,
         budget: Budget::of_process(pool.threads()),
         sink: &sink,
@@ -98,6 +99,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     gaps.dedup_by(|a, b| a.0 == b.0);
     let stats = Stats {
         entries: met.entries.into_inner(),
+        remembered: 0,
         files_hashed: met.files_hashed.into_inner(),
         bytes_hashed: met.bytes_hashed.into_inner(),
         duration: started.elapsed(),

@@ -28,6 +28,8 @@ pub(super) struct Stat {
     pub(super) ino: u64,
     /// Numbers of a device node.
     pub(super) device: Device,
+    /// How many names it has.
+    pub(super) links: u32,
     /// Which mount it was reached through; `None` before Linux 5.8.
     mount: Option<u64>,
 }
@@ -80,6 +82,7 @@ impl Stat {
             dev: rustix::fs::makedev(statx.stx_dev_major, statx.stx_dev_minor),
             ino: statx.stx_ino,
             device: Device { major: statx.stx_rdev_major, minor: statx.stx_rdev_minor },
+            links: statx.stx_nlink,
             mount: has_mount.then_some(statx.stx_mnt_id),
         })
     }

@@ -96,6 +96,7 @@ pub fn report(
         changed: tally.changed,
         unverifiable: tally.unverifiable + outcome.unreached,
         entries: outcome.stats.entries,
+        remembered: outcome.stats.remembered,
         files_hashed: outcome.stats.files_hashed,
         bytes_hashed: outcome.stats.bytes_hashed,
         duration_ms: u64::try_from(outcome.stats.duration.as_millis()).unwrap_or(u64::MAX),

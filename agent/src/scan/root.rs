@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use driftlock_common::exit::Exit;
 use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, FsWord, Mode, OFlags, fstatfs, fstatvfs, openat};
 use rustix::io::Errno;
 
 use super::Mounts;
@@ -157,6 +157,13 @@ impl Root {
     /// Device and inode.
     pub const fn identity(&self) -> (u64, u64) {
         (self.stat.dev, self.stat.ino)
+    }
+
+    /// What names its file system: type and id.
+    pub(super) fn file_system(&self) -> (Option<FsWord>, Option<u64>) {
+        let file_type = fstatfs(&self.fd).map(|statfs| statfs.f_type);
+        let id = fstatvfs(&self.fd).map(|statvfs| statvfs.f_fsid);
+        (file_type.ok(), id.ok())
     }
 
     pub(super) const fn stat(&self) -> &Stat {

@@ -1,8 +1,9 @@
-//! Owns the way through a root: one task for each directory, and for each 64 names of a large one. Must not own what becomes
-//! of a difference; a [`Sink`] does.
+//! Owns the way through a root: one task for each directory, and for each 64 names of one with more. Must not own what
+//! becomes of a difference; a [`Sink`] does.
 
 mod descend;
 mod judge;
+mod large;
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -18,10 +19,12 @@ use driftlock_common::tree::{EntryId, Tree};
 use rayon::Scope as Tasks;
 
 use super::directory::{Budget, Directory};
-use super::list::Listing;
+use super::list::{self, Last, Listing};
 use super::look::{Look, Seen};
 use super::open::{Stat, Trouble, open_directory, reopen_directory, stat_at, stat_fd};
+use super::state::Sweep;
 use super::{Options, Scope};
+use large::Large;
 
 /// Names in a task.
 const CHUNK: usize = 64;
@@ -45,6 +48,8 @@ pub(super) struct Walk<'a> {
     pub(super) tree: &'a Tree,
     pub(super) excludes: &'a Excludes,
     pub(super) options: &'a Options,
+    /// What is remembered of earlier walks.
+    pub(super) sweep: Option<Sweep<'a>>,
     pub(super) look: Look<'a>,
     pub(super) budget: Arc<Budget>,
     pub(super) sink: &'a dyn Sink,
@@ -55,6 +60,7 @@ pub(super) struct Walk<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Met {
     pub(super) entries: AtomicU64,
+    pub(super) remembered: AtomicU64,
     pub(super) files_hashed: AtomicU64,
     pub(super) bytes_hashed: AtomicU64,
     pub(super) unreached: AtomicU64,
@@ -140,27 +146,34 @@ impl<'s> Walk<'s> {
 
     /// An opened directory.
     fn inside(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>, fd: OwnedFd, sealed: Option<EntryId>) {
-        let as_directory = sealed.filter(|id| self.tree.file_type(*id) == FileType::Directory);
-        let listing = Listing::read(fd.as_fd()).and_then(|mut listing| {
-            let too_deep = listing.longest() > directory.room();
-            if too_deep {
-                listing.drop_longer(directory.room());
+        let (mut whole, mut large) = (Listing::default(), None);
+        let listed = list::read(fd.as_fd(), |part, last| match &mut large {
+            None if last == Last::Yes => {
+                whole = part;
+                Ok(())
             }
-            if let Some(id) = as_directory {
-                listing.merge(self.tree, id)?;
-            }
-            Ok((listing, too_deep))
+            None => large.insert(Large::begin(self, &directory, fd.as_fd(), sealed)?).part(part),
+            Some(large) => large.part(part),
         });
-        let (listing, too_deep) = match listing {
-            Ok(listing) => listing,
-            Err(error) => return self.unreadable(&directory, sealed, Trouble::from(error).reason()),
-        };
-        let want = self.want(sealed, FileType::Directory);
-        let mut seen = self.look.directory(fd.as_fd(), directory.stat(), want);
-        if too_deep {
-            seen.miss(Attribute::Content, Reason::TooDeep);
+        if let Some(large) = large {
+            return large.finish(listed);
         }
-        self.judge(&|| directory.path(), sealed, seen);
+        let as_directory = sealed.filter(|id| self.tree.file_type(*id) == FileType::Directory);
+        let too_deep = whole.longest() > directory.room();
+        whole.drop_longer(directory.room());
+        let listed = listed.and_then(|()| as_directory.map_or(Ok(()), |id| whole.merge(self.tree, id)));
+        if let Err(error) = listed {
+            return self.unreadable(&directory, sealed, Trouble::from(error).reason());
+        }
+        if too_deep || !self.is_as_remembered(sealed, directory.stat()) {
+            let want = self.want(sealed, FileType::Directory);
+            let mut seen = self.look.directory(fd.as_fd(), directory.stat(), want);
+            if too_deep {
+                seen.miss(Attribute::Content, Reason::TooDeep);
+            }
+            self.judge(&|| directory.path(), sealed, seen);
+        }
+        let listing = whole;
         if listing.len() > CHUNK {
             directory.keep(fd, &self.budget);
             let listing = Arc::new(listing);
@@ -251,6 +264,9 @@ impl<'s> Walk<'s> {
             }
             if stat.file_type == FileType::Directory {
                 return Some(Ahead { name: name.into(), sealed, stat });
+            }
+            if self.is_as_remembered(sealed, &stat) {
+                return None;
             }
             let want = self.want(sealed, stat.file_type);
             match self.look.entry(fd, name, &stat, want, self.limit(sealed, &stat)) {

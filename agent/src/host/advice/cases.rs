@@ -196,7 +196,7 @@ fn what_a_host_lacks_is_said_with_what_to_do() {
         (
             "few open files",
             |host| host.limits.files = Some(20),
-            "open files missed: 20 are allowed, 36 are needed: what cannot be opened is not verified → LimitNOFILE=36 or \
+            "open files missed: 20 are allowed, 38 are needed: what cannot be opened is not verified → LimitNOFILE=38 or \
              more in the agent's unit",
         ),
         (

@@ -23,29 +23,54 @@ impl Walk<'_> {
         seen
     }
 
-    /// Compares what is there with what was sealed there.
-    pub(super) fn judge(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, seen: Seen) {
+    /// Compares what is there with what was sealed there; whether there is a finding about that path.
+    pub(super) fn judge(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, seen: Seen) -> bool {
+        self.count(sealed);
+        if let Some(bytes) = seen.hashed {
+            self.met.files_hashed.fetch_add(1, Ordering::Relaxed);
+            self.met.bytes_hashed.fetch_add(bytes, Ordering::Relaxed);
+        }
+        let Some(id) = sealed else {
+            self.sink.added(path(), seen);
+            return true;
+        };
+        let attributes = self.look.compared.differences(&self.tree.node(id), &seen.node);
+        if let Some(sweep) = &self.sweep {
+            match &seen.stat {
+                Some(stat) if attributes.is_empty() && seen.unverified.is_none() => sweep.remember(id, stat),
+                _ => sweep.forget(id),
+            }
+        }
+        if attributes.contains(Attribute::Type) {
+            self.tree.children(id).for_each(|child| self.sink.removed(child));
+        } else if attributes.is_empty() {
+            if let Some(Unverified { reason, .. }) = seen.unverified {
+                self.gap(path(), sealed, reason, 1);
+                return true;
+            }
+            return false;
+        }
+        self.sink.changed(path(), id, attributes, seen);
+        true
+    }
+
+    /// Whether `sealed` was as sealed when it was last read, and nothing moved since: then there is nothing to read.
+    pub(super) fn is_as_remembered(&self, sealed: Option<EntryId>, stat: &Stat) -> bool {
+        let relied = sealed.filter(|id| self.sweep.as_ref().is_some_and(|sweep| sweep.relies_on(*id, stat)));
+        if relied.is_some() {
+            self.count(sealed);
+            self.met.remembered.fetch_add(1, Ordering::Relaxed);
+        }
+        relied.is_some()
+    }
+
+    fn count(&self, sealed: Option<EntryId>) {
         if sealed != Some(EntryId::ROOT) {
             self.met.entries.fetch_add(1, Ordering::Relaxed);
             if let Some(looked_at) = &self.options.looked_at {
                 looked_at.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if let Some(bytes) = seen.hashed {
-            self.met.files_hashed.fetch_add(1, Ordering::Relaxed);
-            self.met.bytes_hashed.fetch_add(bytes, Ordering::Relaxed);
-        }
-        let Some(id) = sealed else { return self.sink.added(path(), seen) };
-        let attributes = self.look.compared.differences(&self.tree.node(id), &seen.node);
-        if attributes.contains(Attribute::Type) {
-            self.tree.children(id).for_each(|child| self.sink.removed(child));
-        } else if attributes.is_empty() {
-            if let Some(Unverified { reason, .. }) = seen.unverified {
-                self.gap(path(), sealed, reason, 1);
-            }
-            return;
-        }
-        self.sink.changed(path(), id, attributes, seen);
     }
 
     /// A directory whose names cannot be read.
@@ -66,7 +91,9 @@ impl Walk<'_> {
                 }
                 self.judge(&|| directory.path(), sealed, seen);
             }
-            Some(_) | None => self.judge(&|| directory.path(), sealed, seen),
+            Some(_) | None => {
+                self.judge(&|| directory.path(), sealed, seen);
+            }
         }
     }
 
@@ -98,7 +125,8 @@ impl Walk<'_> {
                     FileType::Fifo => Kind::Fifo,
                     FileType::Socket => Kind::Socket,
                 };
-                let mut seen = Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None };
+                let mut seen =
+                    Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None, stat: None };
                 seen.miss(Attribute::Content, Reason::Mount);
                 self.judge(&|| path.clone(), None, seen);
             }
@@ -106,10 +134,18 @@ impl Walk<'_> {
     }
 
     pub(super) fn gap(&self, path: TreePath, sealed: Option<EntryId>, reason: Reason, covers: u64) {
+        self.forget(sealed);
         self.sink.unverifiable(path, reason, covers, sealed);
     }
 
+    fn forget(&self, sealed: Option<EntryId>) {
+        if let (Some(sweep), Some(id)) = (&self.sweep, sealed) {
+            sweep.forget(id);
+        }
+    }
+
     pub(super) fn gone(&self, sealed: Option<EntryId>) {
+        self.forget(sealed);
         if let Some(id) = sealed {
             self.sink.removed(id);
         }

@@ -1,0 +1,79 @@
+//! Owns what is remembered of one target from sweep to sweep, and on disk from one run of the agent to the next. Must not
+//! own what it is worth: that is the scanner's.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use driftlock_common::digest::Digest;
+
+use crate::baseline::Baseline;
+use crate::scan::{Distrust, Identity, Options, Root, State};
+
+/// Between two savings. What a restart loses of it is read once more.
+const PAUSE: Duration = Duration::from_mins(15);
+
+/// The state of a target's scans.
+#[derive(Clone, Debug)]
+pub(super) struct Remembered {
+    path: PathBuf,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Option<Arc<State>>,
+    saved: Option<Instant>,
+}
+
+impl Remembered {
+    /// Of the target of that name, in a state directory.
+    pub(super) fn of(target: &str, state_dir: &Path) -> Self {
+        // A name may hold what a file name may not.
+        let name = Digest::blake3(target.as_bytes()).to_string();
+        Self { path: state_dir.join(format!("scan-{}.state", &name[..16])), inner: Arc::default() }
+    }
+
+    /// What is remembered of `root` compared with `baseline`; nothing, if it is about anything else.
+    pub(super) fn state(&self, root: &Root, baseline: &Baseline, options: &Options) -> Arc<State> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let compared = options.compared(baseline.manifest().header.profile);
+        let identity = Identity::of(root, baseline.view().tree, compared);
+        match &inner.state {
+            Some(state) if state.identity() == identity => {
+                if state.forget_if_clock_stepped() {
+                    tracing::info!("the clock was set: everything is read again");
+                }
+                return Arc::clone(state);
+            }
+            // Another root or baseline while the agent ran: what is on disk is older still.
+            Some(_) => {}
+            None => {
+                let entries = baseline.manifest().tree.iter().len();
+                match State::load(&self.path, identity, entries) {
+                    Ok(state) => return Arc::clone(inner.state.insert(Arc::new(state))),
+                    Err(Distrust::Absent) => {}
+                    Err(why) => {
+                        tracing::info!(file = %self.path.display(), "{why}: everything is read again");
+                    }
+                }
+            }
+        }
+        let entries = baseline.manifest().tree.iter().len();
+        Arc::clone(inner.state.insert(Arc::new(State::new(identity, entries))))
+    }
+
+    /// Saves what a look at everything made of it, from time to time.
+    pub(super) fn looked_at_everything(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.saved.is_some_and(|saved| saved.elapsed() < PAUSE) {
+            return;
+        }
+        let Some(state) = &inner.state else { return };
+        state.forget_if_clock_stepped();
+        match state.save(&self.path) {
+            Ok(()) => inner.saved = Some(Instant::now()),
+            Err(error) => tracing::warn!(file = %self.path.display(), %error, "what was scanned is not remembered"),
+        }
+    }
+}

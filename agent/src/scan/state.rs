@@ -1,0 +1,184 @@
+//! Owns what is remembered of the entries that were found as sealed, so that a sweep needs to read only what stat says
+//! has moved. Must not own comparing: what is remembered is that a comparison was made, never its result on other terms.
+//!
+//! For each entry there is a fingerprint of its stat data under a secret key. It is remembered after everything sealed of
+//! the entry was established and was as sealed, and forgotten with anything that makes stat data say less than it did:
+//! a step of the clock, another boot, another root, another baseline.
+
+mod clock;
+mod cycle;
+mod file;
+mod fingerprint;
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use driftlock_common::compared::Compared;
+use driftlock_common::digest::{Digest, OciDigest};
+use driftlock_common::tree::EntryId;
+
+pub use file::Distrust;
+
+use super::Root;
+use super::open::Stat;
+use clock::{Anchor, ClockWatch};
+use cycle::Cycle;
+use fingerprint::{Key, Settled};
+
+/// How often everything is read again in any case, if nothing else is wished.
+pub const FULL: Duration = Duration::from_hours(24);
+
+/// What is remembered of a root that is compared with a baseline.
+#[derive(Debug)]
+pub struct State {
+    identity: Identity,
+    key: Key,
+    /// By entry; 0 is nothing.
+    marks: Box<[AtomicU64]>,
+    cycle: Mutex<Cycle>,
+    clock: ClockWatch,
+    /// Whether anything was remembered or forgotten since it was saved.
+    moved: AtomicBool,
+}
+
+/// What fingerprints are about: under any other identity they mean nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity(Digest);
+
+/// A sweep: a comparison that may rely on what is remembered.
+#[derive(Debug)]
+pub struct Sweep<'a> {
+    state: &'a State,
+    settled: Settled,
+    /// What is read again although nothing moved; `None`: everything.
+    again: Option<RangeInclusive<u64>>,
+    order: cycle::Order,
+}
+
+/// What a comparison may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rely {
+    /// Nothing: everything is read, and remembered.
+    OnNothing,
+    /// What is remembered, but for the part of the rolling rehash that is due when everything is read once in this time.
+    OnState(Duration),
+}
+
+impl Identity {
+    /// Of `root`, when `compared` is what is compared with the tree of that name.
+    pub fn of(root: &Root, tree: OciDigest, compared: Compared) -> Self {
+        let (dev, ino) = root.identity();
+        let attributes: Vec<&str> = compared.attributes().iter().map(|attribute| attribute.name()).collect();
+        let whole = format!(
+            "{tree}\n{}\n{}\n{dev} {ino} {:?}",
+            compared.profile().name(),
+            attributes.join(" "),
+            root.file_system()
+        );
+        let mut hasher = blake3::Hasher::new_derive_key("driftlock scan state identity v1");
+        Self(hasher.update(whole.as_bytes()).finalize().into())
+    }
+}
+
+impl State {
+    /// Nothing remembered yet, of `entries`, the root counted.
+    pub fn new(identity: Identity, entries: usize) -> Self {
+        Self {
+            identity,
+            key: Key::random(),
+            marks: std::iter::repeat_with(AtomicU64::default).take(entries).collect(),
+            cycle: Mutex::new(Cycle::begin()),
+            clock: ClockWatch::new(),
+            moved: AtomicBool::new(false),
+        }
+    }
+
+    /// What was remembered in `path`.
+    ///
+    /// # Errors
+    /// Why it is not relied on.
+    pub fn load(path: &Path, identity: Identity, entries: usize) -> Result<Self, Distrust> {
+        // First, so that no step goes unseen between the file's check and the first sweep.
+        let clock = ClockWatch::new();
+        let loaded = file::load(path, identity, entries)?;
+        let marks = loaded.marks.into_iter().map(AtomicU64::new).collect();
+        let (key, cycle) = (loaded.key, Mutex::new(loaded.cycle));
+        Ok(Self { identity, key, marks, cycle, clock, moved: AtomicBool::new(false) })
+    }
+
+    /// Writes it to `path`, in one go, if anything is to be saved.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was there before is then still there.
+    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+        if !self.moved.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let cycle = *self.cycle.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = self.marks.iter().map(|mark| mark.load(Ordering::Relaxed));
+        file::save(path, self.identity, self.key, cycle, Anchor::now(), marks)
+            .inspect_err(|_| self.moved.store(true, Ordering::Relaxed))
+    }
+
+    /// What it is about.
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// How many entries are remembered.
+    pub fn known(&self) -> usize {
+        self.marks.iter().filter(|mark| mark.load(Ordering::Relaxed) != 0).count()
+    }
+
+    /// Forgets everything if the clock was set since it was asked last; whether it was.
+    pub fn forget_if_clock_stepped(&self) -> bool {
+        let stepped = self.clock.stepped();
+        if stepped {
+            self.marks.iter().for_each(|mark| mark.store(0, Ordering::Relaxed));
+            self.moved.store(true, Ordering::Relaxed);
+        }
+        stepped
+    }
+
+    /// Begins a comparison of `root`.
+    pub fn sweep(&self, root: &Root, rely: Rely) -> Sweep<'_> {
+        let mut cycle = self.cycle.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = match rely {
+            Rely::OnNothing => None,
+            Rely::OnState(full) => {
+                self.moved.store(true, Ordering::Relaxed);
+                Some(cycle.advance(clock::boottime(), full))
+            }
+        };
+        Sweep { state: self, settled: Settled::on(root), again, order: cycle.order() }
+    }
+}
+
+impl Sweep<'_> {
+    /// Whether `id`, found to be `stat`, is as it was when it was found as sealed, and not due to be read again.
+    pub(super) fn relies_on(&self, id: EntryId, stat: &Stat) -> bool {
+        let Some(again) = &self.again else { return false };
+        let mark = self.state.marks[id.index()].load(Ordering::Relaxed);
+        mark != 0 && mark == self.state.key.fingerprint(stat) && !again.contains(&self.order.place(id))
+    }
+
+    /// Remembers that `id` was found as sealed when it was `stat`, before and after.
+    pub(super) fn remember(&self, id: EntryId, stat: &Stat) {
+        let mark = if self.settled.holds(stat) { self.state.key.fingerprint(stat) } else { 0 };
+        self.set(id, mark);
+    }
+
+    /// Forgets `id`, which is not as sealed, or not known to be.
+    pub(super) fn forget(&self, id: EntryId) {
+        self.set(id, 0);
+    }
+
+    fn set(&self, id: EntryId, mark: u64) {
+        if self.state.marks[id.index()].swap(mark, Ordering::Relaxed) != mark {
+            self.state.moved.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -20,6 +20,7 @@ mod look;
 mod observe;
 mod open;
 mod reader;
+mod readers;
 mod report;
 mod root;
 mod state;

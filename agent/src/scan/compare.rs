@@ -18,6 +18,7 @@ use super::content::Wanted;
 use super::directory::Budget;
 use super::look::{Look, Seen};
 use super::open::Crossing;
+use super::readers::Readers;
 use super::walk::{Met, Sink, Walk};
 use super::{Mounts, Options, Outcome, Root, Scope, Stats};
 use crate::pool::Pool;
@@ -77,6 +78,7 @@ pub fn compare(
         sweep: options.state.as_ref().map(|(state, rely)| state.sweep(root, *rely)),
         look,
         budget: Budget::of_process(pool.threads()),
+        readers: Readers::of(pool),
         sink: &sink,
         met: Met::default(),
     };

@@ -21,6 +21,7 @@ use super::content::Wanted;
 use super::directory::Budget;
 use super::look::{Look, Seen};
 use super::open::{Crossing, Trouble, reopen_directory};
+use super::readers::Readers;
 use super::walk::{Met, Sink, Walk};
 use super::{Options, Root, Scope, Stats};
 use crate::pool::Pool;
@@ -68,6 +69,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
         sweep: None,
         look,
         budget: Budget::of_process(pool.threads()),
+        readers: Readers::of(pool),
         sink: &sink,
         met: Met::default(),
     };

@@ -1,4 +1,4 @@
-//! Owns reading an open file from its start to its end in such a way that the page cache is left as it was found: what
+//! Owns reading an open file, or a part of it, in such a way that the page cache is left as it was found: what
 //! an application had there stays, and what was brought in goes. Must not own what the bytes are for, or whether the
 //! file held still.
 //!
@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::io::IoSliceMut;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
@@ -33,18 +34,28 @@ struct Hands {
     refused: Option<u64>,
 }
 
-/// Reads `fd`, which was found to be `stat`, from its start to its end, and gives `each` its bytes in order. Ends early
-/// if `each` fails.
+/// Whether several threads may read parts of `fd` at a time, each without knowing of the pages that another one brings in.
+pub(super) fn reads_in_parts(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
+    let known = HANDS.with_borrow(|hands| hands.refused == Some(stat.dev));
+    !known && preadv2(fd, &mut [IoSliceMut::new(&mut [0])], 0, DONTCACHE).is_ok()
+}
+
+/// Reads a range of `fd`, which was found to be `stat`, and gives `each` its bytes in order. A range that ends where the
+/// file did is read on to where the file ends now. Ends early if `each` fails.
 pub(super) fn read(
     fd: BorrowedFd<'_>,
     stat: &Stat,
+    range: Range<u64>,
     mut each: impl FnMut(&[u8]) -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
     HANDS.with_borrow_mut(|Hands { buffer, refused }| {
         let mut footprint = (*refused == Some(stat.dev)).then(|| Footprint::new(fd, stat.size));
-        let mut offset = 0;
-        loop {
+        let mut offset = range.start;
+        // One more shows whether the file grew.
+        let end = if range.end == stat.size { u64::MAX } else { range.end };
+        while offset < end {
             let most = footprint.as_mut().map_or(BUFFER, |footprint| footprint.advance(offset).min(BUFFER));
+            let most = usize::try_from(end - offset).map_or(most, |left| left.min(most));
             let room = &mut buffer[..most];
             let answer = match footprint {
                 None => preadv2(fd, &mut [IoSliceMut::new(room)], offset, DONTCACHE),

@@ -22,6 +22,7 @@ use super::directory::{Budget, Directory};
 use super::list::{self, Last, Listing};
 use super::look::{Look, Seen};
 use super::open::{Stat, Trouble, open_directory, reopen_directory, stat_at, stat_fd};
+use super::readers::Readers;
 use super::state::Sweep;
 use super::{Options, Scope};
 use large::Large;
@@ -52,6 +53,7 @@ pub(super) struct Walk<'a> {
     pub(super) sweep: Option<Sweep<'a>>,
     pub(super) look: Look<'a>,
     pub(super) budget: Arc<Budget>,
+    pub(super) readers: Readers<Step>,
     pub(super) sink: &'a dyn Sink,
     pub(super) met: Met,
 }
@@ -69,9 +71,18 @@ pub(super) struct Met {
     pub(super) own_state: Mutex<Option<TreePath>>,
 }
 
+/// What a task does.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Enters a directory, whose parent is given.
+    Enter(Arc<Directory>, Ahead),
+    /// Looks at the names from one to another of a directory.
+    Names(Arc<Directory>, Arc<Listing>, usize, usize),
+}
+
 /// A directory that is still to be entered.
-#[derive(Clone)]
-struct Ahead {
+#[derive(Clone, Debug)]
+pub(super) struct Ahead {
     name: Box<CStr>,
     sealed: Option<EntryId>,
     stat: Stat,
@@ -98,7 +109,20 @@ impl<'s> Walk<'s> {
         }
     }
 
-    /// A task: a directory and, by further tasks, what is in it.
+    /// Makes a task of a step.
+    fn spawn(&'s self, tasks: &Tasks<'s>, step: Step) {
+        self.readers.announce();
+        tasks.spawn(move |tasks| self.readers.work(step, |step| self.step(tasks, step)));
+    }
+
+    fn step(&'s self, tasks: &Tasks<'s>, step: Step) {
+        match step {
+            Step::Enter(parent, ahead) => self.enter(tasks, &parent, ahead),
+            Step::Names(directory, listing, low, high) => self.chunks(tasks, directory, listing, low, high),
+        }
+    }
+
+    /// A directory and, by further tasks, what is in it.
     fn enter(&'s self, tasks: &Tasks<'s>, parent: &Arc<Directory>, mut ahead: Ahead) {
         for _ in 0..TRIES {
             if self.stopped(ahead.sealed) {
@@ -187,7 +211,7 @@ impl<'s> Walk<'s> {
         }
     }
 
-    /// A task: the names from `low` to `high` of a large directory. Halves are split off until one chunk is left, so
+    /// The names from `low` to `high` of a large directory. Halves are split off until one chunk is left, so
     /// that few tasks wait however large the directory is.
     fn chunks(
         &'s self,
@@ -200,8 +224,7 @@ impl<'s> Walk<'s> {
         while high - low > CHUNK {
             let middle = low + ((high - low) / 2).next_multiple_of(CHUNK);
             let (directory, listing) = (Arc::clone(&directory), Arc::clone(&listing));
-            let end = high;
-            tasks.spawn(move |tasks| self.chunks(tasks, directory, listing, middle, end));
+            self.spawn(tasks, Step::Names(directory, listing, middle, high));
             high = middle;
         }
         let ahead = directory.with_fd(self.look.crossing, |fd| self.names(&directory, fd, &listing, low, high));
@@ -217,8 +240,7 @@ impl<'s> Walk<'s> {
     fn spawn_all(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>, ahead: Vec<Ahead>) {
         // A thread takes its newest task first, so this order is that of the names.
         for next in ahead.into_iter().rev() {
-            let directory = Arc::clone(&directory);
-            tasks.spawn(move |tasks| self.enter(tasks, &directory, next));
+            self.spawn(tasks, Step::Enter(Arc::clone(&directory), next));
         }
     }
 

@@ -64,7 +64,8 @@ impl<'s> Large<'s> {
     fn look_at(&self, listing: Listing) {
         let (len, listing) = (listing.len(), Arc::new(listing));
         // Waits for all of it: what is still to be entered is as much as a part has, not as the directory has.
-        rayon::scope(|tasks| self.walk.chunks(tasks, Arc::clone(&self.directory), listing, 0, len));
+        let look = || rayon::scope(|tasks| self.walk.chunks(tasks, Arc::clone(&self.directory), listing, 0, len));
+        self.walk.readers.wait(look);
     }
 
     /// What is sealed and was not met, after the last part or an error.

@@ -1,0 +1,285 @@
+//! Owns how many threads of the pool work at a time: as many as there are cores while files are cached, more while they come
+//! from a disk, because a thread that waits for a disk leaves its core to another. Must not own the work.
+//!
+//! Which of both it is, is measured while it is so: by how busy the cores are, and whether anything is read from a device.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+
+use crate::pool::Pool;
+
+/// Between two measurements.
+const WINDOW: Duration = Duration::from_millis(20);
+/// Below this part of the cores being busy, more readers are of use if files come from a device; above the other, fewer do.
+const IDLE: f64 = 0.75;
+const BUSY: f64 = 0.95;
+
+thread_local! {
+    /// Whether this thread does a step, or waits in one for others, which it does itself meanwhile.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+const WORKING: usize = 1;
+const WAITING: usize = 2;
+
+/// Lets steps be done by as many threads as are of use.
+#[derive(Debug)]
+pub(super) struct Readers<S> {
+    least: usize,
+    most: usize,
+    /// Steps that were announced and are not done.
+    left: AtomicUsize,
+    inner: Mutex<Inner<S>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner<S> {
+    limit: usize,
+    working: usize,
+    /// Steps of threads that were too many, for whoever has time first.
+    held: Vec<S>,
+    last: Measure,
+    /// Windows in a row in which the cores were busy.
+    busy: u32,
+}
+
+/// What was used up to a moment.
+#[derive(Clone, Copy, Debug)]
+struct Measure {
+    at: Instant,
+    cpu: Duration,
+    /// Blocks read from devices.
+    blocks: i64,
+}
+
+impl<S> Readers<S> {
+    /// Of the threads of `pool`.
+    pub(super) fn of(pool: &Pool) -> Self {
+        let (least, most) = (pool.cores(), pool.threads());
+        Self {
+            least,
+            most,
+            left: AtomicUsize::new(0),
+            inner: Mutex::new(Inner { limit: least, working: 0, held: Vec::new(), last: Measure::now(), busy: 0 }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Says that there will be a step more. It must be, before those that are under way are done.
+    pub(super) fn announce(&self) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Has a step done: by this thread, and others after it; or, if enough threads work, by another, and this one waits
+    /// until there is use for it.
+    pub(super) fn work(&self, step: S, mut each: impl FnMut(S)) {
+        if self.least == self.most || DEPTH.get() > 0 {
+            each(step);
+            return self.done();
+        }
+        let mut inner = self.lock();
+        let mut next = Some(step);
+        if inner.working >= inner.limit {
+            inner.held.extend(next.take());
+            while inner.working >= inner.limit && self.left.load(Ordering::Acquire) > 0 {
+                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+            next = inner.held.pop();
+        }
+        // Without a step there may be more in the queues of the pool.
+        if next.is_none() {
+            return;
+        }
+        inner.working += 1;
+        drop(inner);
+        DEPTH.set(WORKING);
+        while let Some(step) = next {
+            each(step);
+            self.done();
+            let mut inner = self.lock();
+            self.measure(&mut inner);
+            // One too many, after there were fewer: others do what is held.
+            next = if inner.working > inner.limit { None } else { inner.held.pop() };
+            if next.is_none() {
+                self.leave(&mut inner);
+            }
+        }
+        DEPTH.set(0);
+    }
+
+    /// Runs `wait`, in which this thread waits for steps: others may work in its place.
+    pub(super) fn wait<T>(&self, wait: impl FnOnce() -> T) -> T {
+        if self.least == self.most || DEPTH.get() != WORKING {
+            return wait();
+        }
+        self.leave(&mut self.lock());
+        DEPTH.set(WAITING);
+        let answer = wait();
+        DEPTH.set(WORKING);
+        self.lock().working += 1;
+        answer
+    }
+
+    fn leave(&self, inner: &mut Inner<S>) {
+        inner.working = inner.working.saturating_sub(1);
+        if !inner.held.is_empty() {
+            self.changed.notify_one();
+        }
+    }
+
+    fn done(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Under the lock, or who is about to wait would not hear it.
+            let _inner = self.lock();
+            self.changed.notify_all();
+        }
+    }
+
+    fn measure(&self, inner: &mut Inner<S>) {
+        if inner.last.at.elapsed() < WINDOW {
+            return;
+        }
+        let now = Measure::now();
+        let busy = now.busy_since(&inner.last) / f64::from(u32::try_from(self.least).unwrap_or(u32::MAX));
+        let from_device = now.blocks > inner.last.blocks;
+        inner.last = now;
+        let limit = next_limit(inner.limit, self.least, self.most, busy, from_device, &mut inner.busy);
+        if limit > inner.limit {
+            self.changed.notify_all();
+        }
+        inner.limit = limit;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<S>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many readers there may be after a window in which `busy` of the cores' time was used.
+fn next_limit(limit: usize, least: usize, most: usize, busy: f64, from_device: bool, in_a_row: &mut u32) -> usize {
+    /// Between two reads from a device there may be a stretch that is cached.
+    const PATIENCE: u32 = 5;
+    *in_a_row = if busy > BUSY { *in_a_row + 1 } else { 0 };
+    if from_device && busy < IDLE {
+        (limit * 2).min(most)
+    } else if *in_a_row >= PATIENCE {
+        *in_a_row = 0;
+        (limit / 2).max(least)
+    } else {
+        limit
+    }
+}
+
+impl Measure {
+    fn now() -> Self {
+        let usage = getrusage(UsageWho::RUSAGE_SELF);
+        let time = |time: nix::sys::time::TimeVal| {
+            let micros = time.tv_sec() * 1_000_000 + time.tv_usec();
+            Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+        };
+        let (cpu, blocks) = usage.map_or((Duration::ZERO, 0), |usage| {
+            (time(usage.user_time()) + time(usage.system_time()), usage.block_reads())
+        });
+        Self { at: Instant::now(), cpu, blocks }
+    }
+
+    /// In cores.
+    fn busy_since(&self, earlier: &Self) -> f64 {
+        let wall = self.at.saturating_duration_since(earlier.at).as_secs_f64();
+        self.cpu.saturating_sub(earlier.cpu).as_secs_f64() / wall.max(1e-6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rayon::Scope;
+
+    use super::*;
+
+    #[test]
+    fn more_readers_while_cores_wait_for_a_device_and_fewer_when_they_do_not() {
+        let after = |limit, windows: &[(f64, bool)]| {
+            let mut in_a_row = 0;
+            windows.iter().fold(limit, |limit, (busy, device)| next_limit(limit, 2, 16, *busy, *device, &mut in_a_row))
+        };
+        assert_eq!(after(2, &[(0.2, true)]), 4);
+        assert_eq!(after(2, &[(0.2, true); 3]), 16);
+        assert_eq!(after(2, &[(0.2, true); 9]), 16, "no more than there are");
+        assert_eq!(after(2, &[(0.2, false)]), 2, "something else keeps the cores from us");
+        assert_eq!(after(4, &[(0.8, true)]), 4, "enough");
+        assert_eq!(after(8, &[(0.99, false); 4]), 8);
+        assert_eq!(after(8, &[(0.99, false); 5]), 4);
+        assert_eq!(after(8, &[(0.99, true); 50]), 2, "never fewer than there are cores");
+        assert_eq!(after(8, &[(0.99, true), (0.99, true), (0.8, true), (0.99, true), (0.99, true), (0.99, true)]), 8);
+    }
+
+    /// Work that makes more of it, some of it waited for.
+    #[derive(Clone, Debug)]
+    struct Work {
+        below: Vec<Self>,
+        waits: bool,
+        limit: usize,
+    }
+
+    fn work() -> impl Strategy<Value = Work> {
+        let leaf = (any::<bool>(), 1_usize..9).prop_map(|(waits, limit)| Work { below: Vec::new(), waits, limit });
+        leaf.prop_recursive(5, 120, 6, |below| {
+            let below = prop::collection::vec(below, 0..6);
+            (below, any::<bool>(), 1_usize..9).prop_map(|(below, waits, limit)| Work { below, waits, limit })
+        })
+    }
+
+    impl Work {
+        fn count(&self) -> usize {
+            1 + self.below.iter().map(Self::count).sum::<usize>()
+        }
+    }
+
+    struct Run<'a> {
+        readers: Readers<&'a Work>,
+        done: AtomicUsize,
+    }
+
+    impl<'a> Run<'a> {
+        fn spawn(&'a self, tasks: &Scope<'a>, work: &'a Work) {
+            self.readers.announce();
+            tasks.spawn(move |tasks| self.readers.work(work, |work| self.step(tasks, work)));
+        }
+
+        fn step(&'a self, tasks: &Scope<'a>, work: &'a Work) {
+            // As a measurement would.
+            {
+                let mut inner = self.readers.lock();
+                inner.limit = work.limit;
+                self.readers.changed.notify_all();
+            }
+            if work.waits {
+                self.readers
+                    .wait(|| rayon::scope(|tasks| work.below.iter().for_each(|below| self.spawn(tasks, below))));
+            } else {
+                work.below.iter().for_each(|below| self.spawn(tasks, below));
+            }
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        /// Whatever the limit does meanwhile, every step is done once, and it comes to an end.
+        #[test]
+        fn every_step_is_done_once(work in work()) {
+            let pool = Pool::with(2, 8).unwrap();
+            let run = Run { readers: Readers::of(&pool), done: AtomicUsize::new(0) };
+            pool.run(|| rayon::scope(|tasks| run.spawn(tasks, &work)));
+            prop_assert_eq!(run.done.load(Ordering::Relaxed), work.count());
+            prop_assert_eq!(run.readers.left.load(Ordering::Relaxed), 0);
+            let inner = run.readers.lock();
+            prop_assert_eq!((inner.working, inner.held.len()), (0, 0));
+        }
+    }
+}

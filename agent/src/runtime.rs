@@ -169,6 +169,7 @@ pub async fn run_reloading(
     }
     systemd::stopping();
     drop(hints);
+    runtime.live.values().for_each(Live::remember);
     runtime.spool.flush(GRACE).await;
     Ok(())
 }

@@ -17,6 +17,7 @@ pub mod history;
 pub mod http;
 pub mod image;
 pub mod machine;
+pub mod mapped;
 pub mod memory_group;
 pub mod naive;
 pub mod nginx;

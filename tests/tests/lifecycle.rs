@@ -13,12 +13,14 @@ use driftlock_tests::agent::{Agent, AgentHome};
 use driftlock_tests::collector::{Collector, CollectorHome};
 use driftlock_tests::drift::Drift;
 use driftlock_tests::fake::{Act, FakeCollector, Then};
+use driftlock_tests::process::Stream;
 use driftlock_tests::require::{run, trial, trial_with};
 use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::storm::Storm;
 use driftlock_tests::tamper;
 use driftlock_tests::tree::Tree;
 use driftlock_tests::wait::{eventually, pass};
+use serde_json::Value;
 
 /// Minutes of the long form of the storm; each round has a seed of its own, which is printed.
 const STORM_VARIABLE: &str = "DRIFTLOCK_TEST_STORM";
@@ -26,6 +28,11 @@ const STORM_VARIABLE: &str = "DRIFTLOCK_TEST_STORM";
 fn main() -> ExitCode {
     let mut trials = vec![
         trial("changes_while_the_agent_is_stopped_are_reported_at_its_start", &[], changes_while_stopped),
+        trial(
+            "what_was_read_before_a_restart_is_not_read_again_unless_its_state_is_damaged",
+            &[],
+            read_before_a_restart,
+        ),
         trial("a_stop_as_asked_is_told_and_is_no_error", &[], a_stop_as_asked),
         trial("a_change_is_reported_and_resolved_while_watching", &[], a_change_while_watching),
         trial("sweeps_alone_find_everything", &[], sweeps_alone),
@@ -138,6 +145,55 @@ fn changes_while_stopped() -> Result<()> {
     ensure!(history.epochs() == 1, "restarting is no new life");
     ensure!(history.raised()?.len() == said && history.times_opened(b"bin/app")? == 1, "reported again");
     Ok(())
+}
+
+fn read_before_a_restart() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.home.sweep = 1;
+    let looks = || -> Vec<(u64, u64)> {
+        let events = stage.wire.events();
+        let looks = events.iter().filter(|event| event["type"] == "dev.driftlock.target.verified.v1");
+        let number = |summary: &Value, key: &str| summary[key].as_u64().unwrap_or(0);
+        looks
+            .map(|event| &event["data"]["summary"])
+            .map(|summary| (number(summary, "remembered"), number(summary, "files_hashed")))
+            .collect()
+    };
+    let next_look = |seen: usize, wanted: &dyn Fn(u64, u64) -> bool| {
+        eventually("a look at everything", || match looks().get(seen..) {
+            Some([]) | None => Err("none".to_owned()),
+            Some(looks) => {
+                let wanted = looks.iter().any(|(remembered, hashed)| wanted(*remembered, *hashed));
+                wanted.then_some(()).ok_or_else(|| format!("{looks:?}"))
+            }
+        })
+    };
+    let agent = stage.start()?;
+    next_look(0, &|remembered, hashed| remembered > 0 && hashed == 0)?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    let seen = looks().len();
+    let agent = stage.start()?;
+    next_look(seen, &|_, _| true)?;
+    let (remembered, hashed) = looks()[seen];
+    ensure!(remembered > 0 && hashed == 0, "after the restart {hashed} files were read, {remembered} remembered");
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+
+    let seen = looks().len();
+    let states: Vec<_> = std::fs::read_dir(stage.home.state_dir())?.collect::<Result<_, _>>()?;
+    let state = states.iter().map(std::fs::DirEntry::path).find(|path| path.extension().is_some_and(|e| e == "state"));
+    let state = state.context("a state file")?;
+    let mut bytes = std::fs::read(&state)?;
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&state, bytes)?;
+    let mut agent = stage.start()?;
+    next_look(seen, &|_, _| true)?;
+    let (remembered, hashed) = looks()[seen];
+    ensure!(remembered == 0 && hashed > 0, "the damaged state: {hashed} files were read, {remembered} remembered");
+    let said = agent.process().text(Stream::Stderr);
+    ensure!(said.matches("it is damaged or cut off: everything is read again").count() == 1, "{said}");
+    agent.stop()?;
+    stage.wire.history()?.check()
 }
 
 fn a_stop_as_asked() -> Result<()> {

@@ -192,6 +192,11 @@ impl Live {
         drop(pool.spawn(move || look.run(&on)));
     }
 
+    /// Saves what was found as sealed, for the next run.
+    pub(super) fn remember(&self) {
+        self.remembered.save();
+    }
+
     pub(super) fn cancel(&self, scan: ScanId) {
         if let Some((id, cancel)) = &self.scan
             && *id == scan

@@ -65,10 +65,15 @@ impl Remembered {
 
     /// Saves what a look at everything made of it, from time to time.
     pub(super) fn looked_at_everything(&self) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.saved.is_some_and(|saved| saved.elapsed() < PAUSE) {
-            return;
+        let saved = self.inner.lock().unwrap_or_else(PoisonError::into_inner).saved;
+        if saved.is_none_or(|saved| saved.elapsed() >= PAUSE) {
+            self.save();
         }
+    }
+
+    /// Saves it, if there is anything.
+    pub(super) fn save(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = &inner.state else { return };
         state.forget_if_clock_stepped();
         match state.save(&self.path) {

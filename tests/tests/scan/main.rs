@@ -9,6 +9,7 @@ mod oracle;
 mod property;
 mod random;
 mod subject;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -22,7 +23,9 @@ fn main() -> ExitCode {
         return code;
     }
     let mut trials = Vec::new();
-    for list in [property::trials(), attack::trials(), limit::trials(), mount::trials(), command::trials()] {
+    for list in
+        [property::trials(), attack::trials(), limit::trials(), mount::trials(), command::trials(), sweep::trials()]
+    {
         trials.extend(list);
     }
     require::run(trials)

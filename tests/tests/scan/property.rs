@@ -15,7 +15,7 @@ use super::random::Random;
 use super::{root_trial, subject, trial};
 
 const SEEDS: u64 = 300;
-const PROFILES: [Profile; 3] = [Profile::Content, Profile::Portable, Profile::Full];
+pub(crate) const PROFILES: [Profile; 3] = [Profile::Content, Profile::Portable, Profile::Full];
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -73,7 +73,7 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     Ok(())
 }
 
-fn ensure_found(expected: &BTreeSet<Difference>, drifts: &[Drift]) -> Result<()> {
+pub(crate) fn ensure_found(expected: &BTreeSet<Difference>, drifts: &[Drift]) -> Result<()> {
     let found: BTreeSet<Difference> = drifts
         .iter()
         .map(|drift| {

@@ -5,10 +5,11 @@
 //! bytes, and be shown without anything that acts on a terminal; no input may take time out of proportion to its length.
 
 use driftlock_agent::host::mountinfo::{self as mount_table, Mount};
+use driftlock_agent::scan::{Identity, State};
 use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
 use driftlock_agent::source::{SourceError, archive as image_archive};
-use driftlock_common::digest::Algorithm;
+use driftlock_common::digest::{Algorithm, Digest};
 use driftlock_common::drift::diff;
 use driftlock_common::event::{Body, Event};
 use driftlock_common::finding::{Finding, path_fields};
@@ -30,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("layer", layer),
     ("archive", archive),
     ("mountinfo", mountinfo),
+    ("state", state),
 ];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
@@ -164,6 +166,19 @@ fn check_layers(layers: Vec<Layer>) {
     let sealed = Manifest { header, tree };
     let again = Manifest::decode(&sealed.encode()).expect("what was sealed can be read");
     assert!(again == sealed, "sealing and reading changed a manifest");
+}
+
+/// A state file of a scan, as one that it claims to be.
+pub fn state(data: &[u8]) {
+    /// More than any input has.
+    const MOST: usize = 1 << 16;
+    let entries = data.get(20..24).and_then(<[u8]>::first_chunk).map_or(0, |count| u32::from_le_bytes(*count) as usize);
+    let whose = data.get(24..56).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+    let identity = Identity::from_digest(Digest::from_bytes(whose));
+    match State::parse(data, identity, entries.min(MOST)) {
+        Ok(state) => assert!(state.known() <= entries, "more is remembered than there is"),
+        Err(why) => assert_shown(&why.to_string()),
+    }
 }
 
 /// A batch of events, as a collector receives it.

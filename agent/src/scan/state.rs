@@ -81,6 +81,11 @@ impl Identity {
         let mut hasher = blake3::Hasher::new_derive_key("driftlock scan state identity v1");
         Self(hasher.update(whole.as_bytes()).finalize().into())
     }
+
+    /// As it stands in a file.
+    pub const fn from_digest(digest: Digest) -> Self {
+        Self(digest)
+    }
 }
 
 impl State {
@@ -101,9 +106,17 @@ impl State {
     /// # Errors
     /// Why it is not relied on.
     pub fn load(path: &Path, identity: Identity, entries: usize) -> Result<Self, Distrust> {
+        Self::parse(&file::read(path, entries)?, identity, entries)
+    }
+
+    /// What was remembered, from the bytes of a file.
+    ///
+    /// # Errors
+    /// Why it is not relied on.
+    pub fn parse(bytes: &[u8], identity: Identity, entries: usize) -> Result<Self, Distrust> {
         // First, so that no step goes unseen between the file's check and the first sweep.
         let clock = ClockWatch::new();
-        let loaded = file::load(path, identity, entries)?;
+        let loaded = file::parse(bytes, identity, entries, Anchor::now())?;
         let marks = loaded.marks.into_iter().map(AtomicU64::new).collect();
         let (key, cycle) = (loaded.key, Mutex::new(loaded.cycle));
         Ok(Self { identity, key, marks, cycle, clock, moved: AtomicBool::new(false) })

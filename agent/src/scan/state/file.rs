@@ -69,8 +69,8 @@ pub(super) struct Loaded {
     pub(super) marks: Vec<u64>,
 }
 
-/// Reads a file of at most the length that `entries` need.
-pub(super) fn load(path: &Path, identity: Identity, entries: usize) -> Result<Loaded, Distrust> {
+/// The bytes of a file, as far as they can be one of `entries`.
+pub(super) fn read(path: &Path, entries: usize) -> Result<Vec<u8>, Distrust> {
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Distrust::Absent,
         _ => Distrust::Unreadable(error),
@@ -79,7 +79,7 @@ pub(super) fn load(path: &Path, identity: Identity, entries: usize) -> Result<Lo
     let most = HEAD + 8 * entries + TAIL + 1;
     let mut bytes = Vec::new();
     file.take(most as u64).read_to_end(&mut bytes).map_err(Distrust::Unreadable)?;
-    parse(&bytes, identity, entries, Anchor::now())
+    Ok(bytes)
 }
 
 /// What the bytes of a state file say to `identity`, of `entries`, at `now`.
@@ -265,7 +265,7 @@ mod tests {
 
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("state");
-        let load = || load(&path, IDENTITY, 3);
+        let load = || parse(&read(&path, 3)?, IDENTITY, 3, Anchor::now());
         assert!(matches!(load(), Err(Distrust::Absent)));
         for marks in [MARKS, [1, 2, 3]] {
             save(&path, IDENTITY, Key([2; 32]), CYCLE, Anchor::now(), marks.into_iter()).unwrap();

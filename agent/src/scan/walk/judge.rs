@@ -59,6 +59,8 @@ impl Walk<'_> {
         let relied = sealed.filter(|id| self.sweep.as_ref().is_some_and(|sweep| sweep.relies_on(*id, stat)));
         if relied.is_some() {
             self.count(sealed);
+        }
+        if relied.is_some_and(|id| id != EntryId::ROOT) {
             self.met.remembered.fetch_add(1, Ordering::Relaxed);
         }
         relied.is_some()

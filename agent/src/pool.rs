@@ -5,6 +5,8 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::sys;
+
 /// Threads that hash. Never rayon's global pool.
 #[derive(Debug)]
 pub struct Pool(rayon::ThreadPool);
@@ -16,9 +18,33 @@ impl Pool {
     /// If the threads cannot be started.
     pub fn new(threads: Option<NonZeroUsize>) -> Result<Self, rayon::ThreadPoolBuildError> {
         let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self::build(threads.map_or_else(cores, NonZeroUsize::get), |_| ())
+    }
+
+    /// `threads` of them, whose reading comes after everybody else's where the disk's scheduler knows such a difference.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn of_low_priority(threads: NonZeroUsize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        Self::build(threads.get(), |index| {
+            let answer = sys::set_idle_io();
+            // What holds for one thread holds for all.
+            if let Err(error) = answer
+                && index == 0
+            {
+                tracing::debug!(%error, "reading has the priority of everybody else");
+            }
+        })
+    }
+
+    fn build(
+        threads: usize,
+        started: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.map_or_else(cores, NonZeroUsize::get))
+            .num_threads(threads)
             .thread_name(|n| format!("hash-{n}"))
+            .start_handler(started)
             .build()
             .map(Self)
     }

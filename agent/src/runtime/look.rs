@@ -15,7 +15,7 @@ use crate::baseline::Baseline;
 use crate::config::Location;
 use crate::monitor::{Ending, Event, ScanId};
 use crate::pool::Pool;
-use crate::scan::{Options, Outcome, Root, Scope, compare, report};
+use crate::scan::{Options, Outcome, Root, Scope, Stats, compare, report};
 
 /// A scan.
 pub(super) struct Look {
@@ -64,6 +64,8 @@ impl Look {
                 let found = |drift: Drift| self.found(root, &drift, content);
                 (compare(root, manifest, &self.options, scope, pool, &self.cancel, &found), None)
             };
+            let Stats { entries, duration, waited, .. } = outcome.stats;
+            tracing::debug!(scan = self.scan.0, entries, ?duration, ?waited, "looked");
             match outcome {
                 Outcome { root_lost: true, .. } => {
                     return Ending::RootLost("the root is gone or is another directory than before".to_owned());

@@ -13,6 +13,7 @@ use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 
 use super::content::{self, Content, Wanted};
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_fd};
+use super::pace::Pace;
 use super::xattr;
 
 /// A node as far as it was established.
@@ -36,6 +37,8 @@ pub(super) struct Look<'a> {
     pub(super) crossing: Crossing,
     /// What the root is, for telling mount points.
     pub(super) top: &'a Stat,
+    /// How fast it may go.
+    pub(super) pace: Option<&'a Pace>,
     pub(super) cancel: &'a AtomicBool,
 }
 
@@ -129,7 +132,7 @@ impl Look<'_> {
                 seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile()).map_err(Trouble::from));
             }
             if want_content && !too_large {
-                let content = content::hash(fd.as_fd(), &before, self.digests, self.cancel);
+                let content = content::hash(fd.as_fd(), &before, self.digests, self.pace, self.cancel);
                 seen.take_content(content)?;
             }
             if !stat_fd(fd.as_fd())?.same_moment(&before) {

@@ -8,11 +8,13 @@
 use std::cell::RefCell;
 use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicBool;
 
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::footprint::Footprint;
 use super::open::{Stat, Trouble};
+use super::pace::Pace;
 
 /// Fast enough for BLAKE3 (flat from 32 KiB on), small enough to stay in the cache.
 const BUFFER: usize = 128 * 1024;
@@ -34,10 +36,12 @@ struct Hands {
 }
 
 /// Reads `fd`, which was found to be `stat`, from its start to its end, and gives `each` its bytes in order. Ends early
-/// if `each` fails.
+/// if `each` fails. Between two buffers it waits as `pace` says, not on once `cancel` is set.
 pub(super) fn read(
     fd: BorrowedFd<'_>,
     stat: &Stat,
+    pace: Option<&Pace>,
+    cancel: &AtomicBool,
     mut each: impl FnMut(&[u8]) -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
     HANDS.with_borrow_mut(|Hands { buffer, refused }| {
@@ -64,6 +68,9 @@ pub(super) fn read(
             };
             offset += len as u64;
             each(&buffer[..len])?;
+            if let Some(pace) = pace {
+                pace.read(len, cancel);
+            }
             // A read that stops short where the file was to end has seen its end: one system call less for a small file.
             if len < most && offset == stat.size {
                 break;

@@ -155,6 +155,9 @@ impl<'s> Walk<'s> {
             Ok(listing) => listing,
             Err(error) => return self.unreadable(&directory, sealed, Trouble::from(error).reason()),
         };
+        if let Some(pace) = self.look.pace {
+            pace.listed(listing.len(), self.look.cancel);
+        }
         let want = self.want(sealed, FileType::Directory);
         let mut seen = self.look.directory(fd.as_fd(), directory.stat(), want);
         if too_deep {
@@ -228,6 +231,9 @@ impl<'s> Walk<'s> {
 
     /// One name, until it holds still; `Some` if it is a directory.
     fn entry(&self, directory: &Directory, fd: BorrowedFd<'_>, name: &CStr, sealed: Option<EntryId>) -> Option<Ahead> {
+        if let Some(pace) = self.look.pace {
+            pace.entry(self.look.cancel);
+        }
         if self.stopped(sealed) {
             return None;
         }

@@ -1,11 +1,13 @@
 //! Owns the command line: what may be typed and what `--help` teaches. Must not own reading files, or defaults that
 //! need the host.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use driftlock_common::profile::Profile;
+
+use crate::config::{MIN_READ, units};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -116,6 +118,9 @@ pub struct ScanArgs {
     /// Hashing threads [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Read no more than this in a second, cached or not: 200MB/s for example
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub read: Option<NonZeroU64>,
     /// Show more than 10,000 added paths below one directory as one finding
     #[arg(long)]
     pub collapse: bool,
@@ -233,6 +238,11 @@ pub enum ProfileArg {
     Portable,
     /// portable, and times, user attributes, ACLs
     Full,
+}
+
+fn rate(text: &str) -> Result<NonZeroU64, &'static str> {
+    const SHOULD: &str = "write a rate like 200MB/s, at least 100kB/s";
+    units::rate(text).filter(|rate| *rate >= MIN_READ).and_then(NonZeroU64::new).ok_or(SHOULD)
 }
 
 impl From<ProfileArg> for Profile {

@@ -8,12 +8,12 @@ mod check;
 mod endpoint;
 mod load;
 mod read;
-mod units;
+pub(crate) mod units;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +49,12 @@ pub const DEFAULT_MEMORY_SPOOL: u64 = 8 * 1000 * 1000;
 pub const MIN_SPOOL: u64 = 4 * 1000 * 1000;
 /// Content of files that are not as sealed anyway is hashed up to this size unless set, in bytes.
 pub const DEFAULT_HASH_LIMIT: u64 = 1024 * 1024 * 1024;
+/// Processor time of sweeps unless set, in percent of one core.
+pub const DEFAULT_CPU: NonZeroU32 = NonZeroU32::new(20).expect("not 0");
+/// What is read in a second unless set, in bytes.
+pub const DEFAULT_READ: NonZeroU64 = NonZeroU64::new(200 * 1000 * 1000).expect("not 0");
+/// The smallest rate at which is read, in bytes a second: less is a mistake.
+pub const MIN_READ: u64 = 100 * 1000;
 
 /// A configuration that can be used. Every field may be set in code; [`Config::new`] has the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +166,10 @@ pub enum Mode {
 pub struct Limits {
     /// Hashing threads.
     pub threads: NonZeroUsize,
+    /// Processor time of sweeps, in percent of one core; `None` is no limit.
+    pub cpu: Option<NonZeroU32>,
+    /// Content that is read in a second, in bytes; `None` is no limit.
+    pub read: Option<NonZeroU64>,
     /// Content of files that are not as sealed anyway is hashed up to this size, in bytes.
     pub hash_limit: u64,
 }
@@ -212,7 +222,12 @@ impl Config {
             host: Host::default(),
             targets: Vec::new(),
             watch: Watch::default(),
-            limits: Limits { threads: default_threads(), hash_limit: DEFAULT_HASH_LIMIT },
+            limits: Limits {
+                threads: default_threads(),
+                cpu: Some(DEFAULT_CPU),
+                read: Some(DEFAULT_READ),
+                hash_limit: DEFAULT_HASH_LIMIT,
+            },
             report: Report {
                 endpoint: None,
                 token_file: None,
@@ -383,6 +398,19 @@ mod tests {
     }
 
     #[test]
+    fn what_scans_may_use_is_a_share_and_a_rate_or_everything() {
+        let limits = |text: &str| {
+            let text = format!("[limits]\n{text}\n{TARGET}");
+            let Limits { cpu, read, .. } = Config::parse(Path::new("agent.toml"), &text).unwrap().limits;
+            (cpu.map(NonZeroU32::get), read.map(NonZeroU64::get))
+        };
+        assert_eq!(limits(""), (Some(20), Some(200_000_000)));
+        assert_eq!(limits("cpu = '150%'\nread = '1 GiB/s'"), (Some(150), Some(1 << 30)));
+        assert_eq!(limits("cpu = '1%'\nread = '100kB/s'"), (Some(1), Some(100_000)));
+        assert_eq!(limits("cpu = 'none'\nread = 'none'"), (None, None));
+    }
+
+    #[test]
     fn every_key_of_the_shipped_file_is_accepted_uncommented() {
         let text: String =
             SHIPPED.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
@@ -436,8 +464,13 @@ mod tests {
             ("[[target]]\nroot = '/proc/self/root'", "target.root: /proc/self/root is the agent's own root"),
             ("[watch]\nfull = '24'", "watch.full"),
             ("[watch]\nfull = '1s'", "watch.full"),
-            ("[limits]\ncpu = '20%'", "limits.cpu is not available in this version"),
-            ("[limits]\nread = '200MB/s'", "limits.read is not available in this version"),
+            ("[limits]\ncpu = '20'", "limits.cpu is not a share of one core like \"20%\", or \"none\""),
+            ("[limits]\ncpu = 20", "limits.cpu is not a share of one core like \"20%\", or \"none\""),
+            ("[limits]\ncpu = '0%'", "limits.cpu is between 1% and 25600%"),
+            ("[limits]\ncpu = '25601%'", "limits.cpu is between 1% and 25600%"),
+            ("[limits]\nread = '200MB'", "limits.read is not a rate like \"200MB/s\", or \"none\""),
+            ("[limits]\nread = '0MB/s'", "limits.read is at least 100kB/s"),
+            ("[limits]\nread = '99kB/s'", "limits.read is at least 100kB/s"),
             ("[limits]\nhash_limit = '12 parsecs'", "limits.hash_limit"),
             ("[report]\nproxy = 'http://p:1'", "report.proxy is not available in this version"),
             ("[report]\nendpoint = 'http://collector.example'", "http:// is for loopback"),

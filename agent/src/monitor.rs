@@ -27,6 +27,7 @@ use driftlock_common::path::TreePath;
 
 pub use clock::Now;
 
+use crate::scan::pace::Occasion;
 use crate::scan::{Mounts, Scope};
 use crate::watch::{Armed, Hint};
 use clock::ClockWatch;
@@ -194,6 +195,13 @@ pub enum Action {
         target: String,
         /// Where; not empty.
         scopes: Vec<Scope>,
+        /// Why, which says how fast it may go.
+        occasion: Occasion,
+    },
+    /// Somebody waits for the threads of a scan: it is not to be held up any longer.
+    Hurry {
+        /// The scan.
+        scan: ScanId,
     },
     /// End a scan early; its end is not waited for.
     Cancel {
@@ -420,12 +428,17 @@ impl Monitor {
             if target.wants_arming(now.elapsed) {
                 actions.push(Action::Arm { target: name.clone() });
             }
-            if let Some(scopes) = target.due(now.elapsed) {
+            if let Some((scopes, occasion)) = target.due(now.elapsed) {
                 self.last_scan += 1;
                 let scan = ScanId(self.last_scan);
-                target.scan_started(scan, scopes.clone(), now.elapsed);
-                actions.push(Action::Scan { scan, target: name.clone(), scopes });
+                target.scan_started(scan, scopes.clone(), occasion, now.elapsed);
+                actions.push(Action::Scan { scan, target: name.clone(), scopes, occasion });
             }
+        }
+        // All targets share the hashing threads, and one that is held up is a thread less.
+        if self.targets.values().any(|target| target.has_hints(now.elapsed)) {
+            let scans = self.targets.values_mut().filter_map(Target::hurry);
+            actions.extend(scans.map(|scan| Action::Hurry { scan }));
         }
         if self.next_beat <= now.elapsed {
             self.next_beat = now.elapsed + plan.heartbeat;

@@ -7,6 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::oneshot;
 
 use crate::scan::FILES_FOR_EACH_THREAD;
+use crate::sys;
 
 /// More threads than this wait for each other, even for a fast disk.
 const MOST: usize = 16;
@@ -34,13 +35,37 @@ impl Pool {
         Self::with(cores, most.max(cores))
     }
 
+    /// `threads` of them, whose reading comes after everybody else's where the disk's scheduler knows such a difference.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn of_low_priority(threads: NonZeroUsize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        Self::build(threads.get(), threads.get(), |index| {
+            let answer = sys::set_idle_io();
+            // What holds for one thread holds for all.
+            if let Err(error) = answer
+                && index == 0
+            {
+                tracing::debug!(%error, "reading has the priority of everybody else");
+            }
+        })
+    }
+
     /// `threads`, of which a job is to use `cores` unless it waits for a disk.
     ///
     /// # Errors
     /// If the threads cannot be started.
     pub(crate) fn with(cores: usize, threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        Self::build(cores, threads, |_| ())
+    }
+
+    fn build(
+        cores: usize,
+        threads: usize,
+        started: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("hash-{n}"));
-        Ok(Self { threads: builder.build()?, cores })
+        Ok(Self { threads: builder.start_handler(started).build()?, cores })
     }
 
     /// How many threads there are.

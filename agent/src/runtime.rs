@@ -28,16 +28,17 @@ use driftlock_common::path::TreePath;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Mode, Sink as SinkKind, State};
+use crate::config::{Config, Limits, Mode, Sink as SinkKind, State};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
 use crate::journal::{Journal, JournalError};
 use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
 use crate::process::Process;
+use crate::scan::pace::{self, Allowance};
 use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Nothing, Seen, Watcher};
-use live::Live;
+use live::{Live, Order};
 use sink::Sink;
 use spool::Spool;
 
@@ -99,6 +100,7 @@ struct Runtime {
     monitor: Monitor,
     live: BTreeMap<String, Live>,
     pool: Arc<Pool>,
+    allowance: Arc<Allowance>,
     state_dir: PathBuf,
     /// Where the state is, if it is to go with the agent.
     _memory: Option<TempDir>,
@@ -174,6 +176,16 @@ pub async fn run_reloading(
     Ok(())
 }
 
+/// What scans may use from now on.
+fn allowance(config: &Config) -> Arc<Allowance> {
+    let Limits { read, cpu, .. } = config.limits;
+    let allowance = Allowance::new(pace::Limits { read, cpu, yields: true });
+    if let Some(why) = allowance.unmeasured() {
+        tracing::debug!(why, "scans do not make room for others: the kernel does not say whether they wait");
+    }
+    allowance
+}
+
 async fn wait_until(began: Instant, deadline: Option<Duration>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until((began + deadline).into()).await,
@@ -192,7 +204,8 @@ fn seen_event(target: &str, seen: Seen) -> Event {
 impl Runtime {
     async fn begin(config: Config, hint_sender: HintSender, done: mpsc::Sender<Done>) -> Result<Self, RunError> {
         let client = Client::new(&config.report, Timeouts::default())?;
-        let pool = Arc::new(Pool::new(Some(config.limits.threads))?);
+        let pool = Arc::new(Pool::of_low_priority(config.limits.threads)?);
+        let allowance = allowance(&config);
         let (state_dir, memory) = match &config.state {
             State::Directory(path) => (path.clone(), None),
             State::Memory => {
@@ -209,6 +222,7 @@ impl Runtime {
             monitor: Monitor::new(recovered.findings, recovered.conditions, seed),
             live: BTreeMap::new(),
             pool,
+            allowance,
             state_dir,
             _memory: memory,
             own_state,
@@ -263,10 +277,11 @@ impl Runtime {
             Ok(client) => client,
             Err(error) => return refused(format!("{:#}", anyhow::Error::new(error))),
         };
-        match Pool::new(Some(config.limits.threads)) {
+        match Pool::of_low_priority(config.limits.threads) {
             Ok(pool) => self.pool = Arc::new(pool),
             Err(error) => return refused(error.to_string()),
         }
+        self.allowance = allowance(&config);
         self.spool.set_client(client);
         self.config = config;
         tracing::info!(targets = self.config.targets.len(), "configuration reloaded");
@@ -295,13 +310,16 @@ impl Runtime {
             Action::Disarm { target } => {
                 self.live.remove(&target);
             }
-            Action::Scan { scan, target, scopes } => {
+            Action::Scan { scan, target, scopes, occasion } => {
+                tell::scan(&target, scan, occasion, scopes.len());
                 if let Some(live) = self.live.get_mut(&target) {
                     let limit = self.config.limits.hash_limit;
                     let full = self.config.watch.full;
-                    live.scan(scan, scopes, self.own_state, limit, full, &self.pool, &self.done);
+                    let order = Order { scan, scopes, occasion };
+                    live.scan(order, self.own_state, limit, full, &self.allowance, &self.pool, &self.done);
                 }
             }
+            Action::Hurry { scan } => self.live.values().for_each(|live| live.hurry(scan)),
             Action::Cancel { scan } => self.live.values().for_each(|live| live.cancel(scan)),
             Action::Record(body) => {
                 tell::body(&body);

@@ -5,7 +5,8 @@
 //! and bounds, names that `list` reads, nodes that `look` establishes through `open`, `content` and `xattr`; every
 //! difference from the sealed children of the directory becomes a drift; `report` sums up.
 //!
-//! Bytes go from `reader` to `content`; `footprint` sees to it that they do not stay in the page cache.
+//! Bytes go from `reader` to `content`; `footprint` sees to it that they do not stay in the page cache, `pace` that it goes
+//! no faster than it may.
 //!
 //! Nothing outside the root is ever opened: every name is opened relative to the descriptor of its directory, never
 //! following a link. What could not be established is a drift too, never silence.
@@ -19,6 +20,7 @@ mod list;
 mod look;
 mod observe;
 mod open;
+pub mod pace;
 mod reader;
 mod readers;
 mod report;
@@ -37,6 +39,8 @@ use driftlock_common::drift::Attributes;
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
+
+use pace::Pace;
 
 pub use compare::{Expected, compare};
 pub use directory::FILES_FOR_EACH_THREAD;
@@ -73,6 +77,8 @@ pub struct Options {
     pub state: Option<(Arc<State>, Rely)>,
     /// Counts entries as they are looked at, for showing progress.
     pub looked_at: Option<Arc<AtomicU64>>,
+    /// How fast it may go; `None` is as fast as it can.
+    pub pace: Option<Arc<Pace>>,
 }
 
 impl Options {
@@ -123,6 +129,8 @@ pub struct Stats {
     pub bytes_hashed: u64,
     /// Wall time.
     pub duration: Duration,
+    /// How long threads waited because of the pace, all together.
+    pub waited: Duration,
 }
 
 /// How a comparison ended. The drifts themselves were handed over one by one.

@@ -1,6 +1,6 @@
 //! Owns what the kernel offers through a pointer only, behind functions that are safe to call: the one module with
 //! `unsafe`. Must not own what an answer means.
-#![expect(unsafe_code, reason = "mmap, mincore and munmap have no safe form")]
+#![expect(unsafe_code, reason = "mmap, mincore, munmap and ioprio_set have no safe form")]
 
 use std::ffi::c_void;
 use std::io;
@@ -23,6 +23,23 @@ pub(crate) fn resident_pages(fd: BorrowedFd<'_>, offset: u64, len: NonZeroUsize)
     // room for one byte for each of its pages, which is all that mincore writes.
     let answer = unsafe { libc::mincore(mapping.start, len.get(), pages.as_mut_ptr()) };
     if answer == 0 { Ok(pages) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts the calling thread into the idle class of I/O: the disk serves it when nobody else wants anything.
+///
+/// # Errors
+/// If the kernel or a filter of its calls does not allow it.
+pub(crate) fn set_idle_io() -> io::Result<()> {
+    // linux/ioprio.h: the class stands above 13 bits that the idle class has no use for.
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IOPRIO_CLASS_IDLE: libc::c_int = 3;
+    const IOPRIO_CLASS_SHIFT: libc::c_int = 13;
+    const CALLER: libc::c_int = 0;
+    // SAFETY: three numbers, of which none is an address.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, CALLER, IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A part of a file in the address space. It is for asking about alone: it may not be accessed, so that a file which

@@ -26,6 +26,10 @@ pub struct AgentHome {
     pub sweep: u64,
     /// `auto`, `inotify` or `sweep`.
     pub watch: String,
+    /// Lines of `[limits]`.
+    pub limits: String,
+    /// What is logged: `DRIFTLOCK_LOG`.
+    pub log: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -50,6 +54,8 @@ impl AgentHome {
             // Long: what is found in a test is found by watching, unless the test says otherwise.
             sweep: 600,
             watch: "auto".to_owned(),
+            limits: String::new(),
+            log: "info".to_owned(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -105,6 +111,7 @@ impl AgentHome {
             let _infallible = write!(text, "\n[[target]]\n{target}");
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
+        let _infallible = write!(text, "\n[limits]\n{}\n", self.limits);
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();
             let report = format!("endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"1s\"\n");
@@ -120,7 +127,7 @@ impl AgentHome {
     pub fn start(&self, sandbox: &Sandbox) -> Result<Agent> {
         fs::write(self.config_file(), self.config())?;
         let mut command = sandbox.bare_command(&binaries().driftlock);
-        command.arg("agent").arg("--config").arg(self.config_file());
+        command.arg("agent").arg("--config").arg(self.config_file()).env("DRIFTLOCK_LOG", &self.log);
         Ok(Agent { process: Process::spawn(&format!("agent {}", self.id), &mut command)? })
     }
 

@@ -65,6 +65,10 @@ pub enum Requirement {
     Overlay,
     /// Counting the memory of a command, page cache included.
     MemoryGroup,
+    /// Tells the class of I/O of a thread.
+    Ionice,
+    /// The kernel's measure of who has to wait.
+    Pressure,
 }
 
 impl Requirement {
@@ -88,6 +92,10 @@ impl Requirement {
             Self::Disk => crate::page_cache::no_disk(),
             Self::Overlay => crate::overlay::missing(),
             Self::MemoryGroup => crate::memory_group::missing(),
+            Self::Pressure => {
+                let error = std::fs::read("/proc/pressure/cpu").err();
+                error.map(|error| format!("needs a kernel that measures pressure (PSI): {error}"))
+            }
             _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
@@ -107,7 +115,8 @@ impl Requirement {
             | Self::JsonSchema
             | Self::Disk
             | Self::Overlay
-            | Self::MemoryGroup => &[],
+            | Self::MemoryGroup
+            | Self::Pressure => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
@@ -115,6 +124,7 @@ impl Requirement {
             Self::Runc => &["runc"],
             Self::Catatonit => &["catatonit"],
             Self::Fincore => &["fincore"],
+            Self::Ionice => &["ionice"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
             Self::Xmllint => &["xmllint"],
             Self::CargoDeb => &["cargo-deb"],

@@ -69,6 +69,8 @@ fn write_agent(text: &mut String, config: &Config) {
         ("watch.sweep", config.watch.sweep.map_or_else(|| "auto".to_owned(), |sweep| format!("{sweep:?}"))),
         ("watch.full", format!("{:?}", config.watch.full)),
         ("limits.threads", config.limits.threads.to_string()),
+        ("limits.cpu", or_none(config.limits.cpu.map(|percent| format!("{percent}% of one core")))),
+        ("limits.read", or_none(config.limits.read.map(|rate| format!("{rate} bytes/s")))),
         ("limits.hash_limit", format!("{} bytes", config.limits.hash_limit)),
         ("report.endpoint", or_none(config.report.endpoint.as_ref().map(ToString::to_string))),
         ("report.token_file", or_none(config.report.token_file.as_ref().map(|path| path.display().to_string()))),

@@ -5,6 +5,7 @@ mod progress;
 mod remembered;
 mod signals;
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +21,7 @@ use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
 use crate::output::{self, Output, Reader, Whole};
 use crate::pool::Pool;
+use crate::scan::pace::{Allowance, Limits, Occasion, Pace};
 use crate::scan::{COLLAPSE, Options, Root, ScanReport, report};
 
 /// Runs the verb.
@@ -51,6 +53,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         only,
         collapse: args.collapse.then_some(COLLAPSE),
         looked_at: Some(Arc::default()),
+        pace: args.read.map(pace),
         ..Options::default()
     };
     let remembered = args.state.as_deref().map(|path| remembered::open(path, &baseline, &root, &options));
@@ -79,6 +82,10 @@ pub fn run(args: ScanArgs) -> Outcome {
     }
     hint(&result, &root);
     Ok(Exit::Found(exit))
+}
+
+fn pace(read: NonZeroU64) -> Arc<Pace> {
+    Pace::new(&Allowance::new(Limits { read: Some(read), ..Limits::default() }), Occasion::Whole)
 }
 
 fn usage(error: impl Into<anyhow::Error>) -> Failure {

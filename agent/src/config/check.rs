@@ -1,7 +1,7 @@
 //! Owns what written values mean together: defaults, ranges, contradictions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -10,14 +10,17 @@ use driftlock_common::pattern::Excludes;
 
 use super::read::{At, Raw, RawTarget};
 use super::{
-    Config, ConfigError, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_SPOOL, Host, Limits,
-    Location, MIN_SPOOL, Place, Problem, Report, Sink, State, Target, Watch, default_threads,
+    Config, ConfigError, DEFAULT_CPU, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_READ,
+    DEFAULT_SPOOL, Host, Limits, Location, MIN_READ, MIN_SPOOL, Place, Problem, Report, Sink, State, Target, Watch,
+    default_threads,
 };
 use crate::process::Selector;
 use crate::scan::FULL;
 
 /// More hashing threads than this are a mistake.
 const MAX_THREADS: u64 = 256;
+/// In percent of one core: all of as many cores.
+const MAX_CPU: u64 = 100 * MAX_THREADS;
 /// The longest name of a host, a target or a label, in bytes.
 const MAX_NAME: usize = 128;
 const MIN_SWEEP: Duration = Duration::from_secs(1);
@@ -72,6 +75,8 @@ impl Check {
         };
         let limits = Limits {
             threads: raw.threads.and_then(|at| self.threads(&at)).unwrap_or_else(default_threads),
+            cpu: raw.cpu.map_or(Some(DEFAULT_CPU), |at| self.cpu(&at)),
+            read: raw.read.map_or(Some(DEFAULT_READ), |at| self.read(&at)),
             hash_limit: raw.hash_limit.map_or(DEFAULT_HASH_LIMIT, |at| at.value),
         };
         // One that is wrong is there: what belongs to it is not said to be too much.
@@ -252,6 +257,23 @@ impl Check {
             self.complain(place, format!("limits.threads is between 1 and {MAX_THREADS}"));
         }
         threads
+    }
+
+    fn cpu(&mut self, At { value, place }: &At<Option<u64>>) -> Option<NonZeroU32> {
+        let percent = (*value)?;
+        let share = if percent > MAX_CPU { None } else { u32::try_from(percent).ok().and_then(NonZeroU32::new) };
+        if share.is_none() {
+            self.complain(place, format!("limits.cpu is between 1% and {MAX_CPU}%"));
+        }
+        share
+    }
+
+    fn read(&mut self, At { value, place }: &At<Option<u64>>) -> Option<NonZeroU64> {
+        let rate = (*value)?;
+        if rate < MIN_READ {
+            self.complain(place, format!("limits.read is at least {}kB/s", MIN_READ / 1000));
+        }
+        NonZeroU64::new(rate)
     }
 
     fn spool(&mut self, At { value, place }: &At<u64>) -> u64 {

@@ -162,29 +162,55 @@ fn check_readable(file: Option<&At<PathBuf>>, key: &str, problems: &mut Vec<Prob
 impl Raw {
     /// Adds what another file says.
     fn add(&mut self, other: Self, problems: &mut Vec<Problem>) {
-        self.broken |= other.broken;
+        // Every field by its name, so that a new one cannot be forgotten here.
+        let Self {
+            file: _,
+            broken,
+            state_dir,
+            host_id,
+            host_name,
+            labels,
+            ephemeral,
+            targets,
+            mode,
+            sweep,
+            full,
+            threads,
+            cpu,
+            read,
+            hash_limit,
+            endpoint,
+            token_file,
+            ca_file,
+            heartbeat,
+            spool,
+            sinks,
+        } = other;
+        self.broken |= broken;
         let mut once = Once(problems);
-        once.set("state_dir", &mut self.state_dir, other.state_dir);
-        once.set("host.id", &mut self.host_id, other.host_id);
-        once.set("host.name", &mut self.host_name, other.host_name);
-        for (name, at) in other.labels {
+        once.set("state_dir", &mut self.state_dir, state_dir);
+        once.set("host.id", &mut self.host_id, host_id);
+        once.set("host.name", &mut self.host_name, host_name);
+        for (name, at) in labels {
             let mut slot = self.labels.iter().find(|(known, _)| *known == name).map(|(_, at)| at.clone());
             once.set("host.labels", &mut slot, Some(at.clone()));
             self.labels.push((name, at));
         }
-        once.set("host.ephemeral", &mut self.ephemeral, other.ephemeral);
-        self.targets.extend(other.targets);
-        self.sinks.extend(other.sinks);
-        once.set("watch.mode", &mut self.mode, other.mode);
-        once.set("watch.sweep", &mut self.sweep, other.sweep);
-        once.set("watch.full", &mut self.full, other.full);
-        once.set("limits.threads", &mut self.threads, other.threads);
-        once.set("limits.hash_limit", &mut self.hash_limit, other.hash_limit);
-        once.set("report.endpoint", &mut self.endpoint, other.endpoint);
-        once.set("report.token_file", &mut self.token_file, other.token_file);
-        once.set("report.ca_file", &mut self.ca_file, other.ca_file);
-        once.set("report.heartbeat", &mut self.heartbeat, other.heartbeat);
-        once.set("report.spool", &mut self.spool, other.spool);
+        once.set("host.ephemeral", &mut self.ephemeral, ephemeral);
+        self.targets.extend(targets);
+        self.sinks.extend(sinks);
+        once.set("watch.mode", &mut self.mode, mode);
+        once.set("watch.sweep", &mut self.sweep, sweep);
+        once.set("watch.full", &mut self.full, full);
+        once.set("limits.threads", &mut self.threads, threads);
+        once.set("limits.cpu", &mut self.cpu, cpu);
+        once.set("limits.read", &mut self.read, read);
+        once.set("limits.hash_limit", &mut self.hash_limit, hash_limit);
+        once.set("report.endpoint", &mut self.endpoint, endpoint);
+        once.set("report.token_file", &mut self.token_file, token_file);
+        once.set("report.ca_file", &mut self.ca_file, ca_file);
+        once.set("report.heartbeat", &mut self.heartbeat, heartbeat);
+        once.set("report.spool", &mut self.spool, spool);
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Raw {
     pub(super) sweep: Option<At<Option<Duration>>>,
     pub(super) full: Option<At<Duration>>,
     pub(super) threads: Option<At<u64>>,
+    pub(super) cpu: Option<At<Option<u64>>>,
+    pub(super) read: Option<At<Option<u64>>>,
     pub(super) hash_limit: Option<At<u64>>,
     pub(super) endpoint: Option<At<Result<Option<Endpoint>, EndpointError>>>,
     pub(super) token_file: Option<At<PathBuf>>,
@@ -98,6 +100,11 @@ impl Raw {
         }
         if let Some(mut limits) = top.section("limits", &LIMITS) {
             raw.threads = limits.number("threads");
+            raw.cpu = limits.parsed("cpu", "a share of one core like \"20%\", or \"none\"", |text| {
+                units::or_none(text, units::percent)
+            });
+            raw.read =
+                limits.parsed("read", "a rate like \"200MB/s\", or \"none\"", |text| units::or_none(text, units::rate));
             raw.hash_limit = limits.parsed("hash_limit", "a size like \"1GiB\"", units::size);
         }
         if let Some(mut report) = top.section("report", &REPORT) {

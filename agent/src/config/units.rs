@@ -1,4 +1,4 @@
-//! Owns the spelling of durations and sizes in the configuration.
+//! Owns the spelling of durations, sizes, rates and shares, in the configuration and on the command line.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// `512`, `64kB`, `64MB`, `1GB` (powers of 1000), `64KiB`, `64MiB`, `1GiB` (powers of 1024): bytes.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let bytes = match unit {
         "" | "B" => 1,
@@ -30,6 +30,24 @@ pub(super) fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(bytes)
+}
+
+/// `200MB/s`: a size as [`size`] reads it, in a second.
+pub(crate) fn rate(text: &str) -> Option<u64> {
+    size(text.strip_suffix("/s")?)
+}
+
+/// `20%`, `150%`: a whole number.
+pub(super) fn percent(text: &str) -> Option<u64> {
+    match split(text)? {
+        (number, "%") => Some(number),
+        _ => None,
+    }
+}
+
+/// What `parse` reads, or `none`.
+pub(super) fn or_none<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text == "none" { Some(None) } else { parse(text).map(Some) }
 }
 
 fn split(text: &str) -> Option<(u64, &str)> {
@@ -49,6 +67,25 @@ mod tests {
         for text in ["", "s", "10", "-1s", "1.5h", "10 parsecs", "18446744073709551615d", "1m30s", "10S"] {
             assert_eq!(duration(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn rates_and_shares() {
+        for (text, bytes) in [("200MB/s", 200_000_000), ("1GiB/s", 1 << 30), ("7/s", 7), ("1 kB/s", 1000), ("0/s", 0)] {
+            assert_eq!(rate(text), Some(bytes), "{text}");
+        }
+        for text in ["", "/s", "200MB", "200MB/min", "200MB /s ", "-1MB/s", "none", "200Mbit/s", "99999999999GiB/s"] {
+            assert_eq!(rate(text), None, "{text}");
+        }
+        for (text, share) in [("20%", 20), ("150%", 150), ("0%", 0), ("5 %", 5)] {
+            assert_eq!(percent(text), Some(share), "{text}");
+        }
+        for text in ["", "%", "20", "0.5%", "-1%", "20%%", "none", "20percent"] {
+            assert_eq!(percent(text), None, "{text}");
+        }
+        assert_eq!(or_none("none", percent), Some(None));
+        assert_eq!(or_none("20%", percent), Some(Some(20)));
+        assert_eq!(or_none("None", percent), None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) const TARGET: Words = Words {
 };
 pub(super) const WATCH: Words = Words { prefix: "watch.", known: &["mode", "sweep", "full"], later: &[] };
 pub(super) const LIMITS: Words =
-    Words { prefix: "limits.", known: &["threads", "hash_limit"], later: &["cpu", "read"] };
+    Words { prefix: "limits.", known: &["threads", "cpu", "read", "hash_limit"], later: &[] };
 pub(super) const REPORT: Words = Words {
     prefix: "report.",
     known: &["endpoint", "token_file", "ca_file", "proxy", "heartbeat", "spool"],

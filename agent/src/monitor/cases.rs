@@ -4,6 +4,8 @@
 //! `configured NAME[@MANIFEST][!]…` (`!` = its manifest was refused), `armed NAME [degraded]`, `away NAME`,
 //! `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`, `found #SCAN PATH CHANGE [VARIANT]`,
 //! `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
+//!
+//! A scan that nobody waits for is a `sweep` in `do`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,6 +23,7 @@ use driftlock_common::profile::Profile;
 use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
+use crate::scan::pace::Occasion;
 use crate::scan::{Mounts, Scope};
 use crate::watch::{Armed, Hint, Why};
 
@@ -249,8 +252,9 @@ fn line(action: &Action) -> String {
         Action::Arm { target } => format!("arm {target}"),
         Action::Disarm { target } => format!("disarm {target}"),
         Action::Cancel { scan } => format!("cancel #{}", scan.0),
+        Action::Hurry { scan } => format!("hurry #{}", scan.0),
         Action::Stop => "stop".to_owned(),
-        Action::Scan { scan, target, scopes } => {
+        Action::Scan { scan, target, scopes, occasion } => {
             let scopes: Vec<String> = scopes
                 .iter()
                 .map(|scope| match scope {
@@ -259,7 +263,11 @@ fn line(action: &Action) -> String {
                     Scope::Entry(path) => path.escaped().to_string(),
                 })
                 .collect();
-            format!("scan #{} {target} {}", scan.0, scopes.join(" "))
+            let verb = match occasion {
+                Occasion::Sweep => "sweep",
+                Occasion::Whole | Occasion::Hint => "scan",
+            };
+            format!("{verb} #{} {target} {}", scan.0, scopes.join(" "))
         }
         Action::Beat(beat) => {
             let targets: Vec<String> =

@@ -12,6 +12,7 @@ use super::dirty::Dirty;
 use super::findings::Findings;
 use super::{Action, Dice, Now, ScanId, TargetPlan, snapshot};
 use crate::scan::Scope;
+use crate::scan::pace::Occasion;
 use crate::watch::{Armed, Hint, Why};
 
 /// A lost root, or a scan that ended early, is looked at again after this.
@@ -63,6 +64,9 @@ struct Scanning {
     id: ScanId,
     scopes: Vec<Scope>,
     started: Duration,
+    occasion: Occasion,
+    /// Whether it was told that somebody waits for it.
+    hurried: bool,
 }
 
 /// Arm first, then scan: nothing is scanned between the wish to arm and its end.
@@ -71,6 +75,12 @@ enum Watching {
     Wanted { not_before: Duration },
     Arming,
     Armed { since: Duration },
+}
+
+impl Scanning {
+    fn can_be_hurried(&self) -> bool {
+        self.occasion != Occasion::Hint && !self.hurried
+    }
 }
 
 impl Target {
@@ -207,25 +217,45 @@ impl Target {
         self.plan.manifest.is_none()
     }
 
-    /// What is to be scanned now, if anything.
-    pub(super) fn due(&mut self, now: Duration) -> Option<Vec<Scope>> {
+    /// What is to be scanned now, if anything, and why.
+    pub(super) fn due(&mut self, now: Duration) -> Option<(Vec<Scope>, Occasion)> {
         if self.scan.is_some() || self.plan.manifest.is_none() || !matches!(self.watch, Watching::Armed { .. }) {
             return None;
         }
+        // A mark that still rests becomes part of the sweep, and does not wait for a slow one.
+        let nobody_waits = self.dirty.next_due().is_none();
         if self.next_sweep <= now {
             self.dirty.mark_due(Scope::All, now);
         }
         let scopes = self.dirty.take_due(now);
-        (!scopes.is_empty()).then_some(scopes)
+        let occasion = match (scopes.contains(&Scope::All), nobody_waits) {
+            (true, true) => Occasion::Sweep,
+            (true, false) => Occasion::Whole,
+            (false, _) => Occasion::Hint,
+        };
+        (!scopes.is_empty()).then_some((scopes, occasion))
     }
 
-    pub(super) fn scan_started(&mut self, id: ScanId, scopes: Vec<Scope>, now: Duration) {
+    pub(super) fn scan_started(&mut self, id: ScanId, scopes: Vec<Scope>, occasion: Occasion, now: Duration) {
         if scopes.contains(&Scope::All) {
             self.unsure = false;
             // A sweep that takes longer than its period is followed by the next one, not joined by it.
             self.next_sweep = now + self.period();
         }
-        self.scan = Some(Scanning { id, scopes, started: now });
+        self.scan = Some(Scanning { id, scopes, started: now, occasion, hurried: false });
+    }
+
+    /// Whether a hint is looked into, or waits for the end of the scan that is under way.
+    pub(super) fn has_hints(&self, now: Duration) -> bool {
+        let waits = self.dirty.next_due().is_some_and(|due| due <= now);
+        self.scan.as_ref().is_some_and(|scan| scan.occasion == Occasion::Hint || waits)
+    }
+
+    /// The scan that is under way, if it can be held up and was not told yet that it must not be.
+    pub(super) fn hurry(&mut self) -> Option<ScanId> {
+        let scan = self.scan.as_mut().filter(|scan| scan.can_be_hurried())?;
+        scan.hurried = true;
+        Some(scan.id)
     }
 
     pub(super) fn is_scanning(&self, id: ScanId) -> bool {
@@ -322,10 +352,11 @@ impl Target {
             Watching::Wanted { not_before } => Some(not_before),
             Watching::Arming | Watching::Armed { .. } => None,
         };
+        let hurry = self.scan.as_ref().filter(|scan| scan.can_be_hurried()).and_then(|_| self.dirty.next_due());
         let can_scan =
             self.scan.is_none() && self.plan.manifest.is_some() && matches!(self.watch, Watching::Armed { .. });
         let scan = if can_scan { self.dirty.next_due().into_iter().chain([self.next_sweep]).min() } else { None };
-        [stale, arm, scan].into_iter().flatten().min()
+        [stale, arm, hurry, scan].into_iter().flatten().min()
     }
 
     // --- reports ---

@@ -95,7 +95,11 @@ impl World {
                     self.scan = Some((scan, full, paths.into_iter().filter(inside).collect()));
                 }
                 Action::Record(body) => self.record(*body),
-                Action::Disarm { .. } | Action::Cancel { .. } | Action::Beat(_) | Action::Stop => {}
+                Action::Disarm { .. }
+                | Action::Cancel { .. }
+                | Action::Hurry { .. }
+                | Action::Beat(_)
+                | Action::Stop => {}
             }
         }
     }

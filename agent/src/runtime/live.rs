@@ -17,6 +17,7 @@ use crate::config::{self, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::pool::Pool;
+use crate::scan::pace::{Allowance, Occasion, Pace};
 use crate::scan::{COLLAPSE, Options, Scope};
 use crate::watch::{Watched, Watcher};
 
@@ -33,7 +34,23 @@ pub(super) struct Live {
     generation: u64,
     /// Whether the process of the root is not there, as was said.
     is_away: bool,
-    scan: Option<(ScanId, Arc<AtomicBool>)>,
+    scan: Option<Scanning>,
+}
+
+/// The last scan that was started.
+#[derive(Debug)]
+struct Scanning {
+    id: ScanId,
+    cancel: Arc<AtomicBool>,
+    pace: Arc<Pace>,
+}
+
+/// What is to be scanned.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) scan: ScanId,
+    pub(super) scopes: Vec<Scope>,
+    pub(super) occasion: Occasion,
 }
 
 impl Live {
@@ -120,8 +137,8 @@ impl Live {
     fn let_go(&mut self) {
         self.disarm(0);
         self.hold.let_go();
-        if let Some((_, cancel)) = self.scan.take() {
-            cancel.store(true, Ordering::Relaxed);
+        if let Some(scanning) = self.scan.take() {
+            scanning.cancel.store(true, Ordering::Relaxed);
         }
     }
 
@@ -137,7 +154,7 @@ impl Live {
 
     /// Whether the scan is the last one that was started.
     pub(super) fn is_scanning(&self, scan: ScanId) -> bool {
-        self.scan.as_ref().is_some_and(|(id, _)| *id == scan)
+        self.scan.as_ref().is_some_and(|scanning| scanning.id == scan)
     }
 
     /// Lets the watches go; only the arming of `generation` counts from now on.
@@ -155,17 +172,19 @@ impl Live {
     /// Starts a scan on the pool.
     pub(super) fn scan(
         &mut self,
-        scan: ScanId,
-        scopes: Vec<Scope>,
+        order: Order,
         own_state: Option<(u64, u64)>,
         hash_limit: u64,
         full: Duration,
+        allowance: &Arc<Allowance>,
         pool: &Arc<Pool>,
         done: &mpsc::Sender<Done>,
     ) {
         let Some(baseline) = &self.baseline else { return };
+        let Order { scan, scopes, occasion } = order;
         let cancel = Arc::new(AtomicBool::new(false));
-        self.scan = Some((scan, cancel.clone()));
+        let pace = Pace::new(allowance, occasion);
+        self.scan = Some(Scanning { id: scan, cancel: cancel.clone(), pace: pace.clone() });
         let options = Options {
             local_excludes: self.target.exclude.clone(),
             hash_limit: Some(hash_limit),
@@ -173,6 +192,7 @@ impl Live {
             mounts_allowed: self.target.mounts_allowed.clone(),
             own_state,
             collapse: Some(COLLAPSE),
+            pace: Some(pace),
             ..Options::default()
         };
         let look = look::Look {
@@ -198,18 +218,22 @@ impl Live {
     }
 
     pub(super) fn cancel(&self, scan: ScanId) {
-        if let Some((id, cancel)) = &self.scan
-            && *id == scan
-        {
-            cancel.store(true, Ordering::Relaxed);
+        if let Some(scanning) = self.scan.as_ref().filter(|scanning| scanning.id == scan) {
+            scanning.cancel.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn hurry(&self, scan: ScanId) {
+        if let Some(scanning) = self.scan.as_ref().filter(|scanning| scanning.id == scan) {
+            scanning.pace.hurry();
         }
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        if let Some((_, cancel)) = &self.scan {
-            cancel.store(true, Ordering::Relaxed);
+        if let Some(scanning) = &self.scan {
+            scanning.cancel.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::baseline::Baseline;
 use crate::config::Location;
 use crate::monitor::{Ending, Event, ScanId};
 use crate::pool::Pool;
-use crate::scan::{Options, Outcome, Rely, Root, Scope, compare, report};
+use crate::scan::{Options, Outcome, Rely, Root, Scope, Stats, compare, report};
 
 /// A scan.
 pub(super) struct Look {
@@ -74,6 +74,8 @@ impl Look {
                 let found = |drift: Drift| self.found(root, &drift, content);
                 (compare(root, baseline, &self.options, &scope, pool, &self.cancel, &found), None)
             };
+            let Stats { entries, duration, waited, .. } = outcome.stats;
+            tracing::debug!(scan = self.scan.0, entries, ?duration, ?waited, "looked");
             match outcome {
                 Outcome { root_lost: true, .. } => {
                     return Ending::RootLost("the root is gone or is another directory than before".to_owned());

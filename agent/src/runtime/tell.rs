@@ -5,6 +5,8 @@ use driftlock_common::path::Escaped;
 
 use crate::config::Config;
 use crate::journal::{Journal, Recovered};
+use crate::monitor::ScanId;
+use crate::scan::pace::Occasion;
 use crate::watch::Armed;
 
 pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered) {
@@ -24,6 +26,11 @@ pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered)
 /// From here on a change is hinted.
 pub(super) fn armed(target: &str, armed: &Armed) {
     tracing::info!(target_name = target, mode = armed.mode, unwatched = armed.unwatched, "watching");
+}
+
+/// A look begins: for whoever wants to know what the agent is doing.
+pub(super) fn scan(target: &str, scan: ScanId, occasion: Occasion, places: usize) {
+    tracing::debug!(target_name = target, scan = scan.0, ?occasion, places, "looking");
 }
 
 /// The process of a root is not there: said once, not at every look for it.

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use driftlock_common::compared::Compared;
 use driftlock_common::drift::{Attributes, Delta, Drift, Sealed};
@@ -70,7 +70,7 @@ pub fn compare(
     };
     let digests = Wanted { algorithm: manifest.header.content, sha256: false };
     let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
-    let look = Look { compared, digests, crossing, top: root.stat(), cancel };
+    let look = Look { compared, digests, crossing, top: root.stat(), pace: options.pace.as_deref(), cancel };
     let walk = Walk {
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,
@@ -105,6 +105,7 @@ pub fn compare(
             files_hashed: met.files_hashed.into_inner(),
             bytes_hashed: met.bytes_hashed.into_inner(),
             duration: started.elapsed(),
+            waited: options.pace.as_ref().map_or(Duration::ZERO, |pace| pace.take_waited()),
         },
         root_lost,
         interrupted: met.interrupted.into_inner(),

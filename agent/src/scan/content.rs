@@ -2,8 +2,6 @@
 //! before and after.
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use blake3::hazmat::{
     ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
@@ -11,8 +9,8 @@ use blake3::hazmat::{
 use driftlock_common::digest::{Algorithm, Digest};
 use sha2::Digest as _;
 
-use super::open::{Stat, Trouble};
-use super::reader;
+use super::open::Trouble;
+use super::reader::{self, Source};
 
 /// The digests of a file's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -39,16 +37,16 @@ const LARGE: u64 = 32 << 20;
 /// What is not shared further: a whole subtree of BLAKE3, so a power of two.
 const PART: u64 = 8 << 20;
 
-/// Reads `fd`, which was found to be `stat`, to its end and hashes it. Other than `stat.size` bytes are `Moved`, and
-/// reading stops at the first too many: a file that grows as fast as it is read must not hold a thread for ever.
-pub(super) fn hash(fd: BorrowedFd<'_>, stat: &Stat, wanted: Wanted, cancel: &AtomicBool) -> Result<Content, Trouble> {
+/// Reads a file to its end and hashes it. Other bytes than it was found to have are `Moved`, and reading stops at the first
+/// too many: a file that grows as fast as it is read must not hold a thread for ever.
+pub(super) fn hash(source: Source<'_>, wanted: Wanted) -> Result<Content, Trouble> {
+    let size = source.stat.size;
     let mut sha256 = (wanted.algorithm == Algorithm::Sha256 || wanted.sha256).then(sha2::Sha256::new);
-    if sha256.is_none() && stat.size > LARGE && reader::reads_in_parts(fd, stat) {
-        let digest = whole(fd, stat, cancel)?;
-        return Ok(Content { digest, sha256: None, bytes: stat.size });
+    if sha256.is_none() && size > LARGE && source.reads_in_parts() {
+        return Ok(Content { digest: whole(source)?, sha256: None, bytes: size });
     }
     let mut blake3 = (wanted.algorithm == Algorithm::Blake3).then(blake3::Hasher::new);
-    read(fd, stat, 0..stat.size, cancel, |read| {
+    read(source, 0..size, |read| {
         if let Some(hasher) = &mut blake3 {
             hasher.update(read);
         }
@@ -59,56 +57,44 @@ pub(super) fn hash(fd: BorrowedFd<'_>, stat: &Stat, wanted: Wanted, cancel: &Ato
     let sha256 = sha256.map(|hasher| Digest::from_bytes(hasher.finalize().into()));
     let digest = blake3.map(|hasher| hasher.finalize().into()).or(sha256);
     let digest = digest.expect("one of the two hashers was made for the algorithm");
-    Ok(Content { digest, sha256: sha256.filter(|_| wanted.sha256), bytes: stat.size })
+    Ok(Content { digest, sha256: sha256.filter(|_| wanted.sha256), bytes: size })
 }
 
-/// Reads a range and gives `each` its bytes, which must be as many as there were when the file was found to be `stat`.
-fn read(
-    fd: BorrowedFd<'_>,
-    stat: &Stat,
-    range: Range<u64>,
-    cancel: &AtomicBool,
-    mut each: impl FnMut(&[u8]),
-) -> Result<(), Trouble> {
+/// Reads a range and gives `each` its bytes, which must be as many as there were when the file was looked at.
+fn read(source: Source<'_>, range: Range<u64>, mut each: impl FnMut(&[u8])) -> Result<(), Trouble> {
     let mut left = range.end - range.start;
-    reader::read(fd, stat, range, |read| {
+    reader::read(source, range, |read| {
         left = left.checked_sub(read.len() as u64).ok_or(Trouble::Moved)?;
         each(read);
-        if cancel.load(Ordering::Relaxed) { Err(Trouble::Interrupted) } else { Ok(()) }
+        Ok(())
     })?;
     if left == 0 { Ok(()) } else { Err(Trouble::Moved) }
 }
 
 /// The digest of a large file, by as many threads as have time: BLAKE3 is a tree, whose halves can be hashed apart (BLAKE3
 /// paper, 2.1 and 5.1.2).
-fn whole(fd: BorrowedFd<'_>, stat: &Stat, cancel: &AtomicBool) -> Result<Digest, Trouble> {
-    let (left, right) = halves(fd, stat, 0..stat.size, cancel)?;
+fn whole(source: Source<'_>) -> Result<Digest, Trouble> {
+    let (left, right) = halves(source, 0..source.stat.size)?;
     Ok(merge_subtrees_root(&left, &right, Mode::Hash).into())
 }
 
 /// The chaining value of a range that is a subtree.
-fn subtree(fd: BorrowedFd<'_>, stat: &Stat, range: Range<u64>, cancel: &AtomicBool) -> Result<ChainingValue, Trouble> {
+fn subtree(source: Source<'_>, range: Range<u64>) -> Result<ChainingValue, Trouble> {
     if range.end - range.start > PART {
-        let (left, right) = halves(fd, stat, range, cancel)?;
+        let (left, right) = halves(source, range)?;
         return Ok(merge_subtrees_non_root(&left, &right, Mode::Hash));
     }
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(range.start);
-    read(fd, stat, range, cancel, |read| {
+    read(source, range, |read| {
         hasher.update(read);
     })?;
     Ok(hasher.finalize_non_root())
 }
 
-fn halves(
-    fd: BorrowedFd<'_>,
-    stat: &Stat,
-    Range { start, end }: Range<u64>,
-    cancel: &AtomicBool,
-) -> Result<(ChainingValue, ChainingValue), Trouble> {
+fn halves(source: Source<'_>, Range { start, end }: Range<u64>) -> Result<(ChainingValue, ChainingValue), Trouble> {
     let middle = start + left_subtree_len(end - start);
-    let half = |range| move || subtree(fd, stat, range, cancel);
-    let (left, right) = rayon::join(half(start..middle), half(middle..end));
+    let (left, right) = rayon::join(|| subtree(source, start..middle), || subtree(source, middle..end));
     Ok((left?, right?))
 }
 
@@ -118,8 +104,14 @@ mod tests {
     use std::os::fd::AsFd as _;
     use std::os::unix::fs::FileExt as _;
 
-    use super::super::open::stat_fd;
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::open::{Stat, stat_fd};
     use super::*;
+
+    fn source<'a>(file: &'a File, stat: &'a Stat, cancel: &'a AtomicBool) -> Source<'a> {
+        Source { fd: file.as_fd(), stat, pace: None, cancel }
+    }
 
     const BLAKE3: Wanted = Wanted { algorithm: Algorithm::Blake3, sha256: false };
 
@@ -134,10 +126,10 @@ mod tests {
             file.set_len(0).unwrap();
             file.write_all_at(part, 0).unwrap();
             let stat = stat_fd(file.as_fd()).unwrap();
-            let found = hash(file.as_fd(), &stat, BLAKE3, &never).unwrap();
+            let found = hash(source(&file, &stat, &never), BLAKE3).unwrap();
             assert_eq!((found.digest, found.bytes), (Digest::blake3(part), size));
             if size > LARGE {
-                assert_eq!(whole(file.as_fd(), &stat, &never), Ok(Digest::blake3(part)));
+                assert_eq!(whole(source(&file, &stat, &never)), Ok(Digest::blake3(part)));
             }
         }
     }
@@ -152,18 +144,18 @@ mod tests {
             for other in [size - 1, size + 1, 0] {
                 file.set_len(other).unwrap();
                 assert_eq!(
-                    hash(file.as_fd(), &stat, BLAKE3, &never).map(|_| ()),
+                    hash(source(&file, &stat, &never), BLAKE3).map(|_| ()),
                     Err(Trouble::Moved),
                     "{size} {other}"
                 );
                 if size > LARGE {
-                    assert_eq!(whole(file.as_fd(), &stat, &never), Err(Trouble::Moved), "{size} {other}");
+                    assert_eq!(whole(source(&file, &stat, &never)), Err(Trouble::Moved), "{size} {other}");
                 }
             }
         }
         let stop = AtomicBool::new(true);
         file.set_len(LARGE + PART).unwrap();
         let stat = stat_fd(file.as_fd()).unwrap();
-        assert_eq!(whole(file.as_fd(), &stat, &stop), Err(Trouble::Interrupted));
+        assert_eq!(whole(source(&file, &stat, &stop)), Err(Trouble::Interrupted));
     }
 }

@@ -13,6 +13,8 @@ use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 
 use super::content::{self, Content, Wanted};
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_at, stat_fd};
+use super::pace::Pace;
+use super::reader::Source;
 use super::xattr;
 
 /// A node as far as it was established.
@@ -38,6 +40,8 @@ pub(super) struct Look<'a> {
     pub(super) crossing: Crossing,
     /// What the root is, for telling mount points.
     pub(super) top: &'a Stat,
+    /// How fast it may go.
+    pub(super) pace: Option<&'a Pace>,
     pub(super) cancel: &'a AtomicBool,
 }
 
@@ -132,8 +136,8 @@ impl Look<'_> {
                 seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile()).map_err(Trouble::from));
             }
             if want_content && !too_large {
-                let content = content::hash(fd.as_fd(), &before, self.digests, self.cancel);
-                seen.take_content(content)?;
+                let source = Source { fd: fd.as_fd(), stat: &before, pace: self.pace, cancel: self.cancel };
+                seen.take_content(content::hash(source, self.digests))?;
             }
             if !stat_fd(fd.as_fd())?.same_moment(&before) {
                 return Err(Trouble::Moved);

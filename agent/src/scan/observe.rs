@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use driftlock_common::compared::Compared;
 use driftlock_common::digest::Algorithm;
@@ -60,7 +60,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     let never = AtomicBool::new(false);
     let digests = Wanted { algorithm: terms.content, sha256: terms.sha256 && terms.content == Algorithm::Blake3 };
     let compared = Compared::all(terms.profile);
-    let look = Look { compared, digests, crossing: Crossing::Refused, top: root.stat(), cancel: &never };
+    let look = Look { compared, digests, crossing: Crossing::Refused, top: root.stat(), pace: None, cancel: &never };
     let walk = Walk {
         // Compared with nothing, everything is there in addition.
         tree: &nothing,
@@ -105,6 +105,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
         files_hashed: met.files_hashed.into_inner(),
         bytes_hashed: met.bytes_hashed.into_inner(),
         duration: started.elapsed(),
+        waited: Duration::ZERO,
     };
     Observation { tree: builder.finish(), gaps, stats }
 }

@@ -9,11 +9,13 @@ use std::cell::RefCell;
 use std::io::IoSliceMut;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::footprint::Footprint;
 use super::open::{Stat, Trouble};
+use super::pace::Pace;
 
 /// Fast enough for BLAKE3 (flat from 32 KiB on), small enough to stay in the cache.
 const BUFFER: usize = 128 * 1024;
@@ -34,20 +36,34 @@ struct Hands {
     refused: Option<u64>,
 }
 
-/// Whether several threads may read parts of `fd` at a time, each without knowing of the pages that another one brings in.
-pub(super) fn reads_in_parts(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
-    let known = HANDS.with_borrow(|hands| hands.refused == Some(stat.dev));
-    !known && preadv2(fd, &mut [IoSliceMut::new(&mut [0])], 0, DONTCACHE).is_ok()
+/// An open file that is read, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    pub(super) fd: BorrowedFd<'a>,
+    /// What it was found to be.
+    pub(super) stat: &'a Stat,
+    /// Between two buffers it is waited as this says.
+    pub(super) pace: Option<&'a Pace>,
+    /// Once this is set nothing more is read.
+    pub(super) cancel: &'a AtomicBool,
 }
 
-/// Reads a range of `fd`, which was found to be `stat`, and gives `each` its bytes in order. A range that ends where the
-/// file did is read on to where the file ends now. Ends early if `each` fails.
+impl Source<'_> {
+    /// Whether several threads may read parts of it at a time, each without knowing of the pages that another brings in.
+    pub(super) fn reads_in_parts(&self) -> bool {
+        let known = HANDS.with_borrow(|hands| hands.refused == Some(self.stat.dev));
+        !known && preadv2(self.fd, &mut [IoSliceMut::new(&mut [0])], 0, DONTCACHE).is_ok()
+    }
+}
+
+/// Reads a range of a file and gives `each` its bytes in order. A range that ends where the file did is read on to where
+/// the file ends now. Ends early if `each` fails.
 pub(super) fn read(
-    fd: BorrowedFd<'_>,
-    stat: &Stat,
+    source: Source<'_>,
     range: Range<u64>,
     mut each: impl FnMut(&[u8]) -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
+    let Source { fd, stat, pace, cancel } = source;
     HANDS.with_borrow_mut(|Hands { buffer, refused }| {
         let mut footprint = (*refused == Some(stat.dev)).then(|| Footprint::new(fd, stat.size));
         let mut offset = range.start;
@@ -75,6 +91,12 @@ pub(super) fn read(
             };
             offset += len as u64;
             each(&buffer[..len])?;
+            if cancel.load(Ordering::Relaxed) {
+                return Err(Trouble::Interrupted);
+            }
+            if let Some(pace) = pace {
+                pace.read(len, cancel);
+            }
             // A read that stops short where the file was to end has seen its end: one system call less for a small file.
             if len < most && offset == stat.size {
                 break;

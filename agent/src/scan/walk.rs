@@ -171,13 +171,18 @@ impl<'s> Walk<'s> {
     /// An opened directory.
     fn inside(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>, fd: OwnedFd, sealed: Option<EntryId>) {
         let (mut whole, mut large) = (Listing::default(), None);
-        let listed = list::read(fd.as_fd(), |part, last| match &mut large {
-            None if last == Last::Yes => {
-                whole = part;
-                Ok(())
+        let listed = list::read(fd.as_fd(), |part, last| {
+            if let Some(pace) = self.look.pace {
+                pace.listed(part.len(), self.look.cancel);
             }
-            None => large.insert(Large::begin(self, &directory, fd.as_fd(), sealed)?).part(part),
-            Some(large) => large.part(part),
+            match &mut large {
+                None if last == Last::Yes => {
+                    whole = part;
+                    Ok(())
+                }
+                None => large.insert(Large::begin(self, &directory, fd.as_fd(), sealed)?).part(part),
+                Some(large) => large.part(part),
+            }
         });
         if let Some(large) = large {
             return large.finish(listed);
@@ -263,6 +268,9 @@ impl<'s> Walk<'s> {
 
     /// One name, until it holds still; `Some` if it is a directory.
     fn entry(&self, directory: &Directory, fd: BorrowedFd<'_>, name: &CStr, sealed: Option<EntryId>) -> Option<Ahead> {
+        if let Some(pace) = self.look.pace {
+            pace.entry(self.look.cancel);
+        }
         if self.stopped(sealed) {
             return None;
         }

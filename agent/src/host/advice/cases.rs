@@ -246,7 +246,22 @@ fn what_is_not_used_is_never_missed_and_said_to_be_unused() {
         let found = text(change, "fanotify");
         assert!(found.contains(words), "{found}");
     }
-    assert!(text(|host| host.probes.pressure = Err(Errno::NOENT), "pressure").contains("not measured here"));
+}
+
+#[test]
+fn without_a_measure_of_pressure_nothing_is_missed_but_no_room_is_made() {
+    let row = |answer| {
+        let host = Host { probes: Probes { pressure: answer, ..good_host().probes }, ..good_host() };
+        judge(&host, SETTING, &[]).into_iter().find(|row| row.topic == "pressure").unwrap()
+    };
+    let measured = row(Ok(()));
+    assert_eq!(measured.state, State::Fine);
+    assert!(measured.text.contains("scans make room"), "{measured:?}");
+    for (error, remedy) in [(Errno::NOENT, ""), (Errno::OPNOTSUPP, "start the kernel with psi=1")] {
+        let Row { state, text, remedy: said, .. } = row(Err(error));
+        assert_eq!((state, said.as_str()), (State::Note, remedy));
+        assert!(text.contains("not measured here") && text.contains("do not make room"), "{text}");
+    }
 }
 
 /// A change of a good target, and the rows that it costs.

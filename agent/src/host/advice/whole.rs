@@ -185,11 +185,16 @@ fn memory(host: &Host) -> Row {
 }
 
 fn pressure(host: &Host) -> Row {
-    let text = match host.probes.pressure {
-        Ok(()) => "measured by the kernel (PSI), not used by this version".to_owned(),
-        Err(error) => format!("not measured here ({}); not used by this version", words(error)),
-    };
-    Row::new("pressure", State::Note, text)
+    match host.probes.pressure {
+        Ok(()) => Row::new("pressure", State::Fine, "measured by the kernel (PSI): scans make room for others"),
+        Err(error) => {
+            let text = format!("not measured here ({}): scans do not make room for others", words(error));
+            Row::new("pressure", State::Note, text).with(match error {
+                Errno::OPNOTSUPP => "start the kernel with psi=1",
+                _ => "",
+            })
+        }
+    }
 }
 
 fn clock(host: &Host) -> Row {

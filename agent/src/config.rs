@@ -8,7 +8,7 @@ mod check;
 mod endpoint;
 mod load;
 mod read;
-mod units;
+pub(crate) mod units;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -48,6 +48,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         local_excludes,
         profile,
         only,
+        hash_limit: args.hash_limit.0,
         collapse: args.collapse.then_some(COLLAPSE),
         looked_at: Some(Arc::default()),
         ..Options::default()

@@ -1,4 +1,4 @@
-//! Owns the spelling of durations and sizes in the configuration.
+//! Owns the spelling of durations and sizes, in the configuration and on the command line.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// `512`, `64kB`, `64MB`, `1GB` (powers of 1000), `64KiB`, `64MiB`, `1GiB` (powers of 1024): bytes.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let bytes = match unit {
         "" | "B" => 1,

@@ -76,6 +76,11 @@ impl Options {
         let all = Compared::all(self.profile.map_or(sealed, |profile| profile.min(sealed)));
         self.only.map_or(all, |wanted| all.only(wanted))
     }
+
+    /// Whether a file system may be mounted at `path`, so that not looking there is no gap.
+    fn wants_mount(&self, path: &TreePath) -> bool {
+        self.mounts == Mounts::Skip || self.mounts_allowed.contains(path)
+    }
 }
 
 /// What to do about file systems mounted inside the root.

@@ -152,13 +152,17 @@ pub struct ManifestView {
     pub origin: Cow<'static, str>,
 }
 
-/// Patterns that were left out.
+/// What was left out: patterns, and places. Keys that came later are absent where there is nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct ExcludedView {
-    /// By the manifest.
+    /// Patterns of the manifest.
     pub manifest: Vec<String>,
-    /// By the configuration or the command line.
+    /// Patterns of the configuration or the command line, and the agent's own state directory.
     pub local: Vec<String>,
+    /// Where file systems are mounted inside the root as wanted, so that nothing was looked at there: escaped, in path
+    /// order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<String>,
 }
 
 // === impl Finding ===

@@ -89,9 +89,12 @@ pub fn summary_lines(summary: &Summary) -> String {
     if summary.compared != Compared::all(summary.profile).attributes() {
         let _infallible = write!(text, "; compared only {}", list(summary.compared, ", "));
     }
-    for (by, patterns) in [("by the manifest", &summary.excluded.manifest), ("locally", &summary.excluded.local)] {
-        if !patterns.is_empty() {
-            let _infallible = write!(text, "; left out {by}: {}", patterns.join(" "));
+    let excluded = &summary.excluded;
+    for (why, names) in
+        [("by the manifest", &excluded.manifest), ("locally", &excluded.local), ("as mounted there", &excluded.mounts)]
+    {
+        if !names.is_empty() {
+            let _infallible = write!(text, "; left out {why}: {}", names.join(" "));
         }
     }
     text.push('\n');

@@ -21,11 +21,12 @@ use super::open::Crossing;
 use super::walk::{Met, Sink, Walk};
 use super::{Mounts, Options, Outcome, Root, Scope, Stats};
 use crate::pool::Pool;
+use crate::process::Process;
 
 /// Compares what is below `root` with `manifest`, within `scope`, and hands every drift to `found`: from many threads, in
 /// order of discovery, one for each path. What was removed comes last, once it is certain that the root is still there.
 ///
-/// Ends early once `cancel` is set.
+/// Ends early once `cancel` is set, which it does itself when the process of the root has ended.
 pub fn compare(
     root: &Root,
     manifest: &Manifest,
@@ -37,10 +38,20 @@ pub fn compare(
 ) -> Outcome {
     let started = Instant::now();
     let compared = options.compared(manifest.header.profile);
+    let walked = AtomicBool::new(false);
+    let found = |drift: Drift| {
+        // What is taken apart after the end of a process is not what it ran with. After the walk it is known whether it
+        // lived until then.
+        if walked.load(Ordering::Relaxed) || root.process().is_none_or(Process::is_alive) {
+            found(drift);
+        } else {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    };
     let sink = Found {
         manifest,
         options,
-        found,
+        found: &found,
         removed: Mutex::default(),
         top: Mutex::default(),
         collapse: options.collapse.map(|limit| Mutex::new(Collapse::new(limit))),
@@ -67,12 +78,12 @@ pub fn compare(
         }
         root_lost = !still_there();
     }
+    walked.store(true, Ordering::Relaxed);
     let met = walk.met;
     let mut mounts = met.mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
     mounts.sort();
     mounts.dedup();
     let own_state = met.own_state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let skipped = |path| options.mounts == Mounts::Skip || options.mounts_allowed.contains(path);
     let gaps = sink.finish(root_lost);
     Outcome {
         stats: Stats {
@@ -82,13 +93,14 @@ pub fn compare(
             duration: started.elapsed(),
         },
         root_lost,
-        interrupted: met.interrupted.into_inner(),
-        unreached: met.unreached.into_inner(),
+        // Of a root that is lost nothing was looked at.
+        interrupted: met.interrupted.into_inner() && !root_lost,
+        unreached: if root_lost { 0 } else { met.unreached.into_inner() },
         gaps,
         partial: !options.local_excludes.is_empty()
             || compared != Compared::all(manifest.header.profile)
             || own_state.is_some()
-            || mounts.iter().any(skipped),
+            || mounts.iter().any(|path| options.wants_mount(path)),
         mounts,
         own_state,
     }

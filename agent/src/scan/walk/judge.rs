@@ -10,7 +10,6 @@ use driftlock_common::node::{FileType, Kind, Node, Presence};
 use driftlock_common::path::TreePath;
 use driftlock_common::tree::EntryId;
 
-use super::super::Mounts;
 use super::super::directory::Directory;
 use super::super::look::Seen;
 use super::super::open::{Stat, Trouble};
@@ -83,7 +82,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn mount_point(&self, path: TreePath, sealed: Option<EntryId>, file_type: FileType) {
-        let wanted = self.options.mounts == Mounts::Skip || self.options.mounts_allowed.contains(&path);
+        let wanted = self.options.wants_mount(&path);
         self.met.mounts.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         match sealed {
             _ if wanted => {}

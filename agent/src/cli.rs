@@ -122,8 +122,8 @@ pub struct ScanArgs {
     /// Show more than 10,000 added paths below one directory as one finding
     #[arg(long)]
     pub collapse: bool,
-    /// The tree: a directory, or /proc/PID/root, the root of a process or a container. What is mounted in that one is
-    /// left out, and named
+    /// The tree: a directory, "/" too, or /proc/PID/root, the root of a process or a container. What is mounted in that
+    /// one is left out, as is in any what the kernel makes (proc, sysfs, …); both are named in the result
     #[arg(value_name = "ROOT")]
     pub root: PathBuf,
 }

@@ -17,6 +17,7 @@ mod directory;
 mod footprint;
 mod list;
 mod look;
+mod mount_table;
 mod observe;
 mod open;
 mod reader;
@@ -38,6 +39,7 @@ use driftlock_common::profile::Profile;
 
 pub use compare::compare;
 pub use directory::FILES_FOR_EACH_THREAD;
+pub use mount_table::MountTable;
 pub use observe::{Observation, ObserveTerms, observe};
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
@@ -91,7 +93,7 @@ pub enum Mounts {
     Report,
     /// As [`Mounts::Report`], but wanted: no drift, only [`Outcome::mounts`]. The scope becomes partial.
     Skip,
-    /// Walked as if it were part of the root's file system.
+    /// Walked as if it were part of the root's file system, but for what is virtual.
     Cross,
 }
 
@@ -137,11 +139,15 @@ pub struct Outcome {
     pub unreached: u64,
     /// Drifts that say, or also say, that something could not be established.
     pub gaps: u64,
-    /// Mount points met inside the root and not entered, in path order.
+    /// Mount points met inside the root and not entered, in path order, but for the virtual ones.
     pub mounts: Vec<TreePath>,
+    /// Where what the kernel makes is mounted inside the root: left out, whatever [`Options::mounts`] says, unless files
+    /// were sealed there. In path order.
+    pub virtual_mounts: Vec<TreePath>,
     /// Where the agent's own state directory was found and left out.
     pub own_state: Option<TreePath>,
-    /// Whether anything was left out by wish: local excludes, less than was sealed, skipped mounts, own state.
+    /// Whether anything was left out by wish, or because it is the kernel's: local excludes, less than was sealed, skipped
+    /// or virtual mounts, own state.
     pub partial: bool,
 }
 

@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
@@ -26,6 +27,8 @@ pub struct AgentHome {
     pub sweep: u64,
     /// `auto`, `inotify` or `sweep`.
     pub watch: String,
+    /// Further keys of every target.
+    pub keys: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -50,6 +53,7 @@ impl AgentHome {
             // Long: what is found in a test is found by watching, unless the test says otherwise.
             sweep: 600,
             watch: "auto".to_owned(),
+            keys: String::new(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -102,7 +106,7 @@ impl AgentHome {
         let mut text = format!("state_dir = {:?}\n\n[host]\nid = {:?}\n", self.state_dir(), self.id);
         for (name, root, manifest) in &self.targets {
             let target = format!("name = {name:?}\nroot = {root:?}\nmanifest = {manifest:?}\nallow_unsigned = true\n");
-            let _infallible = write!(text, "\n[[target]]\n{target}");
+            let _infallible = write!(text, "\n[[target]]\n{target}{}\n", self.keys);
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
         if let Some(endpoint) = self.endpoint {
@@ -118,8 +122,15 @@ impl AgentHome {
     /// # Errors
     /// If it cannot be started.
     pub fn start(&self, sandbox: &Sandbox) -> Result<Agent> {
+        self.start_by(sandbox.bare_command(&binaries().driftlock))
+    }
+
+    /// As [`AgentHome::start`], by a command that takes the agent's arguments.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_by(&self, mut command: Command) -> Result<Agent> {
         fs::write(self.config_file(), self.config())?;
-        let mut command = sandbox.bare_command(&binaries().driftlock);
         command.arg("agent").arg("--config").arg(self.config_file());
         Ok(Agent { process: Process::spawn(&format!("agent {}", self.id), &mut command)? })
     }

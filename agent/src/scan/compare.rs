@@ -59,7 +59,8 @@ pub fn compare(
     };
     let digests = Wanted { algorithm: manifest.header.content, sha256: false };
     let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
-    let look = Look { compared, digests, crossing, top: root.stat(), cancel };
+    let table = root.mount_table();
+    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, cancel };
     let walk = Walk {
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,
@@ -83,6 +84,9 @@ pub fn compare(
     let mut mounts = met.mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
     mounts.sort();
     mounts.dedup();
+    let mut virtual_mounts = met.virtual_mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    virtual_mounts.sort();
+    virtual_mounts.dedup();
     let own_state = met.own_state.into_inner().unwrap_or_else(PoisonError::into_inner);
     let gaps = sink.finish(root_lost);
     Outcome {
@@ -100,8 +104,10 @@ pub fn compare(
         partial: !options.local_excludes.is_empty()
             || compared != Compared::all(manifest.header.profile)
             || own_state.is_some()
+            || !virtual_mounts.is_empty()
             || mounts.iter().any(|path| options.wants_mount(path)),
         mounts,
+        virtual_mounts,
         own_state,
     }
 }

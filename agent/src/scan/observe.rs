@@ -46,6 +46,8 @@ pub struct Observation {
     pub tree: Tree,
     /// What could not be established, in path order: missing in the tree, or there with an attribute unspecified.
     pub gaps: Vec<(TreePath, Reason)>,
+    /// Where what the kernel makes is mounted, in path order: mount points as any other, and no gaps.
+    pub virtual_mounts: Vec<TreePath>,
     /// What was done.
     pub stats: Stats,
 }
@@ -59,7 +61,8 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     let never = AtomicBool::new(false);
     let digests = Wanted { algorithm: terms.content, sha256: terms.sha256 && terms.content == Algorithm::Blake3 };
     let compared = Compared::all(terms.profile);
-    let look = Look { compared, digests, crossing: Crossing::Refused, top: root.stat(), cancel: &never };
+    let (crossing, table) = (Crossing::Refused, root.mount_table());
+    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, cancel: &never };
     let walk = Walk {
         // Compared with nothing, everything is there in addition.
         tree: &nothing,
@@ -96,13 +99,16 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     }
     gaps.sort_by(|a, b| a.0.cmp(&b.0));
     gaps.dedup_by(|a, b| a.0 == b.0);
+    let mut virtual_mounts = met.virtual_mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    virtual_mounts.sort();
+    virtual_mounts.dedup();
     let stats = Stats {
         entries: met.entries.into_inner(),
         files_hashed: met.files_hashed.into_inner(),
         bytes_hashed: met.bytes_hashed.into_inner(),
         duration: started.elapsed(),
     };
-    Observation { tree: builder.finish(), gaps, stats }
+    Observation { tree: builder.finish(), gaps, virtual_mounts, stats }
 }
 
 /// Takes everything down.
@@ -143,5 +149,9 @@ impl Sink for Taken {
 
     fn unverifiable(&self, path: TreePath, reason: Reason, _covers: u64, _id: Option<EntryId>) {
         self.gap(path, reason);
+    }
+
+    fn virtual_mount(&self, path: TreePath, seen: Seen) {
+        self.take(path, seen);
     }
 }

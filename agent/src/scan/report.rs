@@ -104,6 +104,7 @@ pub fn report(
             manifest: manifest.header.excludes.iter().map(str::to_owned).collect(),
             local: options.local_excludes.iter().map(str::to_owned).chain(own_state).collect(),
             mounts: mounts.map(|path| path.escaped().to_string()).collect(),
+            virtual_mounts: outcome.virtual_mounts.iter().map(|path| path.escaped().to_string()).collect(),
         },
         observed_tree,
     };

@@ -3,6 +3,7 @@
 
 mod held;
 mod process;
+mod virtuals;
 
 use std::process::ExitCode;
 
@@ -13,5 +14,7 @@ fn main() -> ExitCode {
     if let Some(code) = held::main() {
         return code;
     }
-    run(process::trials())
+    let mut trials = process::trials();
+    trials.extend(virtuals::trials());
+    run(trials)
 }

@@ -3,6 +3,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use driftlock_common::profile::Profile;
@@ -115,6 +116,10 @@ pub struct ScanArgs {
     /// a day everything once; delete it to read everything
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
+    /// Hash files that are not as sealed anyway (added, or of another size) only up to this size; what is larger is not
+    /// verified, reason too_large. "0": only empty ones are hashed; "none": no limit
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub hash_limit: HashLimitArg,
     /// Hashing threads [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -124,7 +129,8 @@ pub struct ScanArgs {
     /// Show more than 10,000 added paths below one directory as one finding
     #[arg(long)]
     pub collapse: bool,
-    /// The tree
+    /// The tree: a directory, "/" too, or /proc/PID/root, the root of a process or a container. What is mounted in that
+    /// one is left out, as is in any what the kernel makes (proc, sysfs, …); both are named in the result
     #[arg(value_name = "ROOT")]
     pub root: PathBuf,
 }
@@ -194,6 +200,10 @@ pub struct DoctorArgs {
     pub format: DoctorFormatArg,
 }
 
+/// How much of a file is hashed that is not as sealed anyway, in bytes; `None` is all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashLimitArg(pub Option<u64>);
+
 /// The forms of doctor's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DoctorFormatArg {
@@ -251,6 +261,46 @@ impl From<ProfileArg> for Profile {
             ProfileArg::Content => Self::Content,
             ProfileArg::Portable => Self::Portable,
             ProfileArg::Full => Self::Full,
+        }
+    }
+}
+
+impl FromStr for HashLimitArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        units::size(text).map(|bytes| Self(Some(bytes))).ok_or("write a size like 64MB or 1GiB, 0, or none")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DEFAULT_HASH_LIMIT;
+
+    fn hash_limit(more: &[&str]) -> Result<HashLimitArg, String> {
+        let arguments = ["driftlock", "scan", "--manifest", "m", "root"].iter().chain(more);
+        match Cli::try_parse_from(arguments) {
+            Ok(Cli { verb: Verb::Scan(args) }) => Ok(args.hash_limit),
+            Ok(cli) => panic!("{cli:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_hash_limit_is_the_agents_unless_said() {
+        assert_eq!(hash_limit(&[]), Ok(HashLimitArg(Some(DEFAULT_HASH_LIMIT))));
+        for (text, limit) in
+            [("0", Some(0)), ("7", Some(7)), ("64kB", Some(64_000)), ("2MiB", Some(2 << 20)), ("none", None)]
+        {
+            assert_eq!(hash_limit(&["--hash-limit", text]), Ok(HashLimitArg(limit)), "{text}");
+        }
+        for text in ["", "None", "1TB", "-1", "1.5GiB", "all"] {
+            let said = hash_limit(&[&format!("--hash-limit={text}")]).unwrap_err();
+            assert!(said.contains("write a size like 64MB or 1GiB, 0, or none"), "{said}");
         }
     }
 }

@@ -136,6 +136,12 @@ fn text(path: &str) -> Known<String> {
     Ok(text.trim().to_owned())
 }
 
+/// The mount table in a file of `/proc`, if that is the kernel's.
+pub fn mount_table(path: &str) -> Known<Vec<Mount>> {
+    proc()?;
+    table(path)
+}
+
 fn table(path: &str) -> Known<Vec<Mount>> {
     mountinfo::parse(&read(path)?).map_err(|error| format!("{path}: {error}"))
 }

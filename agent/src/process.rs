@@ -230,7 +230,7 @@ fn start_time(stat: &[u8]) -> Option<u64> {
 }
 
 /// What looking into a process asks for.
-const NEEDS: &str = "the agent must run as the same user with at least its capabilities, or with CAP_SYS_PTRACE";
+const NEEDS: &str = "driftlock must run as the same user with at least its capabilities, or with CAP_SYS_PTRACE";
 
 fn unseen(denied: &usize) -> String {
     match denied {
@@ -245,7 +245,9 @@ fn unseen(denied: &usize) -> String {
 impl Selector {
     /// The process of a root that is written `/proc/PID/root`.
     pub fn of_root(path: &Path) -> Option<Self> {
-        let pid = path.to_str()?.strip_prefix("/proc/")?.strip_suffix("/root")?;
+        // Without what can be spelled in more than one way: `/proc//7/root/`.
+        let plain: PathBuf = path.components().collect();
+        let pid = plain.to_str()?.strip_prefix("/proc/")?.strip_suffix("/root")?;
         pid.parse().ok().filter(|pid| *pid > 0).map(Self::Pid)
     }
 }
@@ -350,6 +352,10 @@ mod tests {
     fn a_root_names_a_process() {
         for (path, selector) in [
             ("/proc/7/root", Some(Selector::Pid(7))),
+            ("/proc/7/root/", Some(Selector::Pid(7))),
+            ("//proc/./7//root/.", Some(Selector::Pid(7))),
+            ("/proc/7/root/..", None),
+            ("proc/7/root", None),
             ("/proc/0/root", None),
             ("/proc/self/root", None),
             ("/proc/7/root/srv", None),

@@ -18,6 +18,7 @@ mod directory;
 mod footprint;
 mod list;
 mod look;
+mod mount_table;
 mod observe;
 mod open;
 pub mod pace;
@@ -44,6 +45,7 @@ use pace::Pace;
 
 pub use compare::{Expected, compare};
 pub use directory::FILES_FOR_EACH_THREAD;
+pub use mount_table::MountTable;
 pub use observe::{Observation, ObserveTerms, observe};
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
@@ -87,6 +89,11 @@ impl Options {
         let all = Compared::all(self.profile.map_or(sealed, |profile| profile.min(sealed)));
         self.only.map_or(all, |wanted| all.only(wanted))
     }
+
+    /// Whether a file system may be mounted at `path`, so that not looking there is no gap.
+    fn wants_mount(&self, path: &TreePath) -> bool {
+        self.mounts == Mounts::Skip || self.mounts_allowed.contains(path)
+    }
 }
 
 /// What to do about file systems mounted inside the root.
@@ -97,7 +104,7 @@ pub enum Mounts {
     Report,
     /// As [`Mounts::Report`], but wanted: no drift, only [`Outcome::mounts`]. The scope becomes partial.
     Skip,
-    /// Walked as if it were part of the root's file system.
+    /// Walked as if it were part of the root's file system, but for what is virtual.
     Cross,
 }
 
@@ -147,11 +154,15 @@ pub struct Outcome {
     pub unreached: u64,
     /// Drifts that say, or also say, that something could not be established.
     pub gaps: u64,
-    /// Mount points met inside the root and not entered, in path order.
+    /// Mount points met inside the root and not entered, in path order, but for the virtual ones.
     pub mounts: Vec<TreePath>,
+    /// Where what the kernel makes is mounted inside the root: left out, whatever [`Options::mounts`] says, unless files
+    /// were sealed there. In path order.
+    pub virtual_mounts: Vec<TreePath>,
     /// Where the agent's own state directory was found and left out.
     pub own_state: Option<TreePath>,
-    /// Whether anything was left out by wish: local excludes, less than was sealed, skipped mounts, own state.
+    /// Whether anything was left out by wish, or because it is the kernel's: local excludes, less than was sealed, skipped
+    /// or virtual mounts, own state.
     pub partial: bool,
 }
 

@@ -204,6 +204,10 @@ pub struct Coverage {
     /// found in the root of a process. Escaped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<String>,
+    /// Where what the kernel makes was mounted inside the root at the last complete look, left out by its type. Escaped, in
+    /// path order.
+    #[serde(rename = "virtual", default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_mounts: Vec<String>,
 }
 
 /// A stop as asked.

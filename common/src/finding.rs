@@ -160,13 +160,21 @@ pub struct ManifestView {
     pub origin: Cow<'static, str>,
 }
 
-/// Patterns that were left out.
+/// What was left out: patterns, and places. Keys that came later are absent where there is nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct ExcludedView {
-    /// By the manifest.
+    /// Patterns of the manifest.
     pub manifest: Vec<String>,
-    /// By the configuration or the command line.
+    /// Patterns of the configuration or the command line, and the agent's own state directory.
     pub local: Vec<String>,
+    /// Where file systems are mounted inside the root as wanted, so that nothing was looked at there: escaped, in path
+    /// order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<String>,
+    /// Where what the kernel makes (`proc`, `sysfs`, …) is mounted inside the root, left out by its type: escaped, in path
+    /// order.
+    #[serde(rename = "virtual", default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_mounts: Vec<String>,
 }
 
 // === impl Finding ===
@@ -353,5 +361,18 @@ mod tests {
         );
         assert_eq!(serde_json::from_str::<Finding>(&json).unwrap(), finding);
         assert_eq!(finding.tree_path().unwrap(), drift.path);
+    }
+
+    #[test]
+    fn what_was_left_out_is_named_and_keys_of_nothing_are_absent() {
+        let mut excluded = ExcludedView { manifest: vec!["tmp/**".into()], ..ExcludedView::default() };
+        let json = r#"{"manifest":["tmp/**"],"local":[]}"#;
+        assert_eq!(serde_json::to_string(&excluded).unwrap(), json);
+        assert_eq!(serde_json::from_str::<ExcludedView>(json).unwrap(), excluded);
+        excluded.mounts = vec!["var/data".into()];
+        excluded.virtual_mounts = vec!["proc".into(), "sys".into()];
+        let json = r#"{"manifest":["tmp/**"],"local":[],"mounts":["var/data"],"virtual":["proc","sys"]}"#;
+        assert_eq!(serde_json::to_string(&excluded).unwrap(), json);
+        assert_eq!(serde_json::from_str::<ExcludedView>(json).unwrap(), excluded);
     }
 }

@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
@@ -30,6 +31,8 @@ pub struct AgentHome {
     pub limits: String,
     /// What is logged: `DRIFTLOCK_LOG`.
     pub log: String,
+    /// Further keys of every target.
+    pub keys: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -56,6 +59,7 @@ impl AgentHome {
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
+            keys: String::new(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -108,7 +112,7 @@ impl AgentHome {
         let mut text = format!("state_dir = {:?}\n\n[host]\nid = {:?}\n", self.state_dir(), self.id);
         for (name, root, manifest) in &self.targets {
             let target = format!("name = {name:?}\nroot = {root:?}\nmanifest = {manifest:?}\nallow_unsigned = true\n");
-            let _infallible = write!(text, "\n[[target]]\n{target}");
+            let _infallible = write!(text, "\n[[target]]\n{target}{}\n", self.keys);
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
         let _infallible = write!(text, "\n[limits]\n{}\n", self.limits);
@@ -125,8 +129,15 @@ impl AgentHome {
     /// # Errors
     /// If it cannot be started.
     pub fn start(&self, sandbox: &Sandbox) -> Result<Agent> {
+        self.start_by(sandbox.bare_command(&binaries().driftlock))
+    }
+
+    /// As [`AgentHome::start`], by a command that takes the agent's arguments.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_by(&self, mut command: Command) -> Result<Agent> {
         fs::write(self.config_file(), self.config())?;
-        let mut command = sandbox.bare_command(&binaries().driftlock);
         command.arg("agent").arg("--config").arg(self.config_file()).env("DRIFTLOCK_LOG", &self.log);
         Ok(Agent { process: Process::spawn(&format!("agent {}", self.id), &mut command)? })
     }

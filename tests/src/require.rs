@@ -19,6 +19,8 @@ pub enum Requirement {
     Root,
     /// The host's own process ids: in a container PID 1 is another.
     HostPids,
+    /// Mount and user namespaces of one's own.
+    Namespaces,
     /// Makes a Debian root.
     Debootstrap,
     /// A mirror in apt's own configuration: no host name is written in the project.
@@ -81,6 +83,11 @@ impl Requirement {
                 let host = own.is_some_and(|link| link.as_os_str() == "pid:[4026531836]");
                 (!host).then(|| "needs the host's process ids: this is a container".to_owned())
             }
+            Self::Namespaces => {
+                let both = ["--mount", "--user", "--map-root-user", "true"];
+                let ran = Command::new("unshare").args(both).stderr(Stdio::null()).status();
+                (!ran.is_ok_and(|status| status.success())).then(|| "needs unshare --mount --user".to_owned())
+            }
             Self::DebianMirror => {
                 crate::debian::mirror().is_none().then(|| "needs a Debian mirror in /etc/apt".to_owned())
             }
@@ -111,6 +118,7 @@ impl Requirement {
         match self {
             Self::Root
             | Self::HostPids
+            | Self::Namespaces
             | Self::DebianMirror
             | Self::JsonSchema
             | Self::Disk

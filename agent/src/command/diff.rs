@@ -49,7 +49,10 @@ pub fn run(args: DiffArgs) -> Outcome {
         bytes_hashed: 0,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         manifest: view(&a),
-        excluded: ExcludedView { manifest: a.header.excludes.iter().map(str::to_owned).collect(), local: Vec::new() },
+        excluded: ExcludedView {
+            manifest: a.header.excludes.iter().map(str::to_owned).collect(),
+            ..ExcludedView::default()
+        },
         observed_tree: Some(b.name()),
     };
     let whole = Whole {

@@ -21,8 +21,10 @@ use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
 use crate::output::{self, Output, Reader, Whole};
 use crate::pool::Pool;
+use crate::process::{Process, Selector};
 use crate::scan::pace::{Allowance, Limits, Occasion, Pace};
 use crate::scan::{COLLAPSE, Options, Root, ScanReport, report};
+use crate::watch::when_ended;
 
 /// Runs the verb.
 pub fn run(args: ScanArgs) -> Outcome {
@@ -44,13 +46,21 @@ pub fn run(args: ScanArgs) -> Outcome {
     if let Some(wanted) = only {
         only::check(wanted, Compared::all(profile.unwrap_or(sealed))).map_err(usage)?;
     }
-    let root = Root::open(&args.root)?;
+    let root = match Selector::of_root(&args.root) {
+        Some(selector) => Root::of_process(Process::find(&selector)?)?,
+        None => Root::open(&args.root)?,
+    };
     root.check_readable()?;
     let pool = Pool::new(args.threads).map_err(|error| Failure::new(Exit::Io, error))?;
+    let end = root.process().map(|process| when_ended(process, || cancel.store(true, Ordering::Relaxed)));
+    let _end = end.transpose().map_err(|error| Failure::new(Exit::Io, error))?;
     let options = Options {
         local_excludes,
         profile,
         only,
+        hash_limit: args.hash_limit.0,
+        // What the runtime of a container mounted is no part of the image.
+        mounts_allowed: root.process().map(|process| process.mounts().iter().cloned().collect()).unwrap_or_default(),
         collapse: args.collapse.then_some(COLLAPSE),
         looked_at: Some(Arc::default()),
         pace: args.read.map(pace),
@@ -135,7 +145,12 @@ fn scan_and_stream(
 fn hint(result: &ScanReport, root: &Root) {
     let path = driftlock_common::path::Escaped(root.path().as_os_str().as_encoded_bytes());
     if result.outcome.root_lost {
-        output::say(&format!("{path} was removed or replaced while it was scanned: nothing can be said about it"));
+        let how = match root.process() {
+            Some(process) if !process.is_alive() => "belongs to a process that ended",
+            Some(_) => "is another directory than before: its process changed its root",
+            None => "was removed or replaced",
+        };
+        output::say(&format!("{path} {how} while it was scanned: nothing can be said about it"));
     } else if result.outcome.interrupted {
         output::say("interrupted: what was not looked at yet is not verified");
     } else if result.summary.entries == 0 && result.summary.removed > 0 {

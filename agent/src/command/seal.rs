@@ -10,7 +10,7 @@ use driftlock_common::pattern::Excludes;
 use crate::cli::{SealArgs, TermsArgs};
 use crate::failure::{Failure, Outcome};
 use crate::pool::Pool;
-use crate::source::{self, Source, Terms};
+use crate::source::{self, Code, Source, Terms};
 
 /// Runs the verb.
 ///
@@ -39,6 +39,11 @@ pub fn run(args: SealArgs) -> Outcome {
             if unlisted > 0 {
                 writeln!(stderr, "and {unlisted} more")?;
             }
+        }
+        let left_out = sealed.notes.listed().iter().filter(|note| note.code == Code::VirtualMount);
+        let left_out: Vec<String> = left_out.map(|note| note.path.escaped().to_string()).collect();
+        if !left_out.is_empty() {
+            writeln!(stderr, "left out as the kernel's: {}", left_out.join(" "))?;
         }
         writeln!(stderr, "sealed {} entries, {} bytes, tree blake3:{}", totals.entries, totals.bytes, totals.tree)
     })();

@@ -1,4 +1,7 @@
-//! Owns what kind a file system is, by the name of its type. Must not own how it is mounted.
+//! Owns what kind a file system is, by the name of its type, and which mounts are the kernel's own. Must not own where
+//! anything is mounted.
+
+use super::mountinfo::Mount;
 
 /// What matters of a file system's type to who watches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,18 @@ const KERNEL: [&[u8]; 19] = [
     b"rpc_pipefs",
 ];
 
+/// Types that the kernel fills, or that are for something else than files, in which files can be made all the same.
+const KERNEL_AND_FILES: [&[u8]; 2] = [b"devtmpfs", b"hugetlbfs"];
+
+/// Whether a mount shows what the kernel makes: nothing there was built, so nothing there can be as it was built. What
+/// can hold files that somebody wrote is not, whoever mounted it: neither tmpfs, nor overlayfs, nor anything of FUSE.
+pub fn is_virtual(mount: &Mount) -> bool {
+    let name = mount.fs_type.as_slice();
+    // A part of one, mounted elsewhere, is how a file that was made there could be put in the place of another.
+    let whole = mount.root == b"/";
+    name == b"autofs" || KERNEL.contains(&name) || (whole && KERNEL_AND_FILES.contains(&name))
+}
+
 impl Kind {
     /// Of the type `fs_type`, as a mount table has it. What is unknown is taken for local.
     pub fn of(fs_type: &[u8]) -> Self {
@@ -84,6 +99,69 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_makes_is_virtual_and_what_holds_files_is_not() {
+        let mount = |fs_type: &str, root: &str| Mount {
+            id: 36,
+            parent: 35,
+            device: (0, 40),
+            root: root.into(),
+            point: b"/mnt".to_vec(),
+            options: b"rw".to_vec(),
+            fs_type: fs_type.into(),
+            source: b"none".to_vec(),
+            super_options: b"rw".to_vec(),
+        };
+        for fs_type in [
+            "proc",
+            "sysfs",
+            "cgroup",
+            "cgroup2",
+            "devpts",
+            "devtmpfs",
+            "debugfs",
+            "tracefs",
+            "securityfs",
+            "mqueue",
+            "bpf",
+            "configfs",
+            "pstore",
+            "hugetlbfs",
+            "autofs",
+            "binfmt_misc",
+            "efivarfs",
+            "fusectl",
+            "nsfs",
+            "rpc_pipefs",
+            "selinuxfs",
+            "smackfs",
+        ] {
+            assert!(is_virtual(&mount(fs_type, "/")), "{fs_type}");
+        }
+        for (fs_type, part) in [("proc", "/sys"), ("nsfs", "net:[4026531840]"), ("devpts", "/0"), ("sysfs", "/a")] {
+            assert!(is_virtual(&mount(fs_type, part)), "{fs_type} {part}");
+        }
+        for fs_type in [
+            "tmpfs",
+            "ramfs",
+            "overlay",
+            "fuse",
+            "fuse.lxcfs",
+            "fuseblk",
+            "ext4",
+            "nfs4",
+            "9p",
+            "proc2",
+            "",
+            "squashfs",
+        ] {
+            assert!(!is_virtual(&mount(fs_type, "/")), "{fs_type}");
+        }
+        for fs_type in ["devtmpfs", "hugetlbfs"] {
+            assert!(!is_virtual(&mount(fs_type, "/made")), "{fs_type}");
+        }
+    }
 
     #[test]
     fn kinds() {

@@ -8,7 +8,7 @@ use driftlock_common::pattern::Excludes;
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::Known;
-use super::file_system::Kind;
+use super::file_system::{Kind, is_virtual};
 use super::mountinfo::{Mount, containing, points_below, visible};
 use super::probe::{Answer, RootProbes};
 use super::survey::{Files, MOST_ENTRIES, Survey, Terms, survey};
@@ -57,7 +57,7 @@ impl Site {
         });
         let inside = approach.mounts.as_ref().map_err(Clone::clone).and_then(|mounts| inside(mounts, approach.at));
         let hangs = |mount: &Mount| Kind::of(&mount.fs_type).may_hang();
-        let entered = |mount: &Mount| approach.inside == Mounts::Cross && !hangs(mount);
+        let entered = |mount: &Mount| approach.inside == Mounts::Cross && !hangs(mount) && !is_virtual(mount);
         let avoided: Vec<TreePath> =
             inside.iter().flatten().filter(|(_, mount)| !entered(mount)).map(|(at, _)| at.clone()).collect();
         let survey = (readable.is_ok() && !mount.as_ref().is_ok_and(hangs)).then(|| {

@@ -49,6 +49,8 @@ pub(super) struct Target {
     /// Of the last finished look at everything.
     last_full_time: Option<String>,
     unverifiable: u64,
+    /// What the last complete look left out as the kernel's, escaped.
+    virtual_mounts: Vec<String>,
     overflows: u64,
     /// Set when something made everything unsure, cleared when a scan of everything starts.
     unsure: bool,
@@ -99,6 +101,7 @@ impl Target {
             stale: false,
             last_full_time: None,
             unverifiable: 0,
+            virtual_mounts: Vec::new(),
             overflows: 0,
             unsure: false,
             moved: true,
@@ -290,6 +293,7 @@ impl Target {
             self.next_sweep = now.elapsed + dice.spread(self.period());
             if let Some(summary) = summary {
                 self.unverifiable = summary.unverifiable;
+                self.virtual_mounts.clone_from(&summary.excluded.virtual_mounts);
                 bodies.extend(self.verified(*summary, now.elapsed));
             }
         }
@@ -399,6 +403,7 @@ impl Target {
                     .chain(&self.mounts)
                     .map(|at| at.escaped().to_string())
                     .collect(),
+                virtual_mounts: self.virtual_mounts.clone(),
             },
         }
     }

@@ -82,7 +82,7 @@ pub(super) fn summary() -> Summary {
             trust: "unsigned".into(),
             origin: "image".into(),
         },
-        excluded: ExcludedView { manifest: vec!["tmp/**".into()], local: Vec::new() },
+        excluded: ExcludedView { manifest: vec!["tmp/**".into()], local: Vec::new(), ..ExcludedView::default() },
         observed_tree: None,
     }
 }

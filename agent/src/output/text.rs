@@ -93,9 +93,15 @@ pub fn summary_lines(summary: &Summary) -> String {
     if summary.compared != Compared::all(summary.profile).attributes() {
         let _infallible = write!(text, "; compared only {}", list(summary.compared, ", "));
     }
-    for (by, patterns) in [("by the manifest", &summary.excluded.manifest), ("locally", &summary.excluded.local)] {
-        if !patterns.is_empty() {
-            let _infallible = write!(text, "; left out {by}: {}", patterns.join(" "));
+    let excluded = &summary.excluded;
+    for (why, names) in [
+        ("by the manifest", &excluded.manifest),
+        ("locally", &excluded.local),
+        ("as mounted there", &excluded.mounts),
+        ("as the kernel's", &excluded.virtual_mounts),
+    ] {
+        if !names.is_empty() {
+            let _infallible = write!(text, "; left out {why}: {}", names.join(" "));
         }
     }
     text.push('\n');
@@ -296,6 +302,12 @@ mod tests {
         let text = summary_lines(&all);
         assert!(!text.contains("not failing"), "{text}");
         assert!(text.contains("profile portable; compared only type, mode; left out"), "{text}");
+        let mut named = sample::summary();
+        named.excluded.mounts = vec!["var/a b".into()];
+        named.excluded.virtual_mounts = vec!["dev".into(), "proc".into()];
+        let text = summary_lines(&named);
+        let places = "; left out as mounted there: var/a b; left out as the kernel's: dev proc\n";
+        assert!(text.ends_with(&format!("; left out by the manifest: tmp/**{places}")), "{text}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::readers::Readers;
 use super::walk::{Met, Sink, Walk};
 use super::{Mounts, Options, Outcome, Root, Scope, Stats};
 use crate::pool::Pool;
+use crate::process::Process;
 
 /// What a root is compared with.
 pub trait Expected: Sync {
@@ -45,7 +46,7 @@ impl Expected for Manifest {
 /// Compares what is below `root` with `expected`, within `scope`, and hands every drift to `found`: from many threads, in
 /// order of discovery, one for each path. What was removed comes last, once it is certain that the root is still there.
 ///
-/// Ends early once `cancel` is set.
+/// Ends early once `cancel` is set, which it does itself when the process of the root has ended.
 pub fn compare(
     root: &Root,
     expected: &dyn Expected,
@@ -58,11 +59,21 @@ pub fn compare(
     let started = Instant::now();
     let manifest = expected.manifest();
     let compared = options.compared(manifest.header.profile);
+    let walked = AtomicBool::new(false);
+    let found = |drift: Drift| {
+        // What is taken apart after the end of a process is not what it ran with. After the walk it is known whether it
+        // lived until then.
+        if walked.load(Ordering::Relaxed) || root.process().is_none_or(Process::is_alive) {
+            found(drift);
+        } else {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    };
     let sink = Found {
         expected,
         tree: &manifest.tree,
         options,
-        found,
+        found: &found,
         removed: Mutex::default(),
         top: Mutex::default(),
         collapse: options.collapse.map(|limit| Mutex::new(Collapse::new(limit))),
@@ -70,7 +81,9 @@ pub fn compare(
     };
     let digests = Wanted { algorithm: manifest.header.content, sha256: false };
     let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
-    let look = Look { compared, digests, crossing, top: root.stat(), pace: options.pace.as_deref(), cancel };
+    let table = root.mount_table();
+    let pace = options.pace.as_deref();
+    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, pace, cancel };
     let walk = Walk {
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,
@@ -91,12 +104,15 @@ pub fn compare(
         }
         root_lost = !still_there();
     }
+    walked.store(true, Ordering::Relaxed);
     let met = walk.met;
     let mut mounts = met.mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
     mounts.sort();
     mounts.dedup();
+    let mut virtual_mounts = met.virtual_mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    virtual_mounts.sort();
+    virtual_mounts.dedup();
     let own_state = met.own_state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let skipped = |path| options.mounts == Mounts::Skip || options.mounts_allowed.contains(path);
     let gaps = sink.finish(root_lost);
     Outcome {
         stats: Stats {
@@ -108,14 +124,17 @@ pub fn compare(
             waited: options.pace.as_ref().map_or(Duration::ZERO, |pace| pace.take_waited()),
         },
         root_lost,
-        interrupted: met.interrupted.into_inner(),
-        unreached: met.unreached.into_inner(),
+        // Of a root that is lost nothing was looked at.
+        interrupted: met.interrupted.into_inner() && !root_lost,
+        unreached: if root_lost { 0 } else { met.unreached.into_inner() },
         gaps,
         partial: !options.local_excludes.is_empty()
             || compared != Compared::all(manifest.header.profile)
             || own_state.is_some()
-            || mounts.iter().any(skipped),
+            || !virtual_mounts.is_empty()
+            || mounts.iter().any(|path| options.wants_mount(path)),
         mounts,
+        virtual_mounts,
         own_state,
     }
 }

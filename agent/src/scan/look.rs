@@ -12,6 +12,7 @@ use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 
 use super::content::{self, Content, Wanted};
+use super::mount_table::MountTable;
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_at, stat_fd};
 use super::pace::Pace;
 use super::reader::Source;
@@ -42,13 +43,14 @@ pub(super) struct Look<'a> {
     pub(super) top: &'a Stat,
     /// How fast it may go.
     pub(super) pace: Option<&'a Pace>,
+    pub(super) mounts: &'a MountTable,
     pub(super) cancel: &'a AtomicBool,
 }
 
 impl Look<'_> {
     /// Whether an inode belongs to a mount that is not to be entered.
     pub(super) fn is_mount(&self, stat: &Stat) -> bool {
-        self.crossing == Crossing::Refused && !stat.same_mount(self.top)
+        !stat.same_mount(self.top) && (self.crossing == Crossing::Refused || self.mounts.is_virtual(stat))
     }
 
     /// What stat alone says.

@@ -47,6 +47,8 @@ pub struct Observation {
     pub tree: Tree,
     /// What could not be established, in path order: missing in the tree, or there with an attribute unspecified.
     pub gaps: Vec<(TreePath, Reason)>,
+    /// Where what the kernel makes is mounted, in path order: mount points as any other, and no gaps.
+    pub virtual_mounts: Vec<TreePath>,
     /// What was done.
     pub stats: Stats,
 }
@@ -60,7 +62,8 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     let never = AtomicBool::new(false);
     let digests = Wanted { algorithm: terms.content, sha256: terms.sha256 && terms.content == Algorithm::Blake3 };
     let compared = Compared::all(terms.profile);
-    let look = Look { compared, digests, crossing: Crossing::Refused, top: root.stat(), pace: None, cancel: &never };
+    let (crossing, table) = (Crossing::Refused, root.mount_table());
+    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, pace: None, cancel: &never };
     let walk = Walk {
         // Compared with nothing, everything is there in addition.
         tree: &nothing,
@@ -99,6 +102,9 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     }
     gaps.sort_by(|a, b| a.0.cmp(&b.0));
     gaps.dedup_by(|a, b| a.0 == b.0);
+    let mut virtual_mounts = met.virtual_mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    virtual_mounts.sort();
+    virtual_mounts.dedup();
     let stats = Stats {
         entries: met.entries.into_inner(),
         remembered: 0,
@@ -107,7 +113,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
         duration: started.elapsed(),
         waited: Duration::ZERO,
     };
-    Observation { tree: builder.finish(), gaps, stats }
+    Observation { tree: builder.finish(), gaps, virtual_mounts, stats }
 }
 
 /// Takes everything down.
@@ -148,5 +154,9 @@ impl Sink for Taken {
 
     fn unverifiable(&self, path: TreePath, reason: Reason, _covers: u64, _id: Option<EntryId>) {
         self.gap(path, reason);
+    }
+
+    fn virtual_mount(&self, path: TreePath, seen: Seen) {
+        self.take(path, seen);
     }
 }

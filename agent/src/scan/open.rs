@@ -97,6 +97,11 @@ impl Stat {
         self.same_inode(other) && (self.size, self.mtime, self.ctime) == (other.size, other.mtime, other.ctime)
     }
 
+    /// The number of the mount it was reached through; `None` before Linux 5.8.
+    pub(super) const fn mount(&self) -> Option<u64> {
+        self.mount
+    }
+
     /// Whether both were reached through the same mount. Without mount ids devices are compared, which misses a bind
     /// mount of the same file system (`openat2` still refuses it where it exists).
     pub(super) fn same_mount(&self, other: &Self) -> bool {

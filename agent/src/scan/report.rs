@@ -85,6 +85,7 @@ pub fn report(
     let observed_tree = observed_tree(manifest, view, &drifts, &outcome);
     let compared = options.compared(manifest.header.profile);
     let own_state = outcome.own_state.iter().map(|path| path.escaped().to_string());
+    let mounts = outcome.mounts.iter().filter(|path| options.wants_mount(path));
     let summary = Summary {
         complete: outcome.complete(),
         scope: if outcome.partial { "partial" } else { "full" }.into(),
@@ -104,6 +105,8 @@ pub fn report(
         excluded: ExcludedView {
             manifest: manifest.header.excludes.iter().map(str::to_owned).collect(),
             local: options.local_excludes.iter().map(str::to_owned).chain(own_state).collect(),
+            mounts: mounts.map(|path| path.escaped().to_string()).collect(),
+            virtual_mounts: outcome.virtual_mounts.iter().map(|path| path.escaped().to_string()).collect(),
         },
         observed_tree,
     };

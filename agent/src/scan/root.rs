@@ -1,6 +1,7 @@
 //! Owns the directory that a scan is confined to: one that a path names, or the root of a process. Must not own walking
 //! below it.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use rustix::fs::{CWD, FsWord, Mode, OFlags, fstatfs, fstatvfs, openat};
 use rustix::io::Errno;
 
 use super::Mounts;
+use super::mount_table::MountTable;
 use super::open::{self, Crossing, Stat, Trouble};
 use crate::failure::Failure;
 use crate::process::Process;
@@ -122,17 +124,37 @@ impl Root {
             .map_err(|error| RootError::Open(self.path.clone(), error.into()))
     }
 
-    /// Opens a directory below the root, for listing: never through a link, and into a mount only if `mounts` says so.
+    /// Opens a directory below the root, for listing: never through a link, into a mount only if `mounts` says so, and
+    /// never into what `table` calls virtual.
     ///
     /// # Errors
     /// Why it cannot be opened.
-    pub fn open_directory(&self, path: &TreePath, mounts: Mounts) -> Result<OwnedFd, Unopened> {
-        let crossing = if mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
-        open::open_below(self.fd.as_fd(), path, crossing).map_err(|error| match Trouble::from(error) {
+    pub fn open_directory(&self, path: &TreePath, mounts: Mounts, table: &MountTable) -> Result<OwnedFd, Unopened> {
+        let opened = match path.parent() {
+            Some(parent) if mounts == Mounts::Cross => self.open_crossing(&parent, path.name(), table),
+            _ => open::open_below(self.fd.as_fd(), path, Crossing::Refused).map_err(Trouble::from),
+        };
+        opened.map_err(|trouble| match trouble {
             Trouble::Gone | Trouble::Moved | Trouble::Interrupted => Unopened::Gone,
             Trouble::Mount => Unopened::Mount,
             Trouble::Gap(reason) => Unopened::Gap(reason),
         })
+    }
+
+    /// Looked at before it is opened: opening what is mounted on demand would mount it.
+    fn open_crossing(&self, parent: &TreePath, name: &[u8], table: &MountTable) -> Result<OwnedFd, Trouble> {
+        let parent = open::open_below(self.fd.as_fd(), parent, Crossing::Allowed)?;
+        let name = CString::new(name).expect("a path of a tree has no NUL");
+        let stat = open::stat_at(parent.as_fd(), &name)?;
+        if !stat.same_mount(&self.stat) && table.is_virtual(&stat) {
+            return Err(Trouble::Mount);
+        }
+        Ok(open::open_directory(parent.as_fd(), &name, Crossing::Allowed)?)
+    }
+
+    /// What is mounted inside the root is looked up in a table of its own for each scan or watching: it does not change.
+    pub fn mount_table(&self) -> MountTable {
+        MountTable::of(self.process.as_ref())
     }
 
     /// The directory that a root lies in; `None` for what lies in none, or in one that cannot be read.

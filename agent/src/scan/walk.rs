@@ -42,6 +42,8 @@ pub(super) trait Sink: Sync {
     fn removed(&self, id: EntryId);
     /// Not established; `covers` sealed entries.
     fn unverifiable(&self, path: TreePath, reason: Reason, covers: u64, id: Option<EntryId>);
+    /// Left out as the kernel's own; `seen` has nothing but its type. Nothing is to be said of it.
+    fn virtual_mount(&self, _path: TreePath, _seen: Seen) {}
 }
 
 /// One walk.
@@ -68,6 +70,7 @@ pub(super) struct Met {
     pub(super) unreached: AtomicU64,
     pub(super) interrupted: AtomicBool,
     pub(super) mounts: Mutex<Vec<TreePath>>,
+    pub(super) virtual_mounts: Mutex<Vec<TreePath>>,
     pub(super) own_state: Mutex<Option<TreePath>>,
 }
 
@@ -146,10 +149,11 @@ impl<'s> Walk<'s> {
                 Ok(Err(error)) => error.into(),
                 Err(trouble) => return self.out_of_reach(parent, &ahead.name, ahead.sealed, trouble),
             };
-            let path = || parent.path_of(&ahead.name);
             match trouble {
                 Trouble::Gone => return self.gone(ahead.sealed),
-                Trouble::Mount => return self.mount_point(path(), ahead.sealed, FileType::Directory),
+                Trouble::Mount => {
+                    return self.mount_point(parent, &ahead.name, ahead.sealed, FileType::Directory);
+                }
                 Trouble::Moved => {
                     // It was a directory a moment ago: look again at what it is now.
                     let again = parent.with_fd(crossing, |fd| self.entry(parent, fd, &ahead.name, ahead.sealed));
@@ -289,7 +293,7 @@ impl<'s> Walk<'s> {
                 }
             };
             if self.look.is_mount(&stat) {
-                self.mount_point(path(), sealed, stat.file_type);
+                self.mount_point(directory, name, sealed, stat.file_type);
                 return None;
             }
             if stat.file_type == FileType::Directory {
@@ -310,7 +314,7 @@ impl<'s> Walk<'s> {
                     return None;
                 }
                 Err(Trouble::Mount) => {
-                    self.mount_point(path(), sealed, stat.file_type);
+                    self.mount_point(directory, name, sealed, stat.file_type);
                     return None;
                 }
                 Err(Trouble::Interrupted) => {

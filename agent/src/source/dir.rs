@@ -6,7 +6,7 @@ use driftlock_common::digest::Algorithm;
 use driftlock_common::manifest::{self, SourceKind};
 use driftlock_common::tree::Tree;
 
-use super::notes::Notes;
+use super::notes::{Code, Notes};
 use super::problem::{Problem, SourceError, place};
 use super::{Origin, Terms};
 use crate::pool::Pool;
@@ -30,5 +30,7 @@ pub(super) fn read(root: &Path, terms: &Terms, pool: &Pool) -> Result<(Tree, Not
     }
     let source =
         manifest::Source { kind: SourceKind::Dir, manifest: None, config: None, platform: None, layers: Vec::new() };
-    Ok((observation.tree, Notes::default(), Origin { source, history: Vec::new() }))
+    let mut notes = Notes::default();
+    observation.virtual_mounts.iter().for_each(|path| notes.add(Code::VirtualMount, path, None));
+    Ok((observation.tree, notes, Origin { source, history: Vec::new() }))
 }

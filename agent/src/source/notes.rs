@@ -39,6 +39,8 @@ pub enum Code {
     PaxGlobal,
     /// Bytes after the end of the archive, without effect.
     TrailingData,
+    /// Where what the kernel makes was mounted: of that only that it was there is sealed.
+    VirtualMount,
     /// A layer without the zero blocks that end an archive; its digest proves it whole.
     Unterminated,
 }
@@ -82,6 +84,7 @@ impl Code {
             Self::XattrDropped => "xattr-dropped",
             Self::PaxGlobal => "pax-global",
             Self::TrailingData => "trailing-data",
+            Self::VirtualMount => "virtual-mount",
             Self::Unterminated => "unterminated",
         }
     }

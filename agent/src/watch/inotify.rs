@@ -19,7 +19,7 @@ use super::directories::{Directories, Id};
 use super::place::Place;
 use super::stop::{Stop, stop};
 use super::{Armed, Hint, Watched, Watcher, Why};
-use crate::scan::{Root, Unopened};
+use crate::scan::{MountTable, Root, Unopened};
 
 /// The word for coverage.
 const MODE: &str = "inotify";
@@ -49,6 +49,7 @@ struct Watch {
     target: Arc<str>,
     watched: Watched,
     root: Arc<Root>,
+    mounts: MountTable,
     hints: HintSender,
     kernel: Kernel,
     directories: Directories<WatchDescriptor>,
@@ -100,6 +101,7 @@ pub fn arm(
         target: target.clone(),
         watched,
         root: root.clone(),
+        mounts: root.mount_table(),
         hints: hints.clone(),
         kernel,
         directories: Directories::new(),
@@ -226,7 +228,7 @@ impl Watch {
                     continue;
                 }
             };
-            let directory = match self.root.open_directory(&place, self.watched.mounts) {
+            let directory = match self.root.open_directory(&place, self.watched.mounts, &self.mounts) {
                 Ok(directory) => directory,
                 // A mount has a life of its own; what is gone, or became something else, gives an event.
                 Err(Unopened::Gone | Unopened::Mount) => continue,

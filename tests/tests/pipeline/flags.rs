@@ -1,4 +1,5 @@
-//! What fails, what is compared, what is refused: `--fail-on`, `--only`, `--require-signed`.
+//! What fails, what is compared, how much is read, what is refused: `--fail-on`, `--only`, `--hash-limit`,
+//! `--require-signed`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -6,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::drift::{Drift, Report, ensure_same};
 use driftlock_tests::random::Random;
 use driftlock_tests::require::{trial, trial_with};
@@ -24,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("only_is_the_full_scan_filtered_by_attribute", &[], only_is_the_full_scan_filtered),
         trial("a_gap_fails_whatever_is_named", &[], a_gap_fails_whatever_is_named),
         trial("a_manifest_is_refused_where_a_signed_one_is_required", &[], a_signed_manifest_is_required),
+        trial("what_is_not_as_sealed_is_hashed_up_to_a_limit", &[], hashed_up_to_a_limit),
         trial("an_argument_that_is_no_text_is_usage", &[], an_argument_that_is_no_text),
     ];
     trials.extend(GATES.iter().map(|row| trial_of("gate_with", &row.arguments.join(" "), || a_gate(row))));
@@ -227,7 +229,7 @@ fn one_line(finished: &Finished, code: i32, says: &[&str]) -> Result<()> {
 
 fn an_argument_that_is_no_text() -> Result<()> {
     let sealed = Sealed::new()?;
-    for flag in ["--only", "--fail-on", "--format"] {
+    for flag in ["--only", "--fail-on", "--hash-limit", "--format"] {
         let first = ["scan".as_ref(), "--manifest".as_ref(), sealed.manifest.as_os_str(), flag.as_ref()];
         let rest = [OsStr::from_bytes(b"content\xff"), sealed.tree.root().as_os_str()];
         let finished = sealed.sandbox.driftlock(first.into_iter().chain(rest)).run()?.expect(64)?;
@@ -294,6 +296,48 @@ fn a_gap_fails_whatever_is_named() -> Result<()> {
         finished?.text()?.contains("unverifiable  etc  denied, stands for 5 sealed entries"),
         "the directory is shut"
     );
+    Ok(())
+}
+
+fn hashed_up_to_a_limit() -> Result<()> {
+    const TERABYTE: u64 = 1 << 40;
+    let sealed = Sealed::new()?;
+    sealed.tree.file("etc/new", "five\n")?.file("etc/old", "longer than it was\n")?.file("etc/motd", "HELLO\n")?;
+    // Whether the content of each was hashed, and the exit code; what may be as sealed is hashed in any case.
+    for (arguments, added, resized, code) in [
+        (&[][..], true, true, 5),
+        (&["--hash-limit", "none"], true, true, 5),
+        (&["--hash-limit", "5"], true, false, 13),
+        (&["--hash-limit", "0"], false, false, 13),
+    ] {
+        let finished = sealed.scan(&[&["--format", "ndjson", "--only", "content"], arguments].concat()).run()?;
+        let report = Report::from_ndjson(&finished.expect(code)?)?;
+        for (path, hashed) in [("etc/motd", true), ("etc/new", added), ("etc/old", resized)] {
+            let finding = report.findings.iter().find(|finding| finding["path"] == path);
+            let finding = finding.with_context(|| format!("{arguments:?}: nothing about {path}"))?;
+            let gap = json!([["content"], "too_large"]);
+            let expected = if hashed { json!([null, null]) } else { gap };
+            ensure!(json!([finding["unverified"], finding["reason"]]) == expected, "{arguments:?}: {finding}");
+            ensure!(finding["observed"]["blake3"].is_string() == hashed, "{arguments:?}: {finding}");
+            ensure!(finding["observed"]["size"].is_u64(), "{arguments:?}: {finding}");
+        }
+    }
+    // As much as no disk holds, in the place of a file and beside it: read, it would take hours.
+    for path in ["etc/new", "etc/old"] {
+        File::options().append(true).open(sealed.tree.path(path))?.set_len(TERABYTE)?;
+    }
+    let finished = sealed.scan(&["--format", "ndjson", "--only", "content"]).run()?;
+    let report = Report::from_ndjson(&finished.expect(13)?)?;
+    let found = |path: &str| {
+        let finding = report.findings.iter().find(|finding| finding["path"] == path);
+        finding.is_some_and(|finding| finding["reason"] == "too_large" && finding["observed"]["size"] == TERABYTE)
+    };
+    ensure!(found("etc/new") && found("etc/old"), "{:?}", report.findings);
+    ensure!(report.summary["complete"] == false, "{}", report.summary);
+    for text in ["", "1TB", "none ", "-1"] {
+        let finished = sealed.scan(&[&format!("--hash-limit={text}")]).run()?.expect(64)?;
+        ensure!(finished.stdout.is_empty() && finished.stderr.contains("write a size like"), "{finished:?}");
+    }
     Ok(())
 }
 

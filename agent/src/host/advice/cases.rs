@@ -285,7 +285,7 @@ fn mounted_inside(target: &mut Target, path: &str, fs_type: &str) {
 
 #[test]
 fn what_a_root_lacks_is_said_with_what_to_do() {
-    let cases: [TargetCase; 21] = [
+    let cases: [TargetCase; 23] = [
         (
             "no manifest",
             |target| target.manifest = Err("/m: No such file".into()),
@@ -415,6 +415,15 @@ fn what_a_root_lacks_is_said_with_what_to_do() {
             },
             &["mounts inside missed: var/data (nfs): walked, as configured; a change made elsewhere gives no event: \
                found by the next sweep, and never if it is put back before"],
+        ),
+        ("what the kernel makes", |target| mounted_inside(target, "proc", "proc"), &[]),
+        (
+            "what the kernel makes, mounts crossed",
+            |target| {
+                mounted_inside(target, "net", "autofs");
+                target.mounts = Mounts::Cross;
+            },
+            &[],
         ),
         (
             "unknown mounts inside",

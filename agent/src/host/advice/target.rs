@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::whole::GRANT;
 use super::{Events, Row, Setting, State, Target, UNTIL_SWEEP, View, differs, grouped, some_of};
-use crate::host::file_system::Kind;
+use crate::host::file_system::{Kind, is_virtual};
 use crate::host::mountinfo::Mount;
 use crate::host::probe::words;
 use crate::host::site::Site;
@@ -157,15 +157,21 @@ fn inside(target: &Target, site: &Site) -> Vec<Row> {
         Ok(mounts) => mounts,
         Err(why) => return vec![row(State::Unknown, format!("not known: {why}"))],
     };
-    let (mut lost, mut left_out, mut walked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut lost, mut left_out, mut virtuals, mut walked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut top: Option<&TreePath> = None;
     for (path, mount) in mounts {
-        if target.mounts != Mounts::Cross && top.is_some_and(|top| path.is_within(top)) {
+        if top.is_some_and(|top| path.is_within(top)) {
             // Never come to: the one that it lies on is not entered.
             continue;
         }
-        top = Some(path);
+        if target.mounts != Mounts::Cross || is_virtual(mount) {
+            top = Some(path);
+        }
         let text = format!("{} ({})", path.escaped(), Escaped(&mount.fs_type));
+        if is_virtual(mount) {
+            virtuals.push(text);
+            continue;
+        }
         let excluded = target.left_out.iter().any(|excludes| excludes.excludes(path));
         match target.mounts {
             _ if excluded || target.mounts_allowed.contains(path) => left_out.push(text),
@@ -183,6 +189,9 @@ fn inside(target: &Target, site: &Site) -> Vec<Row> {
     }
     if !left_out.is_empty() {
         rows.push(row(State::Note, format!("{}: left out, as configured", some_of(left_out))));
+    }
+    if !virtuals.is_empty() {
+        rows.push(row(State::Note, format!("{}: left out, as what the kernel makes", some_of(virtuals))));
     }
     for (text, mount) in walked {
         let (state, what) = kind(mount);

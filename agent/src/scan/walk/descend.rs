@@ -98,7 +98,7 @@ impl<'s> Walk<'s> {
                     }
                 }
                 Trouble::Mount => {
-                    self.mount_point(path(), id, FileType::Directory);
+                    self.mount_point(directory, name, id, FileType::Directory);
                     return Err(false);
                 }
                 Trouble::Interrupted | Trouble::Gap(_) => {

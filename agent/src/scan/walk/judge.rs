@@ -1,8 +1,8 @@
 //! Owns what each thing met on the way means against what was sealed there. Must not own finding it.
 
 use std::ffi::CStr;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 use driftlock_common::drift::{Attribute, Unverified};
 use driftlock_common::gap::Reason;
@@ -10,10 +10,9 @@ use driftlock_common::node::{FileType, Kind, Node, Presence};
 use driftlock_common::path::TreePath;
 use driftlock_common::tree::EntryId;
 
-use super::super::Mounts;
 use super::super::directory::Directory;
 use super::super::look::Seen;
-use super::super::open::{Stat, Trouble};
+use super::super::open::{Stat, Trouble, stat_at};
 use super::Walk;
 
 impl Walk<'_> {
@@ -111,28 +110,43 @@ impl Walk<'_> {
         }
     }
 
-    pub(super) fn mount_point(&self, path: TreePath, sealed: Option<EntryId>, file_type: FileType) {
-        let wanted = self.options.mounts == Mounts::Skip || self.options.mounts_allowed.contains(&path);
-        self.met.mounts.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+    /// A name at which something is mounted that is not to be entered.
+    pub(super) fn mount_point(&self, directory: &Directory, name: &CStr, sealed: Option<EntryId>, file_type: FileType) {
+        let path = directory.path_of(name);
+        let push = |to: &Mutex<Vec<TreePath>>| {
+            to.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        };
+        if self.is_virtual(directory, name) && !self.has_content(sealed) {
+            push(&self.met.virtual_mounts);
+            return self.sink.virtual_mount(path, hidden(file_type));
+        }
+        push(&self.met.mounts);
         match sealed {
-            _ if wanted => {}
+            _ if self.options.wants_mount(&path) => {}
             Some(_) => self.gap(path, sealed, Reason::Mount, self.covers(sealed)),
             // That something unsealed is there is certain; what it is, the mount hides.
             None => {
-                let kind = match file_type {
-                    FileType::Directory => Kind::Directory,
-                    FileType::File | FileType::Symlink => Kind::File { size: None, content: None },
-                    FileType::Char => Kind::Char(None),
-                    FileType::Block => Kind::Block(None),
-                    FileType::Fifo => Kind::Fifo,
-                    FileType::Socket => Kind::Socket,
-                };
-                let mut seen =
-                    Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None, stat: None };
+                let mut seen = hidden(file_type);
                 seen.miss(Attribute::Content, Reason::Mount);
                 self.judge(&|| path.clone(), None, seen);
             }
         }
+    }
+
+    fn is_virtual(&self, directory: &Directory, name: &CStr) -> bool {
+        let stat = directory.with_fd(self.look.crossing, |fd| stat_at(fd, name));
+        matches!(stat, Ok(Ok(stat)) if !stat.same_mount(self.look.top) && self.look.mounts.is_virtual(&stat))
+    }
+
+    /// Whether a file that is not empty was sealed at or below an entry: no mount may hide that in silence, least of all
+    /// one that whoever replaced the file could have made.
+    fn has_content(&self, sealed: Option<EntryId>) -> bool {
+        let hides = |id: EntryId| {
+            let has_digest = self.tree.presence(id).contains(Presence::CONTENT);
+            self.tree.size(id).map_or(has_digest, |size| size > 0)
+                && !self.options.local_excludes.excludes(&self.tree.path(id))
+        };
+        sealed.is_some_and(|id| self.tree.subtree(id).any(hides))
     }
 
     pub(super) fn gap(&self, path: TreePath, sealed: Option<EntryId>, reason: Reason, covers: u64) {
@@ -213,4 +227,17 @@ impl Walk<'_> {
     pub(super) fn meet_own_state(&self, path: TreePath) {
         *self.met.own_state.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
     }
+}
+
+/// What is known of the place of a mount: its type.
+fn hidden(file_type: FileType) -> Seen {
+    let kind = match file_type {
+        FileType::Directory => Kind::Directory,
+        FileType::File | FileType::Symlink => Kind::File { size: None, content: None },
+        FileType::Char => Kind::Char(None),
+        FileType::Block => Kind::Block(None),
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+    };
+    Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None, stat: None }
 }

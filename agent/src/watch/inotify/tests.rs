@@ -205,7 +205,8 @@ async fn a_path_longer_than_the_kernel_takes_is_watched() {
     assert_eq!(world.armed, whole());
     let deep = vec![name.as_str(); 30].join("/");
     let root = Root::open(&world.root()).unwrap();
-    let directory = root.open_directory(&TreePath::new(deep.as_str()).unwrap(), Mounts::Report).unwrap();
+    let directory =
+        root.open_directory(&TreePath::new(deep.as_str()).unwrap(), Mounts::Report, &root.mount_table()).unwrap();
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
     rustix::fs::openat(&directory, "f", flags, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
     world.hinted(&[&format!("{deep}/f")]).await;

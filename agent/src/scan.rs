@@ -54,6 +54,9 @@ pub use state::{Distrust, FULL, Identity, Rely, State};
 /// The collapse limit of the design: more added paths than this below one directory are one finding.
 pub const COLLAPSE: u64 = 10_000;
 
+/// How many drifts a report holds for naming the observed tree, where they are not wanted otherwise: some 50 MB.
+pub const HELD: usize = 100_000;
+
 /// How a comparison is made. The default compares everything the manifest specifies.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -75,6 +78,9 @@ pub struct Options {
     pub own_state: Option<(u64, u64)>,
     /// Show more added paths than this below one directory as one drift.
     pub collapse: Option<u64>,
+    /// For who sees each drift as it is found: a report holds so many at most, and none if there are more; then it does not
+    /// name the observed tree. `None` is all.
+    pub held: Option<usize>,
     /// What is remembered of this root and this baseline, and how far it is relied on; `None`: everything is read.
     pub state: Option<(Arc<State>, Rely)>,
     /// Counts entries as they are looked at, for showing progress.

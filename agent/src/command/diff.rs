@@ -32,7 +32,7 @@ pub fn run(args: DiffArgs) -> Outcome {
     let compared = Compared::all(profile);
     let drifts: Vec<Drift> = diff(&a.tree, &b.tree).into_iter().filter_map(|drift| compared.narrow(drift)).collect();
     let mut tally = Tally::default();
-    drifts.iter().for_each(|drift| tally.count(drift));
+    drifts.iter().for_each(|drift| tally.count(drift, &a.tree));
     let summary = Summary {
         complete: true,
         scope: if a.header.profile == b.header.profile { "full" } else { "partial" }.into(),

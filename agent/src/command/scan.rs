@@ -23,7 +23,7 @@ use crate::output::{self, Output, Reader, Whole};
 use crate::pool::Pool;
 use crate::process::{Process, Selector};
 use crate::scan::pace::{Allowance, Limits, Occasion, Pace};
-use crate::scan::{COLLAPSE, Options, Root, ScanReport, report};
+use crate::scan::{COLLAPSE, HELD, Options, Root, ScanReport, report};
 use crate::watch::when_ended;
 
 /// Runs the verb.
@@ -62,6 +62,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         // What the runtime of a container mounted is no part of the image.
         mounts_allowed: root.process().map(|process| process.mounts().iter().cloned().collect()).unwrap_or_default(),
         collapse: args.collapse.then_some(COLLAPSE),
+        held: (args.format == FormatArg::Ndjson).then_some(HELD),
         looked_at: Some(Arc::default()),
         pace: args.read.map(pace),
         ..Options::default()

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::pool::Pool;
 use crate::scan::pace::{Allowance, Occasion, Pace};
-use crate::scan::{COLLAPSE, Options, Scope};
+use crate::scan::{COLLAPSE, HELD, Options, Scope};
 use crate::watch::{Watched, Watcher};
 
 /// A target while it is watched.
@@ -192,6 +192,7 @@ impl Live {
             mounts_allowed: self.target.mounts_allowed.clone(),
             own_state,
             collapse: Some(COLLAPSE),
+            held: Some(HELD),
             pace: Some(pace),
             ..Options::default()
         };

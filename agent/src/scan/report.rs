@@ -8,6 +8,7 @@ use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::{Change, Delta, Drift, apply};
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
 use driftlock_common::manifest::Manifest;
+use driftlock_common::tree::Tree;
 
 use super::{Expected, Options, Outcome, Root, Scope, compare};
 use crate::pool::Pool;
@@ -15,7 +16,7 @@ use crate::pool::Pool;
 /// The result of a scan of everything.
 #[derive(Clone, Debug)]
 pub struct ScanReport {
-    /// Every difference, in path order.
+    /// Every difference, in path order; none if there were more than [`Options::held`].
     pub drifts: Vec<Drift>,
     /// The last line of a scan.
     pub summary: Summary,
@@ -41,16 +42,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts one drift.
-    pub fn count(&mut self, drift: &Drift) {
+    /// Counts one drift from what was sealed as `tree`.
+    pub fn count(&mut self, drift: &Drift, tree: &Tree) {
         self.bits |= drift.exit_bits();
         match &drift.delta {
-            // A directory that is added itself counts beside what is below it; a sealed one, of which nothing is
-            // specified here, does not.
-            Delta::Added { observed, collapsed, .. } => {
-                let own = u64::from(collapsed.is_none() || observed.presence() != Default::default());
-                self.added += own + collapsed.unwrap_or(0);
+            // A directory that is added itself counts beside what is below it; a sealed one does not.
+            Delta::Added { collapsed: Some(below), .. } => {
+                self.added += below + u64::from(tree.find(&drift.path).is_none());
             }
+            Delta::Added { collapsed: None, .. } => self.added += 1,
             Delta::Removed { .. } => self.removed += 1,
             Delta::Changed { .. } => self.changed += 1,
             Delta::Unverifiable { covers, .. } => self.unverifiable += covers,
@@ -70,19 +70,24 @@ pub fn report(
     each: &(dyn Fn(&Drift) + Sync),
 ) -> ScanReport {
     let manifest = expected.manifest();
-    let all = Mutex::new((Vec::new(), Tally::default()));
+    let all = Mutex::new((Some(Vec::new()), Tally::default()));
     let outcome = compare(root, expected, options, &Scope::All, pool, cancel, &|drift| {
         each(&drift);
         let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.1.count(&drift);
-        all.0.push(drift);
+        all.1.count(&drift, &manifest.tree);
+        all.0 = all.0.take().filter(|drifts| options.held.is_none_or(|most| drifts.len() < most)).map(|mut drifts| {
+            drifts.push(drift);
+            drifts
+        });
     });
-    let (mut drifts, mut tally) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (drifts, mut tally) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let held = drifts.is_some();
+    let mut drifts = drifts.unwrap_or_default();
     drifts.sort_by(|a, b| a.path.cmp(&b.path));
     if !outcome.complete() {
         tally.bits |= Change::Unverifiable as u8;
     }
-    let observed_tree = observed_tree(manifest, view, &drifts, &outcome);
+    let observed_tree = if held { observed_tree(manifest, view, &drifts, &outcome) } else { None };
     let compared = options.compared(manifest.header.profile);
     let own_state = outcome.own_state.iter().map(|path| path.escaped().to_string());
     let mounts = outcome.mounts.iter().filter(|path| options.wants_mount(path));

@@ -279,3 +279,38 @@ fn more_than_the_limit_added_below_one_directory_are_one_drift() {
     let (drifts, _) = scan(temp.path(), &manifest, &options, &Scope::All);
     assert_eq!(words(&drifts), ["added etc/deep", "added etc/one", "added flood"]);
 }
+
+#[test]
+fn a_directory_that_stands_for_what_was_added_below_it_counts_if_it_was_added_itself() {
+    use driftlock_common::finding::ManifestView;
+
+    use super::report;
+    use crate::baseline::{Accept, Baseline};
+
+    let temp = tempfile::tempdir().unwrap();
+    fs::create_dir(temp.path().join("sealed")).unwrap();
+    // Of a directory nothing but its type is specified under this profile, whether it was sealed or not.
+    let manifest = seal(temp.path(), Profile::Content);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), manifest.encode()).unwrap();
+    let view: ManifestView = Baseline::load(file.path(), Accept::Unsigned).unwrap().view();
+    fs::create_dir(temp.path().join("new")).unwrap();
+    for n in 0..5 {
+        fs::write(temp.path().join(format!("sealed/{n}")), "").unwrap();
+        fs::write(temp.path().join(format!("new/{n}")), "").unwrap();
+    }
+    let root = Root::open(temp.path()).unwrap();
+    let never = AtomicBool::new(false);
+    for (collapse, shown) in [(None, 11), (Some(3), 2), (Some(5), 11)] {
+        let options = Options { collapse, ..Options::default() };
+        let report = report(&root, &manifest, &view, &options, &pool(), &never, &|_| ());
+        assert_eq!((report.drifts.len(), report.summary.added), (shown, 11), "{collapse:?}");
+    }
+    // What is not held is counted all the same, and the tree is not named.
+    for (held, named) in [(None, true), (Some(11), true), (Some(10), false)] {
+        let options = Options { held, ..Options::default() };
+        let report = report(&root, &manifest, &view, &options, &pool(), &never, &|_| ());
+        assert_eq!((report.summary.added, report.summary.observed_tree.is_some()), (11, named), "{held:?}");
+        assert_eq!(report.drifts.is_empty(), !named);
+    }
+}

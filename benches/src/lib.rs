@@ -1,11 +1,17 @@
-//! What the benches share: finding programs, medians, and the peak memory of children.
+//! What the benches share: finding programs, timing them, medians, tables, promises, and what a scan is held against.
+
+pub mod floor;
+pub mod growth;
+pub mod program;
+pub mod promise;
+pub mod table;
+pub mod trees;
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::resource::{UsageWho, getrusage};
 
 /// The `driftlock` that was built together with the bench: `target/release/driftlock` beside `target/release/deps`.
 ///
@@ -39,16 +45,4 @@ pub fn median(times: &[Duration]) -> Option<Duration> {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     sorted.get(sorted.len() / 2).copied()
-}
-
-/// The most memory that any child that has ended so far had resident, in bytes.
-///
-/// A child counts with what its parent had when it was started, so this process must be small.
-///
-/// # Errors
-/// If the kernel does not tell.
-pub fn peak_of_children() -> Result<u64> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    // Linux counts in KiB.
-    Ok(u64::try_from(usage.max_rss())? * 1024)
 }

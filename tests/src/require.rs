@@ -65,6 +65,16 @@ pub enum Requirement {
     Overlay,
     /// Counting the memory of a command, page cache included.
     MemoryGroup,
+    /// Mounting what only a test sees.
+    MountNamespace,
+    /// Mounting a file system of the test's own.
+    Fuse,
+    /// Sets limits for a command.
+    Prlimit,
+    /// Tells a command's system calls.
+    Strace,
+    /// Another program that compares a tree with a description.
+    Mtree,
 }
 
 impl Requirement {
@@ -88,6 +98,8 @@ impl Requirement {
             Self::Disk => crate::page_cache::no_disk(),
             Self::Overlay => crate::overlay::missing(),
             Self::MemoryGroup => crate::memory_group::missing(),
+            Self::MountNamespace => crate::namespace::missing(),
+            Self::Fuse => crate::fuse::missing(),
             _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
@@ -107,7 +119,9 @@ impl Requirement {
             | Self::JsonSchema
             | Self::Disk
             | Self::Overlay
-            | Self::MemoryGroup => &[],
+            | Self::MemoryGroup
+            | Self::MountNamespace
+            | Self::Fuse => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
@@ -125,6 +139,9 @@ impl Requirement {
             Self::SystemdNspawn => &["systemd-nspawn"],
             Self::SystemdAnalyze => &["systemd-analyze"],
             Self::Mandoc => &["mandoc"],
+            Self::Prlimit => &["prlimit"],
+            Self::Strace => &["strace"],
+            Self::Mtree => &["mtree"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod binaries;
 pub mod bulk;
+pub mod canary;
 pub mod collector;
 pub mod debian;
 pub mod drift;

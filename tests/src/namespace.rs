@@ -28,7 +28,8 @@ pub fn within<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 /// # Errors
 /// If the kernel refuses.
 pub fn bind(from: &Path, at: &Path) -> Result<()> {
-    mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(|| format!("bind {}", at.display()))
+    mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("bind {}", at.display()))
 }
 
 /// Mounts an empty file system in memory.

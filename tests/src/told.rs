@@ -32,7 +32,8 @@ impl Told {
         ensure!(!finished.stderr.contains("panicked"), "{finished:?}");
         let report = Report::from_ndjson(finished)?;
         let lines = report.findings.iter().map(line).collect::<Result<BTreeSet<_>>>()?;
-        let bits = report.findings.iter().try_fold(0, |bits, finding| Ok::<_, anyhow::Error>(bits | self::bits(finding)?))?;
+        let bits =
+            report.findings.iter().try_fold(0, |bits, finding| Ok::<_, anyhow::Error>(bits | self::bits(finding)?))?;
         ensure!(code == bits, "exit code {code}, but the findings are {bits}\n{finished:?}");
         let complete = report.summary["complete"].as_bool().context("complete")?;
         ensure!(complete == (bits & 8 == 0), "complete is {complete}\n{finished:?}");

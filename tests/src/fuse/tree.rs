@@ -124,6 +124,11 @@ impl Tree {
         (node.mode, node.ctime) = (mode, now);
     }
 
+    /// Whether anything is at `path`.
+    pub fn exists(&self, path: &str) -> bool {
+        self.find(path.as_bytes()).is_some()
+    }
+
     /// What is at `path`.
     pub fn at(&mut self, path: &str) -> &mut Node {
         let number = self.number(path.as_bytes());

@@ -8,6 +8,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::binaries::binaries;
+use driftlock_tests::fuse::{self, Fuse};
+use driftlock_tests::namespace;
 use driftlock_tests::sandbox::{Finished, Invocation, Sandbox};
 use driftlock_tests::told::Told;
 use driftlock_tests::tree::Tree;
@@ -140,4 +142,19 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// A sealed tree in the test's own file system, handed to `test` where only it sees it.
+pub(crate) fn in_fuse(
+    fill: impl FnOnce(&mut fuse::Tree),
+    test: impl FnOnce(&Case, &Fuse) -> Result<()> + Send,
+) -> Result<()> {
+    let case = Case::new()?;
+    let mut tree = fuse::Tree::new();
+    fill(&mut tree);
+    namespace::within(|| {
+        let fuse = Fuse::mount(case.root(), tree)?;
+        case.seal()?;
+        test(&case, &fuse)
+    })
 }

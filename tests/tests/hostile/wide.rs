@@ -93,7 +93,11 @@ fn tamper(directory: &Path, names: usize, step: usize) -> Result<BTreeSet<String
                 expected.insert(format!("changed {shown} target"));
             }
             (1 | 2, _) => {
-                if is_directory { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+                if is_directory {
+                    fs::remove_dir_all(&path)?
+                } else {
+                    fs::remove_file(&path)?
+                }
                 if is_directory {
                     expected.insert(format!("removed {shown}/inside"));
                 }
@@ -101,7 +105,11 @@ fn tamper(directory: &Path, names: usize, step: usize) -> Result<BTreeSet<String
                     expected.insert(format!("removed {shown}"));
                 } else {
                     // Something else under the name: a file where a directory or a link was, else a directory.
-                    if kind(number) == Kind::File { fs::create_dir(&path)? } else { fs::write(&path, "")? }
+                    if kind(number) == Kind::File {
+                        fs::create_dir(&path)?
+                    } else {
+                        fs::write(&path, "")?
+                    }
                     expected.insert(format!("changed {shown} type"));
                 }
             }

@@ -99,8 +99,8 @@ impl Place {
             name => name.to_owned(),
         };
         let above = profile_dir.parent().ok_or_else(odd)?;
-        // cargo marks the target directory itself with this file.
-        if above.join("CACHEDIR.TAG").exists() {
+        // cargo marks a target directory that it made with the one, and keeps the other in any.
+        if ["CACHEDIR.TAG", ".rustc_info.json"].iter().any(|file| above.join(file).exists()) {
             return Ok(Self { target_dir: above.to_owned(), triple: None, profile });
         }
         let triple = above.file_name().ok_or_else(odd)?.to_owned();

@@ -120,9 +120,13 @@ impl Report {
 /// # Errors
 /// If one is none, or a path stands twice.
 pub fn drifts(findings: &[Value]) -> Result<BTreeSet<Drift>> {
-    let drifts: BTreeSet<Drift> = findings.iter().map(Drift::from_json).collect::<Result<_>>()?;
-    let paths: BTreeSet<&[u8]> = drifts.iter().map(|drift| drift.path.as_slice()).collect();
-    ensure!(paths.len() == findings.len(), "a path stands twice: {findings:#?}");
+    let mut drifts = BTreeSet::new();
+    let mut paths = BTreeSet::new();
+    for finding in findings {
+        let drift = Drift::from_json(finding)?;
+        ensure!(paths.insert(drift.path.clone()), "a path stands twice, the second time as {finding}");
+        drifts.insert(drift);
+    }
     Ok(drifts)
 }
 

@@ -71,6 +71,16 @@ pub enum Requirement {
     Ionice,
     /// The kernel's measure of who has to wait.
     Pressure,
+    /// Mounting what only a test sees.
+    MountNamespace,
+    /// Mounting a file system of the test's own.
+    Fuse,
+    /// Sets limits for a command.
+    Prlimit,
+    /// Tells a command's system calls.
+    Strace,
+    /// Another program that compares a tree with a description.
+    Mtree,
 }
 
 impl Requirement {
@@ -103,6 +113,8 @@ impl Requirement {
                 let error = std::fs::read("/proc/pressure/cpu").err();
                 error.map(|error| format!("needs a kernel that measures pressure (PSI): {error}"))
             }
+            Self::MountNamespace => crate::namespace::missing(),
+            Self::Fuse => crate::fuse::missing(),
             _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
@@ -124,7 +136,9 @@ impl Requirement {
             | Self::Disk
             | Self::Overlay
             | Self::MemoryGroup
-            | Self::Pressure => &[],
+            | Self::Pressure
+            | Self::MountNamespace
+            | Self::Fuse => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
@@ -143,6 +157,9 @@ impl Requirement {
             Self::SystemdNspawn => &["systemd-nspawn"],
             Self::SystemdAnalyze => &["systemd-analyze"],
             Self::Mandoc => &["mandoc"],
+            Self::Prlimit => &["prlimit"],
+            Self::Strace => &["strace"],
+            Self::Mtree => &["mtree"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

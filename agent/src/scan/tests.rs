@@ -301,7 +301,7 @@ fn a_directory_that_stands_for_what_was_added_below_it_counts_if_it_was_added_it
     }
     let root = Root::open(temp.path()).unwrap();
     let never = AtomicBool::new(false);
-    for (collapse, shown) in [(None, 11), (Some(3), 2), (Some(5), 11)] {
+    for (collapse, shown) in [(None, 11), (Some(3), 2), (Some(11), 11)] {
         let options = Options { collapse, ..Options::default() };
         let report = report(&root, &manifest, &view, &options, &pool(), &never, &|_| ());
         assert_eq!((report.drifts.len(), report.summary.added), (shown, 11), "{collapse:?}");

@@ -7,7 +7,6 @@ mod limit;
 mod mount;
 mod oracle;
 mod property;
-mod random;
 mod subject;
 mod sweep;
 

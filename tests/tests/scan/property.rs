@@ -8,10 +8,10 @@ use driftlock_common::drift::{Attribute, Attributes, Delta, Drift, apply};
 use driftlock_common::manifest::Manifest;
 use driftlock_common::path::TreePath;
 use driftlock_common::profile::Profile;
+use driftlock_tests::random_tree::{HOSTILE, RandomTree};
 use libtest_mimic::Trial;
 
 use super::oracle::{self, Difference};
-use super::random::Random;
 use super::{root_trial, subject, trial};
 
 const SEEDS: u64 = 300;
@@ -35,8 +35,8 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     let profile = PROFILES[level];
     let temp = tempfile::tempdir()?;
     let root = temp.path();
-    let mut random = Random::new(seed);
-    random.tree(root, privileged)?;
+    let mut random = RandomTree::new(seed, HOSTILE, privileged);
+    random.fill(root)?;
 
     // Also with less than was sealed: another profile, and some of its attributes.
     let narrow = usize::try_from(seed / 3 % 3)?.min(level);
@@ -53,7 +53,7 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     let (drifts, outcome) = subject::scan(root, &manifest, &Options::default())?;
     ensure!(drifts.is_empty() && outcome.complete(), "undisturbed: {drifts:?}");
 
-    random.tamper(root, privileged)?;
+    random.tamper(root)?;
     let expected = oracle::differences(&before, &oracle::look(root, level)?);
     let (drifts, outcome) = subject::scan(root, &manifest, &Options::default())?;
     ensure_found(&expected, &drifts)?;

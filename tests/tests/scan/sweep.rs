@@ -15,11 +15,11 @@ use driftlock_common::finding::Summary;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::profile::Profile;
 use driftlock_tests::mapped::Mapped;
+use driftlock_tests::random_tree::{HOSTILE, RandomTree};
 use driftlock_tests::wait::eventually;
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
-use super::random::Random;
 use super::{child, oracle, property, root_trial, subject, trial};
 
 const SEEDS: u64 = 120;
@@ -67,8 +67,8 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     let level = usize::try_from(seed % 3)?;
     let temp = tempfile::tempdir()?;
     let root = temp.path();
-    let mut random = Random::new(seed);
-    random.tree(root, privileged)?;
+    let mut random = RandomTree::new(seed, HOSTILE, privileged);
+    random.fill(root)?;
     let before = oracle::look(root, level)?;
     let manifest = subject::seal(root, property::PROFILES[level])?;
     let state = remembered(root, &manifest)?;
@@ -77,7 +77,7 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     ensure!(drifts.is_empty() && outcome.complete() && outcome.stats.files_hashed == 0, "{:?}", outcome.stats);
     ensure!(outcome.stats.remembered == outcome.stats.entries, "{:?}", outcome.stats);
 
-    random.tamper(root, privileged)?;
+    random.tamper(root)?;
     let expected = oracle::differences(&before, &oracle::look(root, level)?);
     for _ in 0..2 {
         let (drifts, outcome) = subject::scan(root, &manifest, &relying(&state, FULL))?;

@@ -1,4 +1,4 @@
-//! Seeded choices: random trees with hostile names, and random tampering.
+//! Owns seeded trees and seeded tampering, hostile names included. Must not own what is found of them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -12,14 +12,20 @@ use anyhow::Result;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
 use walkdir::WalkDir;
 
-/// SplitMix64: the same seed gives the same test on every machine.
+use crate::random::Random;
+use crate::tamper::CAP_NET_RAW;
+
+/// Makes trees, and tampers with them.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct RandomTree {
+    random: Random,
+    names: &'static [&'static [u8]],
+    /// Whether owners, devices and capabilities may be made, as only root may.
+    privileged: bool,
+}
 
-/// `cap_net_raw=ep` (linux/capability.h), revision 2.
-const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-
-const NAMES: [&[u8]; 24] = [
+/// Any bytes that a name may have.
+pub const HOSTILE: &[&[u8]] = &[
     b"a",
     b"b",
     b"c",
@@ -46,22 +52,14 @@ const NAMES: [&[u8]; 24] = [
     b"\x7f",
 ];
 
-impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+impl RandomTree {
+    /// The same seed and names give the same trees.
+    pub const fn new(seed: u64, names: &'static [&'static [u8]], privileged: bool) -> Self {
+        Self { random: Random::new(seed), names, privileged }
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound).expect("a usize");
-        usize::try_from(self.next() % bound).expect("below a usize")
+        usize::try_from(self.random.below(bound as u64)).expect("below a usize")
     }
 
     fn chance(&mut self, one_in: usize) -> bool {
@@ -73,7 +71,7 @@ impl Random {
     }
 
     fn name(&mut self) -> Vec<u8> {
-        if self.chance(12) { vec![b'n'; 255] } else { self.pick(&NAMES).to_vec() }
+        if self.chance(12) { vec![b'n'; 255] } else { self.pick(self.names).to_vec() }
     }
 
     fn bytes(&mut self) -> Vec<u8> {
@@ -86,13 +84,13 @@ impl Random {
             4 => 128 * 1024 + 1,
             _ => self.below(300),
         };
-        let seed = self.next().to_le_bytes();
+        let seed = self.random.next().to_le_bytes();
         seed.into_iter().cycle().take(len).collect()
     }
 
-    /// Something new at `path`, where nothing is. `privileged` allows what only root may.
-    fn create(&mut self, path: &Path, privileged: bool) -> Result<()> {
-        match self.below(if privileged { 9 } else { 7 }) {
+    /// Something new at `path`, where nothing is.
+    fn create(&mut self, path: &Path) -> Result<()> {
+        match self.below(if self.privileged { 9 } else { 7 }) {
             0 | 1 => fs::create_dir(path)?,
             2..=4 => fs::write(path, self.bytes())?,
             5 => symlink(OsStr::from_bytes(&self.name()), path)?,
@@ -109,18 +107,21 @@ impl Random {
         Ok(())
     }
 
-    /// Fills `root` with some thirty entries.
-    pub(crate) fn tree(&mut self, root: &Path, privileged: bool) -> Result<()> {
+    /// Fills `root`, which is empty, with some thirty entries.
+    ///
+    /// # Errors
+    /// If one cannot be made.
+    pub fn fill(&mut self, root: &Path) -> Result<()> {
         let mut directories = vec![root.to_owned()];
         for _ in 0..10 + self.below(40) {
             let path = self.pick(&directories).join(OsStr::from_bytes(&self.name()));
             if path.symlink_metadata().is_err() {
-                self.create(&path, privileged)?;
+                self.create(&path)?;
                 if path.symlink_metadata()?.is_dir() {
                     directories.push(path.clone());
                 }
                 if self.chance(2) {
-                    self.attributes(&path, privileged)?;
+                    self.attributes(&path)?;
                 }
             }
         }
@@ -128,9 +129,9 @@ impl Random {
     }
 
     /// Other attributes for what is at `path`.
-    fn attributes(&mut self, path: &Path, privileged: bool) -> Result<()> {
+    fn attributes(&mut self, path: &Path) -> Result<()> {
         let metadata = path.symlink_metadata()?;
-        if privileged && self.chance(3) {
+        if self.privileged && self.chance(3) {
             let id = |random: &mut Self| u32::try_from(random.below(70_000));
             lchown(path, Some(id(self)?), Some(id(self)?))?;
         }
@@ -138,11 +139,11 @@ impl Random {
             return Ok(());
         }
         if metadata.is_file() && self.chance(3) {
-            let time = UNIX_EPOCH + Duration::from_secs(self.next() % 2_000_000_000);
+            let time = UNIX_EPOCH + Duration::from_secs(self.random.next() % 2_000_000_000);
             OpenOptions::new().append(true).open(path)?.set_modified(time)?;
         }
-        if metadata.is_file() && privileged && self.chance(3) {
-            let value = if self.chance(2) { CAPABILITY } else { [2; 20].map(|_| 0) };
+        if metadata.is_file() && self.privileged && self.chance(3) {
+            let value = if self.chance(2) { CAP_NET_RAW } else { [2; 20].map(|_| 0) };
             // The kernel takes only what has the form of a capability.
             let _refused = rustix::fs::lsetxattr(path, "security.capability", &value, XattrFlags::empty());
         }
@@ -160,7 +161,10 @@ impl Random {
     }
 
     /// Changes a few things somewhere below `root`.
-    pub(crate) fn tamper(&mut self, root: &Path, privileged: bool) -> Result<()> {
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn tamper(&mut self, root: &Path) -> Result<()> {
         for _ in 0..1 + self.below(8) {
             let all: Vec<PathBuf> = WalkDir::new(root)
                 .sort_by_file_name()
@@ -168,25 +172,25 @@ impl Random {
                 .map(|entry| Ok(entry?.into_path()))
                 .collect::<Result<_>>()?;
             let path = self.pick(&all).clone();
-            self.tamper_with(root, &path, &all, privileged)?;
+            self.tamper_with(root, &path, &all)?;
         }
         Ok(())
     }
 
-    fn tamper_with(&mut self, root: &Path, path: &Path, all: &[PathBuf], privileged: bool) -> Result<()> {
+    fn tamper_with(&mut self, root: &Path, path: &Path, all: &[PathBuf]) -> Result<()> {
         let metadata = path.symlink_metadata()?;
         if metadata.is_dir() && (path == root || self.chance(2)) {
             let new = path.join(OsStr::from_bytes(&self.name()));
             if new.symlink_metadata().is_err() {
-                self.create(&new, privileged)?;
+                self.create(&new)?;
             }
-            return if self.chance(4) { self.attributes(path, privileged) } else { Ok(()) };
+            return if self.chance(4) { self.attributes(path) } else { Ok(()) };
         }
         match self.below(7) {
             0 => remove(path),
             1 => {
                 remove(path)?;
-                self.create(path, privileged)
+                self.create(path)
             }
             2 if metadata.is_file() => {
                 // Size and time as before: only the content tells.
@@ -209,7 +213,7 @@ impl Random {
                 let _exists = fs::hard_link(path, directory.join("hard link"));
                 Ok(())
             }
-            _ => self.attributes(path, privileged),
+            _ => self.attributes(path),
         }
     }
 }

@@ -11,6 +11,7 @@ use sha2::Digest as _;
 
 use super::open::Trouble;
 use super::reader::{self, Source};
+use super::readers;
 
 /// The digests of a file's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +95,8 @@ fn subtree(source: Source<'_>, range: Range<u64>) -> Result<ChainingValue, Troub
 
 fn halves(source: Source<'_>, Range { start, end }: Range<u64>) -> Result<(ChainingValue, ChainingValue), Trouble> {
     let middle = start + left_subtree_len(end - start);
-    let (left, right) = rayon::join(|| subtree(source, start..middle), || subtree(source, middle..end));
+    let half = |range| move || readers::within(|| subtree(source, range));
+    let (left, right) = rayon::join(half(start..middle), half(middle..end));
     Ok((left?, right?))
 }
 

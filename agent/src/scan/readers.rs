@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -30,8 +30,6 @@ const WAITING: usize = 2;
 pub(super) struct Readers<S> {
     least: usize,
     most: usize,
-    /// Steps that were announced and are not done.
-    left: AtomicUsize,
     inner: Mutex<Inner<S>>,
     changed: Condvar,
 }
@@ -41,11 +39,16 @@ struct Inner<S> {
     limit: usize,
     working: usize,
     /// Steps of threads that were too many, for whoever has time first.
-    held: Vec<S>,
+    held: Vec<(S, Arc<Group>)>,
     last: Measure,
     /// Windows in a row in which the cores were busy.
     busy: u32,
 }
+
+/// Steps that somebody waits for together: how many were announced and are not done. Threads that are too many wait no
+/// longer than there are any, or who waits for the group would wait for them.
+#[derive(Debug, Default)]
+pub(super) struct Group(AtomicUsize);
 
 /// What was used up to a moment.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,22 @@ struct Measure {
     blocks: i64,
 }
 
+impl Group {
+    /// Says that there will be a step more. It must be, before those that are under way are done.
+    pub(super) fn announce(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs what another thread waits for in the middle of a step, and which may itself wait: it does not wait to be of use.
+pub(super) fn within<T>(job: impl FnOnce() -> T) -> T {
+    let before = DEPTH.get();
+    DEPTH.set(before.max(WAITING));
+    let answer = job();
+    DEPTH.set(before);
+    answer
+}
+
 impl<S> Readers<S> {
     /// Of the threads of `pool`.
     pub(super) fn of(pool: &Pool) -> Self {
@@ -63,29 +82,23 @@ impl<S> Readers<S> {
         Self {
             least,
             most,
-            left: AtomicUsize::new(0),
             inner: Mutex::new(Inner { limit: least, working: 0, held: Vec::new(), last: Measure::now(), busy: 0 }),
             changed: Condvar::new(),
         }
     }
 
-    /// Says that there will be a step more. It must be, before those that are under way are done.
-    pub(super) fn announce(&self) {
-        self.left.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Has a step done: by this thread, and others after it; or, if enough threads work, by another, and this one waits
-    /// until there is use for it.
-    pub(super) fn work(&self, step: S, mut each: impl FnMut(S)) {
-        if self.least == self.most || DEPTH.get() > 0 {
+    /// Has a step of a group done, and says so: by this thread, and others after it; or, if enough threads work, by
+    /// another, and this one waits until there is use for it.
+    pub(super) fn work(&self, step: S, group: &Arc<Group>, mut each: impl FnMut(S)) {
+        if self.least == self.most || DEPTH.get() != 0 {
             each(step);
-            return self.done();
+            return self.done(group);
         }
         let mut inner = self.lock();
-        let mut next = Some(step);
+        let mut next = Some((step, Arc::clone(group)));
         if inner.working >= inner.limit {
             inner.held.extend(next.take());
-            while inner.working >= inner.limit && self.left.load(Ordering::Acquire) > 0 {
+            while inner.working >= inner.limit && group.0.load(Ordering::Acquire) > 0 {
                 inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
             next = inner.held.pop();
@@ -97,9 +110,9 @@ impl<S> Readers<S> {
         inner.working += 1;
         drop(inner);
         DEPTH.set(WORKING);
-        while let Some(step) = next {
+        while let Some((step, group)) = next {
             each(step);
-            self.done();
+            self.done(&group);
             let mut inner = self.lock();
             self.measure(&mut inner);
             // One too many, after there were fewer: others do what is held.
@@ -111,10 +124,10 @@ impl<S> Readers<S> {
         DEPTH.set(0);
     }
 
-    /// Runs `wait`, in which this thread waits for steps: others may work in its place.
+    /// Runs `wait`, in which this thread waits for a group: others may work in its place.
     pub(super) fn wait<T>(&self, wait: impl FnOnce() -> T) -> T {
         if self.least == self.most || DEPTH.get() != WORKING {
-            return wait();
+            return within(wait);
         }
         self.leave(&mut self.lock());
         DEPTH.set(WAITING);
@@ -131,8 +144,8 @@ impl<S> Readers<S> {
         }
     }
 
-    fn done(&self) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+    fn done(&self, group: &Group) {
+        if group.0.fetch_sub(1, Ordering::AcqRel) == 1 {
             // Under the lock, or who is about to wait would not hear it.
             let _inner = self.lock();
             self.changed.notify_all();
@@ -148,6 +161,10 @@ impl<S> Readers<S> {
         let from_device = now.blocks > inner.last.blocks;
         inner.last = now;
         let limit = next_limit(inner.limit, self.least, self.most, busy, from_device, &mut inner.busy);
+        self.set_limit(inner, limit);
+    }
+
+    fn set_limit(&self, inner: &mut Inner<S>, limit: usize) {
         if limit > inner.limit {
             self.changed.notify_all();
         }
@@ -222,15 +239,27 @@ mod tests {
     #[derive(Clone, Debug)]
     struct Work {
         below: Vec<Self>,
-        waits: bool,
+        how: How,
         limit: usize,
     }
 
+    /// How the work that is made is waited for.
+    #[derive(Clone, Copy, Debug)]
+    enum How {
+        /// Not at all.
+        Spawned,
+        /// All of it, as the parts of a large directory are.
+        Waited,
+        /// Two halves, as those of a large file are.
+        Joined,
+    }
+
     fn work() -> impl Strategy<Value = Work> {
-        let leaf = (any::<bool>(), 1_usize..9).prop_map(|(waits, limit)| Work { below: Vec::new(), waits, limit });
-        leaf.prop_recursive(5, 120, 6, |below| {
+        let how = || prop::sample::select(vec![How::Spawned, How::Waited, How::Joined]);
+        let leaf = (how(), 1_usize..9).prop_map(|(how, limit)| Work { below: Vec::new(), how, limit });
+        leaf.prop_recursive(5, 120, 6, move |below| {
             let below = prop::collection::vec(below, 0..6);
-            (below, any::<bool>(), 1_usize..9).prop_map(|(below, waits, limit)| Work { below, waits, limit })
+            (below, how(), 1_usize..9).prop_map(|(below, how, limit)| Work { below, how, limit })
         })
     }
 
@@ -246,38 +275,50 @@ mod tests {
     }
 
     impl<'a> Run<'a> {
-        fn spawn(&'a self, tasks: &Scope<'a>, work: &'a Work) {
-            self.readers.announce();
-            tasks.spawn(move |tasks| self.readers.work(work, |work| self.step(tasks, work)));
+        fn spawn(&'a self, tasks: &Scope<'a>, group: &Arc<Group>, work: &'a Work) {
+            group.announce();
+            let group = Arc::clone(group);
+            tasks.spawn(move |tasks| self.readers.work(work, &group, |work| self.step(tasks, &group, work)));
         }
 
-        fn step(&'a self, tasks: &Scope<'a>, work: &'a Work) {
+        fn step(&'a self, tasks: &Scope<'a>, group: &Arc<Group>, work: &'a Work) {
             // As a measurement would.
-            {
-                let mut inner = self.readers.lock();
-                inner.limit = work.limit;
-                self.readers.changed.notify_all();
-            }
-            if work.waits {
-                self.readers
-                    .wait(|| rayon::scope(|tasks| work.below.iter().for_each(|below| self.spawn(tasks, below))));
-            } else {
-                work.below.iter().for_each(|below| self.spawn(tasks, below));
+            self.readers.set_limit(&mut self.readers.lock(), work.limit);
+            match work.how {
+                How::Spawned => work.below.iter().for_each(|below| self.spawn(tasks, group, below)),
+                How::Waited => {
+                    let group = Arc::default();
+                    let all = |tasks: &Scope<'a>| work.below.iter().for_each(|below| self.spawn(tasks, &group, below));
+                    self.readers.wait(|| rayon::scope(all));
+                }
+                How::Joined => {
+                    work.below.iter().for_each(|below| self.spawn(tasks, group, below));
+                    halves(8);
+                }
             }
             self.done.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    fn halves(parts: usize) {
+        if parts > 1 {
+            rayon::join(|| within(|| halves(parts / 2)), || within(|| halves(parts / 2)));
+        } else {
+            std::thread::yield_now();
+        }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(300))]
+        #![proptest_config(ProptestConfig::with_cases(500))]
         /// Whatever the limit does meanwhile, every step is done once, and it comes to an end.
         #[test]
         fn every_step_is_done_once(work in work()) {
             let pool = Pool::with(2, 8).unwrap();
             let run = Run { readers: Readers::of(&pool), done: AtomicUsize::new(0) };
-            pool.run(|| rayon::scope(|tasks| run.spawn(tasks, &work)));
+            let group = Arc::default();
+            pool.run(|| rayon::scope(|tasks| run.spawn(tasks, &group, &work)));
             prop_assert_eq!(run.done.load(Ordering::Relaxed), work.count());
-            prop_assert_eq!(run.readers.left.load(Ordering::Relaxed), 0);
+            prop_assert_eq!(group.0.load(Ordering::Relaxed), 0);
             let inner = run.readers.lock();
             prop_assert_eq!((inner.working, inner.held.len()), (0, 0));
         }

@@ -16,13 +16,12 @@ use driftlock_common::node::{FileType, Kind};
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::tree::{EntryId, Tree};
-use rayon::Scope as Tasks;
 
 use super::directory::{Budget, Directory};
 use super::list::{self, Last, Listing};
 use super::look::{Look, Seen};
 use super::open::{Stat, Trouble, open_directory, reopen_directory, stat_at, stat_fd};
-use super::readers::Readers;
+use super::readers::{Group, Readers};
 use super::state::Sweep;
 use super::{Options, Scope};
 use large::Large;
@@ -74,6 +73,13 @@ pub(super) struct Met {
     pub(super) own_state: Mutex<Option<TreePath>>,
 }
 
+/// Where tasks are made: what waits for them, to the pool and to its threads.
+#[derive(Clone, Copy)]
+pub(super) struct Tasks<'a, 's> {
+    pub(super) scope: &'a rayon::Scope<'s>,
+    pub(super) group: &'a Arc<Group>,
+}
+
 /// What a task does.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -95,16 +101,20 @@ impl<'s> Walk<'s> {
     /// Walks `scope` to its end.
     pub(super) fn run(&'s self, top: OwnedFd, scope: &Scope) {
         let directory = Directory::top(top, *self.look.top);
-        rayon::scope(|tasks| match scope {
-            Scope::All => self.enter_top(tasks, directory),
-            Scope::Subtree(path) if path.is_root() => self.enter_top(tasks, directory),
-            Scope::Entry(path) if path.is_root() => self.look_at_top(&directory),
-            Scope::Subtree(path) => self.enter_at(tasks, directory, path, true),
-            Scope::Entry(path) => self.enter_at(tasks, directory, path, false),
+        let group = Arc::default();
+        rayon::scope(|all| {
+            let tasks = Tasks { scope: all, group: &group };
+            match scope {
+                Scope::All => self.enter_top(tasks, directory),
+                Scope::Subtree(path) if path.is_root() => self.enter_top(tasks, directory),
+                Scope::Entry(path) if path.is_root() => self.look_at_top(&directory),
+                Scope::Subtree(path) => self.enter_at(tasks, directory, path, true),
+                Scope::Entry(path) => self.enter_at(tasks, directory, path, false),
+            }
         });
     }
 
-    fn enter_top(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>) {
+    fn enter_top(&'s self, tasks: Tasks<'_, 's>, directory: Arc<Directory>) {
         match directory.with_fd(self.look.crossing, reopen_directory) {
             Ok(Ok(fd)) => self.inside(tasks, directory, fd, Some(EntryId::ROOT)),
             Ok(Err(error)) => self.unreadable(&directory, Some(EntryId::ROOT), Trouble::from(error).reason()),
@@ -113,12 +123,15 @@ impl<'s> Walk<'s> {
     }
 
     /// Makes a task of a step.
-    fn spawn(&'s self, tasks: &Tasks<'s>, step: Step) {
-        self.readers.announce();
-        tasks.spawn(move |tasks| self.readers.work(step, |step| self.step(tasks, step)));
+    fn spawn(&'s self, tasks: Tasks<'_, 's>, step: Step) {
+        tasks.group.announce();
+        let group = Arc::clone(tasks.group);
+        tasks.scope.spawn(move |scope| {
+            self.readers.work(step, &group, |step| self.step(Tasks { scope, group: &group }, step));
+        });
     }
 
-    fn step(&'s self, tasks: &Tasks<'s>, step: Step) {
+    fn step(&'s self, tasks: Tasks<'_, 's>, step: Step) {
         match step {
             Step::Enter(parent, ahead) => self.enter(tasks, &parent, ahead),
             Step::Names(directory, listing, low, high) => self.chunks(tasks, directory, listing, low, high),
@@ -126,7 +139,7 @@ impl<'s> Walk<'s> {
     }
 
     /// A directory and, by further tasks, what is in it.
-    fn enter(&'s self, tasks: &Tasks<'s>, parent: &Arc<Directory>, mut ahead: Ahead) {
+    fn enter(&'s self, tasks: Tasks<'_, 's>, parent: &Arc<Directory>, mut ahead: Ahead) {
         for _ in 0..TRIES {
             if self.stopped(ahead.sealed) {
                 return;
@@ -173,7 +186,7 @@ impl<'s> Walk<'s> {
     }
 
     /// An opened directory.
-    fn inside(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>, fd: OwnedFd, sealed: Option<EntryId>) {
+    fn inside(&'s self, tasks: Tasks<'_, 's>, directory: Arc<Directory>, fd: OwnedFd, sealed: Option<EntryId>) {
         let (mut whole, mut large) = (Listing::default(), None);
         let listed = list::read(fd.as_fd(), |part, last| {
             if let Some(pace) = self.look.pace {
@@ -224,7 +237,7 @@ impl<'s> Walk<'s> {
     /// that few tasks wait however large the directory is.
     fn chunks(
         &'s self,
-        tasks: &Tasks<'s>,
+        tasks: Tasks<'_, 's>,
         directory: Arc<Directory>,
         listing: Arc<Listing>,
         low: usize,
@@ -246,7 +259,7 @@ impl<'s> Walk<'s> {
         }
     }
 
-    fn spawn_all(&'s self, tasks: &Tasks<'s>, directory: Arc<Directory>, ahead: Vec<Ahead>) {
+    fn spawn_all(&'s self, tasks: Tasks<'_, 's>, directory: Arc<Directory>, ahead: Vec<Ahead>) {
         // A thread takes its newest task first, so this order is that of the names.
         for next in ahead.into_iter().rev() {
             self.spawn(tasks, Step::Enter(Arc::clone(&directory), next));

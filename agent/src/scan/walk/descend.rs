@@ -8,11 +8,10 @@ use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Presence};
 use driftlock_common::path::TreePath;
 use driftlock_common::tree::EntryId;
-use rayon::Scope as Tasks;
 
 use super::super::directory::Directory;
 use super::super::open::{Trouble, open_directory, reopen_directory, stat_at, stat_fd};
-use super::{Ahead, TRIES, Walk};
+use super::{Ahead, TRIES, Tasks, Walk};
 
 impl<'s> Walk<'s> {
     pub(super) fn look_at_top(&'s self, directory: &Arc<Directory>) {
@@ -27,7 +26,7 @@ impl<'s> Walk<'s> {
     }
 
     /// Goes down to `path` and looks there.
-    pub(super) fn enter_at(&'s self, tasks: &Tasks<'s>, top: Arc<Directory>, path: &TreePath, below: bool) {
+    pub(super) fn enter_at(&'s self, tasks: Tasks<'_, 's>, top: Arc<Directory>, path: &TreePath, below: bool) {
         if self.excludes.excludes(path) || self.options.local_excludes.excludes(path) {
             return;
         }

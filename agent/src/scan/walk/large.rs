@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::super::directory::Directory;
 use super::super::list::{Listing, Met, PART, longest_name};
 use super::super::open::{Trouble, reopen_directory};
-use super::Walk;
+use super::{Tasks, Walk};
 
 /// The longest name that Linux file systems have (`NAME_MAX`); a few have longer ones.
 const LONG: usize = 255;
@@ -64,8 +64,13 @@ impl<'s> Large<'s> {
     fn look_at(&self, listing: Listing) {
         let (len, listing) = (listing.len(), Arc::new(listing));
         // Waits for all of it: what is still to be entered is as much as a part has, not as the directory has.
-        let look = || rayon::scope(|tasks| self.walk.chunks(tasks, Arc::clone(&self.directory), listing, 0, len));
-        self.walk.readers.wait(look);
+        let group = Arc::default();
+        self.walk.readers.wait(|| {
+            rayon::scope(|scope| {
+                let tasks = Tasks { scope, group: &group };
+                self.walk.chunks(tasks, Arc::clone(&self.directory), listing, 0, len);
+            });
+        });
     }
 
     /// What is sealed and was not met, after the last part or an error.

@@ -151,7 +151,16 @@ pub(super) fn stat_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Er
 
 /// What an open descriptor is.
 pub(super) fn stat_fd(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
-    statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT, STAT_MASK).and_then(|statx| Stat::new(&statx))
+    let answer = statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT, STAT_MASK);
+    answer.and_then(|statx| Stat::new(&statx)).map_err(of_opened)
+}
+
+/// The error of a call on something that is open: it is there, and what it is, whatever its file system says.
+pub(super) const fn of_opened(error: Errno) -> Errno {
+    match error {
+        Errno::ACCESS | Errno::PERM | Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => error,
+        _ => Errno::IO,
+    }
 }
 
 /// Opens a regular file for reading. Whether it is one must be looked up before (a device may act on being opened), and

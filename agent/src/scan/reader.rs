@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::footprint::Footprint;
-use super::open::{Stat, Trouble};
+use super::open::{Stat, Trouble, of_opened};
 use super::pace::Pace;
 
 /// Fast enough for BLAKE3 (flat from 32 KiB on), small enough to stay in the cache.
@@ -22,6 +22,9 @@ const BUFFER: usize = 128 * 1024;
 
 /// `RWF_DONTCACHE`, which rustix does not name: pages that the read itself brings in are gone once it is done.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+/// Signals that may come while one file is read.
+const MOST_INTERRUPTED: u32 = 1000;
 
 thread_local! {
     static HANDS: RefCell<Hands> = RefCell::new(Hands { buffer: vec![0; BUFFER].into_boxed_slice(), refused: None });
@@ -67,6 +70,7 @@ pub(super) fn read(
     HANDS.with_borrow_mut(|Hands { buffer, refused }| {
         let mut footprint = (*refused == Some(stat.dev)).then(|| Footprint::new(fd, stat.size));
         let mut offset = range.start;
+        let mut interrupted = 0;
         // One more shows whether the file grew.
         let end = if range.end == stat.size { u64::MAX } else { range.end };
         while offset < end {
@@ -80,14 +84,18 @@ pub(super) fn read(
             let len = match answer {
                 Ok(0) => break,
                 Ok(len) => len,
-                Err(Errno::INTR) => continue,
+                // A signal came in between. A file system that says so always is not believed for ever.
+                Err(Errno::INTR) if interrupted < MOST_INTERRUPTED => {
+                    interrupted += 1;
+                    continue;
+                }
                 // The file system or the kernel does not know the flag (EINVAL before 4.6), or a seccomp filter does
                 // not know the call. If it is about the file after all, reading without the flag says so again.
                 Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM) if footprint.is_none() => {
                     footprint = Some(Footprint::new(fd, stat.size));
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(of_opened(error).into()),
             };
             offset += len as u64;
             each(&buffer[..len])?;

@@ -15,6 +15,7 @@ mod compare;
 mod content;
 mod directory;
 mod footprint;
+mod ids;
 mod list;
 mod look;
 mod mount_table;
@@ -39,6 +40,7 @@ use driftlock_common::profile::Profile;
 
 pub use compare::compare;
 pub use directory::FILES_FOR_EACH_THREAD;
+pub use ids::{IdMap, IdMapError, IdView, OVERFLOW};
 pub use mount_table::MountTable;
 pub use observe::{Observation, ObserveTerms, observe};
 pub use report::{ScanReport, Tally, report};
@@ -63,6 +65,8 @@ pub struct Options {
     pub mounts: Mounts,
     /// Mount points treated as under [`Mounts::Skip`] whatever `mounts` says.
     pub mounts_allowed: BTreeSet<TreePath>,
+    /// Whose view of users and groups is compared.
+    pub id_view: IdView,
     /// Device and inode of the agent's own state directory: left out if it lies inside the root, and shown in
     /// [`Outcome::own_state`].
     pub own_state: Option<(u64, u64)>,

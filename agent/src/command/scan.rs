@@ -58,6 +58,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         hash_limit: args.hash_limit.0,
         // What the runtime of a container mounted is no part of the image.
         mounts_allowed: root.process().map(|process| process.mounts().iter().cloned().collect()).unwrap_or_default(),
+        id_view: args.id_map,
         collapse: args.collapse.then_some(COLLAPSE),
         looked_at: Some(Arc::default()),
         ..Options::default()

@@ -21,7 +21,7 @@ use driftlock_common::profile::Profile;
 use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
-use crate::scan::{Mounts, Scope};
+use crate::scan::{IdView, Mounts, Scope};
 use crate::watch::{Armed, Hint, Why};
 
 #[derive(Deserialize)]
@@ -217,6 +217,7 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             excluded: Vec::new(),
             mounts: Mounts::Report,
             mounts_allowed: BTreeSet::new(),
+            id_view: IdView::default(),
             sweep: Duration::from_mins(10),
             blind_sweep: Duration::from_mins(1),
         }

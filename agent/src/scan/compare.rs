@@ -60,7 +60,8 @@ pub fn compare(
     let digests = Wanted { algorithm: manifest.header.content, sha256: false };
     let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
     let table = root.mount_table();
-    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, cancel };
+    let ids = root.ids(&options.id_view);
+    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, ids: &ids, cancel };
     let walk = Walk {
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,

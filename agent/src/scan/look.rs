@@ -12,6 +12,7 @@ use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 
 use super::content::{self, Content, Wanted};
+use super::ids::IdMap;
 use super::mount_table::MountTable;
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_fd};
 use super::xattr;
@@ -38,6 +39,7 @@ pub(super) struct Look<'a> {
     /// What the root is, for telling mount points.
     pub(super) top: &'a Stat,
     pub(super) mounts: &'a MountTable,
+    pub(super) ids: &'a IdMap,
     pub(super) cancel: &'a AtomicBool,
 }
 
@@ -61,8 +63,8 @@ impl Look<'_> {
         let node = Node {
             kind,
             mode: Some(stat.mode),
-            uid: Some(stat.uid),
-            gid: Some(stat.gid),
+            uid: Some(self.ids.user(stat.uid)),
+            gid: Some(self.ids.group(stat.gid)),
             mtime: Some(stat.mtime.0),
             xattrs: None,
         };
@@ -74,7 +76,7 @@ impl Look<'_> {
     pub(super) fn directory(&self, fd: BorrowedFd<'_>, stat: &Stat, want: Presence) -> Seen {
         let mut seen = self.of_stat(stat);
         if want.contains(Presence::XATTRS) {
-            seen.take_xattrs(xattr::read(fd, self.compared.profile()).map_err(Trouble::from));
+            seen.take_xattrs(xattr::read(fd, self.compared.profile(), self.ids).map_err(Trouble::from));
         }
         seen
     }
@@ -128,7 +130,7 @@ impl Look<'_> {
             }
             seen = self.of_stat(&before);
             if want_xattrs {
-                seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile()).map_err(Trouble::from));
+                seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile(), self.ids).map_err(Trouble::from));
             }
             if want_content && !too_large {
                 let content = content::hash(fd.as_fd(), &before, self.digests, self.cancel);

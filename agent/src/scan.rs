@@ -21,6 +21,7 @@ mod look;
 mod mount_table;
 mod observe;
 mod open;
+mod progress;
 mod reader;
 mod report;
 mod root;
@@ -29,7 +30,6 @@ mod xattr;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use driftlock_common::compared::Compared;
@@ -43,6 +43,7 @@ pub use directory::FILES_FOR_EACH_THREAD;
 pub use ids::{IdMap, IdMapError, IdView, OVERFLOW};
 pub use mount_table::MountTable;
 pub use observe::{Observation, ObserveTerms, observe};
+pub use progress::Progress;
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
 
@@ -72,8 +73,8 @@ pub struct Options {
     pub own_state: Option<(u64, u64)>,
     /// Show more added paths than this below one directory as one drift.
     pub collapse: Option<u64>,
-    /// Counts entries as they are looked at, for showing progress.
-    pub looked_at: Option<Arc<AtomicU64>>,
+    /// Counts what is done while it is done, for showing it.
+    pub progress: Option<Arc<Progress>>,
 }
 
 impl Options {

@@ -4,6 +4,7 @@ mod only;
 mod progress;
 mod signals;
 
+use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,14 +61,12 @@ pub fn run(args: ScanArgs) -> Outcome {
         mounts_allowed: root.process().map(|process| process.mounts().iter().cloned().collect()).unwrap_or_default(),
         id_view: args.id_map,
         collapse: args.collapse.then_some(COLLAPSE),
-        looked_at: Some(Arc::default()),
+        // Findings on the same terminal are progress enough, and would be torn apart.
+        progress: (args.format != FormatArg::Ndjson || !std::io::stdout().is_terminal()).then(Arc::default),
         ..Options::default()
     };
-    let result = {
-        let _shown =
-            progress::show(baseline.manifest().tree.len() as u64, options.looked_at.clone().unwrap_or_default());
-        scan_and_stream(&baseline, &root, &options, &pool, cancel, gate, args.format)?
-    };
+    let scan = || scan_and_stream(&baseline, &root, &options, &pool, cancel, gate, args.format);
+    let result = progress::during(baseline.manifest(), &options, scan)?;
     let exit = gate.exit(result.found);
     if args.format != FormatArg::Ndjson {
         let whole = Whole {

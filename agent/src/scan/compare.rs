@@ -61,7 +61,16 @@ pub fn compare(
     let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
     let table = root.mount_table();
     let ids = root.ids(&options.id_view);
-    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, ids: &ids, cancel };
+    let look = Look {
+        compared,
+        digests,
+        crossing,
+        top: root.stat(),
+        mounts: &table,
+        ids: &ids,
+        cancel,
+        progress: options.progress.as_deref(),
+    };
     let walk = Walk {
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,

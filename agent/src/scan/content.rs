@@ -8,6 +8,7 @@ use driftlock_common::digest::{Algorithm, Digest};
 use sha2::Digest as _;
 
 use super::open::{Stat, Trouble};
+use super::progress::Progress;
 use super::reader;
 
 /// The digests of a file's bytes.
@@ -31,12 +32,21 @@ pub(super) struct Wanted {
 
 /// Reads `fd`, which was found to be `stat`, to its end and hashes it. Other than `stat.size` bytes are `Moved`, and
 /// reading stops at the first too many: a file that grows as fast as it is read must not hold a thread for ever.
-pub(super) fn hash(fd: BorrowedFd<'_>, stat: &Stat, wanted: Wanted, cancel: &AtomicBool) -> Result<Content, Trouble> {
+pub(super) fn hash(
+    fd: BorrowedFd<'_>,
+    stat: &Stat,
+    wanted: Wanted,
+    cancel: &AtomicBool,
+    progress: Option<&Progress>,
+) -> Result<Content, Trouble> {
     let mut blake3 = (wanted.algorithm == Algorithm::Blake3).then(blake3::Hasher::new);
     let mut sha256 = (wanted.algorithm == Algorithm::Sha256 || wanted.sha256).then(sha2::Sha256::new);
     let mut bytes = 0_u64;
     reader::read(fd, stat, |read| {
         bytes += read.len() as u64;
+        if let Some(progress) = progress {
+            progress.count_bytes(read.len());
+        }
         if bytes > stat.size {
             return Err(Trouble::Moved);
         }

@@ -15,6 +15,7 @@ use super::content::{self, Content, Wanted};
 use super::ids::IdMap;
 use super::mount_table::MountTable;
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_fd};
+use super::progress::Progress;
 use super::xattr;
 
 /// A node as far as it was established.
@@ -41,6 +42,7 @@ pub(super) struct Look<'a> {
     pub(super) mounts: &'a MountTable,
     pub(super) ids: &'a IdMap,
     pub(super) cancel: &'a AtomicBool,
+    pub(super) progress: Option<&'a Progress>,
 }
 
 impl Look<'_> {
@@ -133,7 +135,7 @@ impl Look<'_> {
                 seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile(), self.ids).map_err(Trouble::from));
             }
             if want_content && !too_large {
-                let content = content::hash(fd.as_fd(), &before, self.digests, self.cancel);
+                let content = content::hash(fd.as_fd(), &before, self.digests, self.cancel, self.progress);
                 seen.take_content(content)?;
             }
             if !stat_fd(fd.as_fd())?.same_moment(&before) {

@@ -63,7 +63,16 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     let digests = Wanted { algorithm: terms.content, sha256: terms.sha256 && terms.content == Algorithm::Blake3 };
     let compared = Compared::all(terms.profile);
     let (crossing, table, ids) = (Crossing::Refused, root.mount_table(), IdMap::default());
-    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, ids: &ids, cancel: &never };
+    let look = Look {
+        compared,
+        digests,
+        crossing,
+        top: root.stat(),
+        mounts: &table,
+        ids: &ids,
+        cancel: &never,
+        progress: None,
+    };
     let walk = Walk {
         // Compared with nothing, everything is there in addition.
         tree: &nothing,

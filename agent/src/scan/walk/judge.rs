@@ -26,8 +26,8 @@ impl Walk<'_> {
     pub(super) fn judge(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, seen: Seen) {
         if sealed != Some(EntryId::ROOT) {
             self.met.entries.fetch_add(1, Ordering::Relaxed);
-            if let Some(looked_at) = &self.options.looked_at {
-                looked_at.fetch_add(1, Ordering::Relaxed);
+            if let Some(progress) = &self.options.progress {
+                progress.count_entry();
             }
         }
         if let Some(bytes) = seen.hashed {

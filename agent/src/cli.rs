@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use driftlock_common::profile::Profile;
 
 use crate::config::{MIN_READ, units};
+use crate::scan::IdView;
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -120,6 +121,11 @@ pub struct ScanArgs {
     /// verified, reason too_large. "0": only empty ones are hashed; "none": no limit
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     pub hash_limit: HashLimitArg,
+    /// Compare users and groups as a user namespace calls them: "auto" is that of the process whose root is scanned;
+    /// "none" leaves ids as they are seen here; or INSIDE:OUTSIDE:COUNT, with commas between several, as for podman's
+    /// --uidmap. Who has no name there is 65534
+    #[arg(long, value_name = "MAP", default_value = "auto")]
+    pub id_map: IdView,
     /// Hashing threads [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,

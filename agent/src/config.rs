@@ -21,7 +21,7 @@ use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
 use crate::process::Selector;
-use crate::scan::{FULL, Mounts};
+use crate::scan::{FULL, IdView, Mounts};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use load::{Origin, VARIABLE, load};
@@ -121,6 +121,8 @@ pub struct Target {
     pub mounts: Mounts,
     /// Mount points inside the root that are as wanted.
     pub mounts_allowed: BTreeSet<TreePath>,
+    /// Whose view of users and groups is compared.
+    pub id_map: IdView,
 }
 
 /// Where a target's tree is.
@@ -261,6 +263,7 @@ impl Target {
             exclude: Excludes::none(),
             mounts: Mounts::default(),
             mounts_allowed: BTreeSet::new(),
+            id_map: IdView::default(),
         }
     }
 }
@@ -442,7 +445,9 @@ mod tests {
             ("[target]\nname = 'a'", "target is written [[target]]"),
             ("[[target]]\ntrust = ['/k']", "target.trust is not available in this version"),
             ("[[target]]\nmanifest = ['/a', '/b']", "several manifests are not available in this version"),
-            ("[[target]]\nid_map = 'auto'", "target.id_map is not available in this version"),
+            ("[[target]]\nid_map = 'on'", "target.id_map: \"on\" is not INSIDE:OUTSIDE:COUNT"),
+            ("[[target]]\nid_map = '0:5:9,8:50:9'", "agent.toml:2: target.id_map: 0:5:9 and 8:50:9 overlap"),
+            ("[[target]]\nid_map = ['0:5:9']", "target.id_map is not a text"),
             ("[[target]]\nmounts = 'ignore'", "target.mounts is one of report, skip, cross"),
             ("[[target]]\nmounts_allowed = ['/abs']", "target.mounts_allowed"),
             ("[[target]]\nname = 'a b'", "target.name"),

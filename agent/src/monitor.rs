@@ -28,7 +28,7 @@ use driftlock_common::path::TreePath;
 pub use clock::Now;
 
 use crate::scan::pace::Occasion;
-use crate::scan::{Mounts, Scope};
+use crate::scan::{IdView, Mounts, Scope};
 use crate::watch::{Armed, Hint};
 use clock::ClockWatch;
 use conditions::Conditions;
@@ -86,6 +86,8 @@ pub struct TargetPlan {
     pub mounts: Mounts,
     /// Mount points that are as wanted.
     pub mounts_allowed: BTreeSet<TreePath>,
+    /// Whose view of users and groups is compared.
+    pub id_view: IdView,
     /// Time between sweeps.
     pub sweep: Duration,
     /// Time between sweeps while a part is not watched.

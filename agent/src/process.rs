@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::failure::Failure;
 use crate::host::mountinfo;
+use crate::scan::IdMap;
 
 /// Which process a target's root belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Process {
     root: OwnedFd,
     /// Where something was mounted below its root when it was found.
     mounts: Vec<TreePath>,
+    /// How its user namespace called ids when it was found.
+    ids: IdMap,
 }
 
 /// Why there is no process to hold.
@@ -139,20 +142,27 @@ impl Process {
             let root = open("root", OFlags::PATH | OFlags::DIRECTORY)?;
             let mounts = std::fs::read(path("mountinfo"))?;
             let stat = std::fs::read(path("stat"))?;
+            let ids = if shares_users(&path("ns/user"))? {
+                None
+            } else {
+                Some((std::fs::read(path("uid_map"))?, std::fs::read(path("gid_map"))?))
+            };
             let exe = std::fs::read_link(path("exe"))?;
-            Ok((namespace, root, mounts, stat, exe))
+            Ok((namespace, root, mounts, stat, ids, exe))
         };
-        let (namespace, root, mounts, stat, exe) = match read() {
+        let (namespace, root, mounts, stat, ids, exe) = match read() {
             Ok(read) => read,
             Err(error) => return fail("root", error),
         };
-        let invalid = |error: &dyn fmt::Display| {
-            ProcessError::Proc(path("mountinfo"), io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+        let invalid = |name: &str, error: &dyn fmt::Display| {
+            ProcessError::Proc(path(name), io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
         };
-        let mounts = mountinfo::parse(&mounts).map_err(|error| invalid(&error))?;
-        let mounts = mountinfo::points_below(&mounts, b"/").map_err(|error| invalid(&error))?;
-        let process =
-            Self { pid, started: start_time(&stat).unwrap_or(u64::MAX), pidfd, _namespace: namespace, root, mounts };
+        let mounts = mountinfo::parse(&mounts).map_err(|error| invalid("mountinfo", &error))?;
+        let mounts = mountinfo::points_below(&mounts, b"/").map_err(|error| invalid("mountinfo", &error))?;
+        let ids = ids.map(|(users, groups)| IdMap::of_kernel(&users, &groups)).transpose();
+        let ids = ids.map_err(|error| invalid("uid_map", &error))?.unwrap_or_default();
+        let started = start_time(&stat).unwrap_or(u64::MAX);
+        let process = Self { pid, started, pidfd, _namespace: namespace, root, mounts, ids };
         // A number is given anew only after the end: while it lives, all that was read is of this one.
         Ok((process.is_alive() && wanted(exe.as_os_str().as_bytes())).then_some(process))
     }
@@ -179,6 +189,11 @@ impl Process {
     /// Where something was mounted below its root when it was found.
     pub fn mounts(&self) -> &[TreePath] {
         &self.mounts
+    }
+
+    /// How its user namespace called ids when it was found, as seen from that of this process.
+    pub const fn ids(&self) -> &IdMap {
+        &self.ids
     }
 
     /// Whether it did not end yet.
@@ -210,6 +225,17 @@ impl From<ProcessError> for Failure {
             ProcessError::Proc(..) => Exit::Io,
         };
         Self::new(exit, error)
+    }
+}
+
+/// Whether a process is in this one's user namespace. Its map is then about the namespace above, and of no use here: both
+/// call ids the same.
+fn shares_users(theirs: &Path) -> io::Result<bool> {
+    match std::fs::read_link("/proc/self/ns/user") {
+        Ok(ours) => Ok(ours == std::fs::read_link(theirs)?),
+        // The kernel was built without.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

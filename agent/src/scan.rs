@@ -16,12 +16,14 @@ mod compare;
 mod content;
 mod directory;
 mod footprint;
+mod ids;
 mod list;
 mod look;
 mod mount_table;
 mod observe;
 mod open;
 pub mod pace;
+mod progress;
 mod reader;
 mod readers;
 mod report;
@@ -32,7 +34,6 @@ mod xattr;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use driftlock_common::compared::Compared;
@@ -45,8 +46,10 @@ use pace::Pace;
 
 pub use compare::{Expected, compare};
 pub use directory::FILES_FOR_EACH_THREAD;
+pub use ids::{IdMap, IdMapError, IdView, OVERFLOW};
 pub use mount_table::MountTable;
 pub use observe::{Observation, ObserveTerms, observe};
+pub use progress::Progress;
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
 pub use state::{Distrust, FULL, Identity, Rely, State};
@@ -73,6 +76,8 @@ pub struct Options {
     pub mounts: Mounts,
     /// Mount points treated as under [`Mounts::Skip`] whatever `mounts` says.
     pub mounts_allowed: BTreeSet<TreePath>,
+    /// Whose view of users and groups is compared.
+    pub id_view: IdView,
     /// Device and inode of the agent's own state directory: left out if it lies inside the root, and shown in
     /// [`Outcome::own_state`].
     pub own_state: Option<(u64, u64)>,
@@ -83,10 +88,10 @@ pub struct Options {
     pub held: Option<usize>,
     /// What is remembered of this root and this baseline, and how far it is relied on; `None`: everything is read.
     pub state: Option<(Arc<State>, Rely)>,
-    /// Counts entries as they are looked at, for showing progress.
-    pub looked_at: Option<Arc<AtomicU64>>,
     /// How fast it may go; `None` is as fast as it can.
     pub pace: Option<Arc<Pace>>,
+    /// Counts what is done while it is done, for showing it.
+    pub progress: Option<Arc<Progress>>,
 }
 
 impl Options {

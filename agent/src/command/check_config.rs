@@ -100,6 +100,7 @@ fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>)
     for pattern in target.exclude.iter() {
         line(text, "  exclude", pattern);
     }
+    line(text, "  id_map", &target.id_map.to_string());
 }
 
 fn found(selector: &Selector) -> String {

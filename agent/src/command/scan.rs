@@ -5,6 +5,7 @@ mod progress;
 mod remembered;
 mod signals;
 
+use std::io::IsTerminal as _;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,19 +62,18 @@ pub fn run(args: ScanArgs) -> Outcome {
         hash_limit: args.hash_limit.0,
         // What the runtime of a container mounted is no part of the image.
         mounts_allowed: root.process().map(|process| process.mounts().iter().cloned().collect()).unwrap_or_default(),
+        id_view: args.id_map,
         collapse: args.collapse.then_some(COLLAPSE),
         held: (args.format == FormatArg::Ndjson).then_some(HELD),
-        looked_at: Some(Arc::default()),
+        // Findings on the same terminal are progress enough, and would be torn apart.
+        progress: (args.format != FormatArg::Ndjson || !std::io::stdout().is_terminal()).then(Arc::default),
         pace: args.read.map(pace),
         ..Options::default()
     };
     let remembered = args.state.as_deref().map(|path| remembered::open(path, &baseline, &root, &options));
     let options = Options { state: remembered.as_ref().map(|(state, rely)| (Arc::clone(state), *rely)), ..options };
-    let result = {
-        let _shown =
-            progress::show(baseline.manifest().tree.len() as u64, options.looked_at.clone().unwrap_or_default());
-        scan_and_stream(&baseline, &root, &options, &pool, cancel, gate, args.format)?
-    };
+    let scan = || scan_and_stream(&baseline, &root, &options, &pool, cancel, gate, args.format);
+    let result = progress::during(baseline.manifest(), &options, scan)?;
     let exit = gate.exit(result.found);
     if args.format != FormatArg::Ndjson {
         let whole = Whole {

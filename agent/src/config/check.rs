@@ -189,7 +189,19 @@ impl Check {
         let mounts = raw.mounts.map(|at| at.value).unwrap_or_default();
         let mounts_allowed =
             raw.mounts_allowed.map(|at| self.tree_paths("target.mounts_allowed", at)).unwrap_or_default();
-        Some(Target { name: name?, root: root?, manifest: manifest?, allow_unsigned, exclude, mounts, mounts_allowed })
+        let id_map = raw.id_map.and_then(|At { value, place }| {
+            value.parse().map_err(|error| self.complain(&place, format!("target.id_map: {error}"))).ok()
+        });
+        Some(Target {
+            name: name?,
+            root: root?,
+            manifest: manifest?,
+            allow_unsigned,
+            exclude,
+            mounts,
+            mounts_allowed,
+            id_map: id_map.unwrap_or_default(),
+        })
     }
 
     /// A root that a path names, or one of a process.

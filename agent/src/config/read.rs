@@ -58,6 +58,7 @@ pub(super) struct RawTarget {
     pub(super) exclude: Option<At<Vec<String>>>,
     pub(super) mounts: Option<At<Mounts>>,
     pub(super) mounts_allowed: Option<At<Vec<String>>>,
+    pub(super) id_map: Option<At<String>>,
 }
 
 /// One table of a file, while it is read.
@@ -343,6 +344,7 @@ impl<'a> Section<'a> {
                 _ => None,
             }),
             mounts_allowed: self.texts("mounts_allowed"),
+            id_map: self.text("id_map"),
         }
     }
 }

@@ -16,8 +16,19 @@ pub(super) const TOP: Words =
 pub(super) const HOST: Words = Words { prefix: "host.", known: &["id", "name", "labels", "ephemeral"], later: &[] };
 pub(super) const TARGET: Words = Words {
     prefix: "target.",
-    known: &["name", "root", "process", "manifest", "trust", "allow_unsigned", "exclude", "mounts", "mounts_allowed"],
-    later: &["id_map"],
+    known: &[
+        "name",
+        "root",
+        "process",
+        "manifest",
+        "trust",
+        "allow_unsigned",
+        "exclude",
+        "mounts",
+        "mounts_allowed",
+        "id_map",
+    ],
+    later: &[],
 };
 pub(super) const WATCH: Words = Words { prefix: "watch.", known: &["mode", "sweep", "full"], later: &[] };
 pub(super) const LIMITS: Words =
@@ -67,7 +78,7 @@ mod tests {
     fn the_nearest_key_is_named() {
         assert_eq!(TARGET.problem("root"), None);
         assert_eq!(TARGET.problem("roto").unwrap(), "unknown key target.roto; did you mean target.root?");
-        assert!(TARGET.problem("zzzzzz").unwrap().ends_with("mounts, mounts_allowed"));
+        assert!(TARGET.problem("zzzzzz").unwrap().ends_with("mounts_allowed, id_map"));
         assert!(SINK.problem("path").unwrap().contains("not available in this version"));
     }
 }

@@ -24,7 +24,7 @@ use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
 use crate::scan::pace::Occasion;
-use crate::scan::{Mounts, Scope};
+use crate::scan::{IdView, Mounts, Scope};
 use crate::watch::{Armed, Hint, Why};
 
 #[derive(Deserialize)]
@@ -221,6 +221,7 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             excluded: Vec::new(),
             mounts: Mounts::Report,
             mounts_allowed: BTreeSet::new(),
+            id_view: IdView::default(),
             sweep: Duration::from_mins(10),
             blind_sweep: Duration::from_mins(1),
         }

@@ -90,6 +90,7 @@ impl Live {
             excluded: live.target.exclude.iter().map(str::to_owned).collect(),
             mounts: live.target.mounts,
             mounts_allowed: live.target.mounts_allowed.clone(),
+            id_view: live.target.id_map.clone(),
             sweep,
             blind_sweep: sweep.min(BLIND_SWEEP),
         };
@@ -190,6 +191,7 @@ impl Live {
             hash_limit: Some(hash_limit),
             mounts: self.target.mounts,
             mounts_allowed: self.target.mounts_allowed.clone(),
+            id_view: self.target.id_map.clone(),
             own_state,
             collapse: Some(COLLAPSE),
             held: Some(HELD),

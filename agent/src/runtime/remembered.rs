@@ -37,8 +37,7 @@ impl Remembered {
     /// What is remembered of `root` compared with `baseline`; nothing, if it is about anything else.
     pub(super) fn state(&self, root: &Root, baseline: &Baseline, options: &Options) -> Arc<State> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let compared = options.compared(baseline.manifest().header.profile);
-        let identity = Identity::of(root, baseline.view().tree, compared);
+        let identity = Identity::of(root, baseline.view().tree, baseline.manifest().header.profile, options);
         match &inner.state {
             Some(state) if state.identity() == identity => {
                 if state.forget_if_clock_stepped() {

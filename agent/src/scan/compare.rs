@@ -82,8 +82,18 @@ pub fn compare(
     let digests = Wanted { algorithm: manifest.header.content, sha256: false };
     let crossing = if options.mounts == Mounts::Cross { Crossing::Allowed } else { Crossing::Refused };
     let table = root.mount_table();
-    let pace = options.pace.as_deref();
-    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, pace, cancel };
+    let ids = root.ids(&options.id_view);
+    let look = Look {
+        compared,
+        digests,
+        crossing,
+        top: root.stat(),
+        mounts: &table,
+        ids: &ids,
+        pace: options.pace.as_deref(),
+        cancel,
+        progress: options.progress.as_deref(),
+    };
     let walk = Walk {
         tree: &manifest.tree,
         excludes: &manifest.header.excludes,

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn source<'a>(file: &'a File, stat: &'a Stat, cancel: &'a AtomicBool) -> Source<'a> {
-        Source { fd: file.as_fd(), stat, pace: None, cancel }
+        Source { fd: file.as_fd(), stat, pace: None, progress: None, cancel }
     }
 
     const BLAKE3: Wanted = Wanted { algorithm: Algorithm::Blake3, sha256: false };

@@ -12,9 +12,11 @@ use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 
 use super::content::{self, Content, Wanted};
+use super::ids::IdMap;
 use super::mount_table::MountTable;
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_at, stat_fd};
 use super::pace::Pace;
+use super::progress::Progress;
 use super::reader::Source;
 use super::xattr;
 
@@ -44,7 +46,9 @@ pub(super) struct Look<'a> {
     /// How fast it may go.
     pub(super) pace: Option<&'a Pace>,
     pub(super) mounts: &'a MountTable,
+    pub(super) ids: &'a IdMap,
     pub(super) cancel: &'a AtomicBool,
+    pub(super) progress: Option<&'a Progress>,
 }
 
 impl Look<'_> {
@@ -67,8 +71,8 @@ impl Look<'_> {
         let node = Node {
             kind,
             mode: Some(stat.mode),
-            uid: Some(stat.uid),
-            gid: Some(stat.gid),
+            uid: Some(self.ids.user(stat.uid)),
+            gid: Some(self.ids.group(stat.gid)),
             mtime: Some(stat.mtime.0),
             xattrs: None,
         };
@@ -80,7 +84,7 @@ impl Look<'_> {
     pub(super) fn directory(&self, fd: BorrowedFd<'_>, stat: &Stat, want: Presence) -> Seen {
         let mut seen = self.of_stat(stat);
         if want.contains(Presence::XATTRS) {
-            seen.take_xattrs(xattr::read(fd, self.compared.profile()).map_err(Trouble::from));
+            seen.take_xattrs(xattr::read(fd, self.compared.profile(), self.ids).map_err(Trouble::from));
         }
         seen
     }
@@ -135,10 +139,16 @@ impl Look<'_> {
             }
             seen = self.of_stat(&before);
             if want_xattrs {
-                seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile()).map_err(Trouble::from));
+                seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile(), self.ids).map_err(Trouble::from));
             }
             if want_content && !too_large {
-                let source = Source { fd: fd.as_fd(), stat: &before, pace: self.pace, cancel: self.cancel };
+                let source = Source {
+                    fd: fd.as_fd(),
+                    stat: &before,
+                    pace: self.pace,
+                    progress: self.progress,
+                    cancel: self.cancel,
+                };
                 seen.take_content(content::hash(source, self.digests))?;
             }
             if !stat_fd(fd.as_fd())?.same_moment(&before) {

@@ -19,6 +19,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 
 use super::content::Wanted;
 use super::directory::Budget;
+use super::ids::IdMap;
 use super::look::{Look, Seen};
 use super::open::{Crossing, Trouble, reopen_directory};
 use super::readers::Readers;
@@ -62,8 +63,18 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
     let never = AtomicBool::new(false);
     let digests = Wanted { algorithm: terms.content, sha256: terms.sha256 && terms.content == Algorithm::Blake3 };
     let compared = Compared::all(terms.profile);
-    let (crossing, table) = (Crossing::Refused, root.mount_table());
-    let look = Look { compared, digests, crossing, top: root.stat(), mounts: &table, pace: None, cancel: &never };
+    let (crossing, table, ids) = (Crossing::Refused, root.mount_table(), IdMap::default());
+    let look = Look {
+        compared,
+        digests,
+        crossing,
+        top: root.stat(),
+        mounts: &table,
+        ids: &ids,
+        pace: None,
+        cancel: &never,
+        progress: None,
+    };
     let walk = Walk {
         // Compared with nothing, everything is there in addition.
         tree: &nothing,

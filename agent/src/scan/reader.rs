@@ -16,6 +16,7 @@ use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use super::footprint::Footprint;
 use super::open::{Stat, Trouble, of_opened};
 use super::pace::Pace;
+use super::progress::Progress;
 
 /// Fast enough for BLAKE3 (flat from 32 KiB on), small enough to stay in the cache.
 const BUFFER: usize = 128 * 1024;
@@ -47,6 +48,8 @@ pub(super) struct Source<'a> {
     pub(super) stat: &'a Stat,
     /// Between two buffers it is waited as this says.
     pub(super) pace: Option<&'a Pace>,
+    /// What is read is counted here.
+    pub(super) progress: Option<&'a Progress>,
     /// Once this is set nothing more is read.
     pub(super) cancel: &'a AtomicBool,
 }
@@ -66,7 +69,7 @@ pub(super) fn read(
     range: Range<u64>,
     mut each: impl FnMut(&[u8]) -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
-    let Source { fd, stat, pace, cancel } = source;
+    let Source { fd, stat, pace, progress, cancel } = source;
     HANDS.with_borrow_mut(|Hands { buffer, refused }| {
         let mut footprint = (*refused == Some(stat.dev)).then(|| Footprint::new(fd, stat.size));
         let mut offset = range.start;
@@ -98,6 +101,9 @@ pub(super) fn read(
                 Err(error) => return Err(of_opened(error).into()),
             };
             offset += len as u64;
+            if let Some(progress) = progress {
+                progress.count_bytes(len);
+            }
             each(&buffer[..len])?;
             if cancel.load(Ordering::Relaxed) {
                 return Err(Trouble::Interrupted);

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FsWord, Mode, OFlags, fstatfs, fstatvfs, openat};
 use rustix::io::Errno;
 
 use super::Mounts;
+use super::ids::{IdMap, IdView};
 use super::mount_table::MountTable;
 use super::open::{self, Crossing, Stat, Trouble};
 use crate::failure::Failure;
@@ -89,6 +90,15 @@ impl Root {
         match opened {
             Ok((stat, fd)) => Ok(Self { path, fd, stat, process: Some(process) }),
             Err(error) => Err(RootError::Open(path, error)),
+        }
+    }
+
+    /// How ids below the root are called in a view.
+    pub fn ids(&self, view: &IdView) -> IdMap {
+        match (view, &self.process) {
+            (IdView::Auto, Some(process)) => process.ids().clone(),
+            (IdView::Mapped(map), _) => map.clone(),
+            (IdView::Auto, None) | (IdView::AsSeen, _) => IdMap::default(),
         }
     }
 

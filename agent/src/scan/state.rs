@@ -16,14 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Digest, OciDigest};
+use driftlock_common::profile::Profile;
 use driftlock_common::tree::EntryId;
 
 pub use file::Distrust;
 
-use super::Root;
 use super::open::Stat;
+use super::{Options, Root};
 use clock::{Anchor, ClockWatch};
 use cycle::Cycle;
 use fingerprint::{Key, Settled};
@@ -68,12 +68,13 @@ pub enum Rely {
 }
 
 impl Identity {
-    /// Of `root`, when `compared` is what is compared with the tree of that name.
-    pub fn of(root: &Root, tree: OciDigest, compared: Compared) -> Self {
+    /// Of `root` when it is compared, as `options` say, with the tree of that name, which was sealed under `sealed`.
+    pub fn of(root: &Root, tree: OciDigest, sealed: Profile, options: &Options) -> Self {
+        let (compared, ids) = (options.compared(sealed), root.ids(&options.id_view));
         let (dev, ino) = root.identity();
         let attributes: Vec<&str> = compared.attributes().iter().map(|attribute| attribute.name()).collect();
         let whole = format!(
-            "{tree}\n{}\n{}\n{dev} {ino} {:?}",
+            "{tree}\n{}\n{}\n{dev} {ino} {:?}\n{ids:?}",
             compared.profile().name(),
             attributes.join(" "),
             root.file_system()

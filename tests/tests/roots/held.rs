@@ -2,18 +2,23 @@
 //! binary, started again.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::process::{Process, Stream};
-use driftlock_tests::sandbox::Sandbox;
+use driftlock_tests::sandbox::{Finished, Sandbox};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 /// The word that makes a process that holds a root.
 const HOLD: &str = "--hold";
+/// The word that makes a process that says an extended attribute.
+const SAY: &str = "--say";
 /// What it says once it has its root.
 const HELD: &str = "held";
 
@@ -23,10 +28,15 @@ pub(crate) struct Held {
     process: Process,
 }
 
-/// Takes the root that this process was started for, and stays; `None` if it was not started for that.
+/// Takes the root that this process was started for, and stays, or says an extended attribute as it sees it; `None` if it
+/// was started for neither.
 pub(crate) fn main() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
-    if arguments.next()? != HOLD {
+    let word = arguments.next()?;
+    if word == SAY {
+        return Some(say(&PathBuf::from(arguments.next()?), &arguments.next()?));
+    }
+    if word != HOLD {
         return None;
     }
     let root = PathBuf::from(arguments.next()?);
@@ -38,6 +48,16 @@ pub(crate) fn main() -> Option<ExitCode> {
     loop {
         thread::park();
     }
+}
+
+fn say(path: &Path, name: &OsStr) -> ExitCode {
+    let mut value = [0; 256];
+    let said = match rustix::fs::getxattr(path, name, &mut value) {
+        Ok(len) => value[..len].iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        Err(error) => format!("{error}"),
+    };
+    let _closed = writeln!(std::io::stdout(), "{said}");
+    ExitCode::SUCCESS
 }
 
 impl Held {
@@ -56,6 +76,36 @@ impl Held {
         Ok(Self { process })
     }
 
+    /// As [`Held::start`], in user and mount namespaces of which `map` is the map of users and of groups: lines of
+    /// `INSIDE OUTSIDE COUNT`. In them it is root.
+    ///
+    /// # Errors
+    /// If it does not come to hold its root.
+    pub(crate) fn start_mapped(sandbox: &Sandbox, root: &Path, map: &str, script: &str) -> Result<Self> {
+        const UNMAPPED: &str = "unmapped";
+        let copy = for_everyone(sandbox)?;
+        let gate = sandbox.path("gate");
+        mknodat(CWD, &gate, FileType::Fifo, Mode::empty(), 0)?;
+        // Who has no name yet has to come through.
+        fs::set_permissions(&gate, Permissions::from_mode(0o666))?;
+        let outer = format!(
+            "echo {UNMAPPED}; read -r go < \"$3\"
+             exec setpriv --reuid=0 --regid=0 --clear-groups sh -euc \"$4\" sh \"$1\" \"$2\""
+        );
+        let inner = format!("root=$1; {script}\nexec \"$2\" {HOLD} \"$root\"");
+        let mut command = sandbox.bare_command(Path::new("unshare"));
+        command.args(["--user", "--keep-caps", "--mount", "sh", "-euc", &outer, "sh"]);
+        command.args([root, &copy, &gate]).arg(inner);
+        let process = Process::spawn("the process with a root and a map", &mut command)?;
+        process.line(Stream::Stdout, |line| (line == UNMAPPED).then_some(()))?;
+        for file in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{}/{file}", process.id()), map).context(file)?;
+        }
+        fs::write(&gate, "go\n")?;
+        process.line(Stream::Stdout, |line| (line == HELD).then_some(()))?;
+        Ok(Self { process })
+    }
+
     /// Its number.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
@@ -64,6 +114,31 @@ impl Held {
     /// Its root, as everybody else finds it.
     pub(crate) fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.id()))
+    }
+
+    /// What a command says that runs in its user namespace, as root there.
+    ///
+    /// # Errors
+    /// If it does not end with 0.
+    pub(crate) fn inside<A: AsRef<OsStr>>(
+        &self,
+        sandbox: &Sandbox,
+        command: impl IntoIterator<Item = A>,
+    ) -> Result<Finished> {
+        let namespace = format!("--user=/proc/{}/ns/user", self.id());
+        let mut line = vec![OsString::from(namespace)];
+        line.extend(command.into_iter().map(|word| word.as_ref().to_owned()));
+        sandbox.command(Path::new("nsenter"), line).run()?.expect(0)
+    }
+
+    /// An extended attribute as it sees it, in hexadecimal digits; what is wrong if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub(crate) fn attribute(&self, sandbox: &Sandbox, path: &Path, name: &str) -> Result<String> {
+        let program = for_everyone(sandbox)?;
+        let said = self.inside(sandbox, [program.as_os_str(), SAY.as_ref(), path.as_os_str(), name.as_ref()])?;
+        Ok(said.text()?.trim().to_owned())
     }
 
     /// Ends it, and returns once it has ended.

@@ -2,6 +2,7 @@
 //! process, a real mount or a real map of ids around the root. What is found in it is tested beside the scan.
 
 mod held;
+mod ids;
 mod process;
 mod virtuals;
 
@@ -16,5 +17,6 @@ fn main() -> ExitCode {
     }
     let mut trials = process::trials();
     trials.extend(virtuals::trials());
+    trials.extend(ids::trials());
     run(trials)
 }

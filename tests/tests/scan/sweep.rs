@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_agent::scan::{FULL, Identity, Options, Rely, Root, State};
-use driftlock_common::compared::Compared;
 use driftlock_common::finding::Summary;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::profile::Profile;
@@ -42,7 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// A state of `root` that remembers everything: what was just made is not settled yet, so it is looked at until it is.
 fn remembered(root: &Path, manifest: &Manifest) -> Result<Arc<State>> {
     let opened = Root::open(root)?;
-    let identity = Identity::of(&opened, manifest.name(), Compared::all(manifest.header.profile));
+    let identity = Identity::of(&opened, manifest.name(), manifest.header.profile, &Options::default());
     let entries = manifest.tree.iter().len();
     let state = Arc::new(State::new(identity, entries));
     eventually("everything is settled", || {

@@ -13,7 +13,7 @@ use crate::scan::{Distrust, FULL, Identity, Options, Rely, Root, State};
 /// What `path` remembers of `root` compared with `baseline`. If that cannot be relied on, why is said.
 pub(super) fn open(path: &Path, baseline: &Baseline, root: &Root, options: &Options) -> (Arc<State>, Rely) {
     let manifest = baseline.manifest();
-    let identity = Identity::of(root, baseline.view().tree, options.compared(manifest.header.profile));
+    let identity = Identity::of(root, baseline.view().tree, manifest.header.profile, options);
     let entries = manifest.tree.iter().len();
     let state = State::load(path, identity, entries).unwrap_or_else(|why| {
         if !matches!(why, Distrust::Absent) {

@@ -68,8 +68,8 @@ impl Walk<'_> {
     fn count(&self, sealed: Option<EntryId>) {
         if sealed != Some(EntryId::ROOT) {
             self.met.entries.fetch_add(1, Ordering::Relaxed);
-            if let Some(looked_at) = &self.options.looked_at {
-                looked_at.fetch_add(1, Ordering::Relaxed);
+            if let Some(progress) = &self.options.progress {
+                progress.count_entry();
             }
         }
     }

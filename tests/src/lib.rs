@@ -20,6 +20,7 @@ pub mod http;
 pub mod image;
 pub mod machine;
 pub mod memory_group;
+pub mod mtree;
 pub mod naive;
 pub mod namespace;
 pub mod nginx;

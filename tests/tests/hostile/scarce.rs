@@ -44,11 +44,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 const EXPECTED: [&str; 4] =
     ["changed 3/33 content", "removed 4/44", "added 5/new", "changed deep/er/and/deeper/file content"];
 
-/// A tree with some thousand entries, four of them not as sealed.
+/// A tree with a thousand entries, four of them not as sealed.
 fn sample() -> Result<Case> {
     let case = Case::new()?;
     for directory in 0..20 {
-        for file in 0..150 {
+        for file in 0..50 {
             case.tree.file(format!("{directory}/{file}"), format!("{directory} {file}"))?;
         }
     }

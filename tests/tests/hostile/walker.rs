@@ -70,8 +70,8 @@ fn shapes() -> Result<()> {
     let mut random = Random::new(7);
     // As deep as a path of the kernel goes, from the root of the machine on.
     let room = 4095 - case.root().as_os_str().len();
-    let deep = "d/".repeat(room / 2 - 1);
-    case.tree.dir(deep.trim_end_matches('/'))?;
+    let name = "a-directory-in-a-directory/";
+    case.tree.dir(name.repeat(room / name.len() - 1).trim_end_matches('/'))?;
     // Around the sizes at which a walk divides its work, and a system call its names.
     for count in [0, 1, 63, 64, 65, 127, 128, 129, 1000, 3000] {
         let top = format!("wide-{count}");

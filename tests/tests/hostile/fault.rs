@@ -177,7 +177,6 @@ fn added(case: &Case, fuse: &Fuse) -> Result<()> {
 /// Errors that mean something to a program, at a place where they mean nothing.
 fn odd_errors(case: &Case, fuse: &Fuse) -> Result<()> {
     for error in [
-        Errno::EINTR,
         Errno::EAGAIN,
         Errno::ENOENT,
         Errno::ENXIO,
@@ -190,6 +189,7 @@ fn odd_errors(case: &Case, fuse: &Fuse) -> Result<()> {
         Errno::ENODATA,
         Errno::EISDIR,
         Errno::from_i32(133),
+        Errno::EINTR,
     ] {
         fuse.fail(Op::Read, "file", error);
         let told = case.scan()?;

@@ -21,6 +21,7 @@ pub mod image;
 pub mod machine;
 pub mod mapped;
 pub mod memory_group;
+pub mod mtree;
 pub mod naive;
 pub mod namespace;
 pub mod nginx;

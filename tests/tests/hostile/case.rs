@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::binaries::binaries;
@@ -13,6 +14,7 @@ use driftlock_tests::namespace;
 use driftlock_tests::sandbox::{Finished, Invocation, Sandbox};
 use driftlock_tests::told::Told;
 use driftlock_tests::tree::Tree;
+use driftlock_tests::wait::pass;
 
 /// A place with the tree `root` in it, and later its manifest.
 #[derive(Debug)]
@@ -82,13 +84,13 @@ impl Case {
         Told::of(&self.finish()?)
     }
 
-    /// Scans the tree as nobody.
-    pub(crate) fn scan_as_nobody(&self) -> Result<Told> {
+    /// Scans as nobody, and takes any end of it.
+    pub(crate) fn finish_as_nobody(&self) -> Result<Finished> {
         let program = self.sandbox.path("driftlock");
         if !program.exists() {
             self.sandbox.driftlock_for_everyone()?;
         }
-        Told::of(&self.sandbox.command(&program, self.arguments()).unprivileged().run()?)
+        self.sandbox.command(&program, self.arguments()).unprivileged().run()
     }
 
     /// A scan that `words` start: another program in front of it, with its own arguments.
@@ -110,6 +112,9 @@ impl Drop for RemovedByLegs<'_> {
     }
 }
 
+/// Between two attacks.
+const PAUSE: Duration = Duration::from_micros(50);
+
 /// Runs `attack` over and over while `watched` runs to its end.
 pub(crate) fn during<T>(
     mut attack: impl FnMut() -> Result<()> + Send,
@@ -122,6 +127,8 @@ pub(crate) fn during<T>(
             while !stop.load(Ordering::Relaxed) {
                 attack()?;
                 times += 1;
+                // Often enough to meet a scan many times, and the scan has to get on too.
+                pass(PAUSE);
             }
             ensure!(times > 1, "the attack did not happen");
             Ok(())

@@ -11,7 +11,7 @@ pub mod show;
 use driftlock_common::exit::Exit;
 
 use crate::cli::{Cli, Verb};
-use crate::output;
+use crate::{output, sys};
 
 /// Runs the verb; an error becomes one line on stderr.
 pub fn run(cli: Cli) -> Exit {
@@ -35,6 +35,11 @@ pub fn run(cli: Cli) -> Exit {
 pub fn exit_70_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        // How the standard library says that there is no memory for a new thread's signal stack. That is no bug.
+        const NO_STACK: &str = "failed to allocate an alternative stack";
+        if panic.payload_as_str().is_some_and(|text| text.starts_with(NO_STACK)) {
+            sys::end_without_memory();
+        }
         report(panic);
         std::process::exit(Exit::Bug.code().into());
     }));

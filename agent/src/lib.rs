@@ -23,4 +23,4 @@ pub mod failure;
 pub mod logging;
 pub mod cli;
 pub mod command;
-mod sys;
+pub mod sys;

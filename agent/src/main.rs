@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use driftlock_agent::cli::Cli;
-use driftlock_agent::command;
+use driftlock_agent::{command, sys};
 use driftlock_common::exit::Exit;
+
+#[global_allocator]
+static MEMORY: sys::Memory = sys::Memory;
 
 fn main() -> ExitCode {
     command::exit_70_on_panic();

@@ -28,8 +28,8 @@ pub fn complain(failure: &Failure) {
 
 /// One line for the person at the terminal, on stderr. Names in it must be escaped already.
 pub fn say(line: &str) {
-    // Nothing can be said on a closed stream.
-    let _closed = writeln!(io::stderr(), "driftlock: {line}");
+    // In one piece, so that lines of two threads do not mix. Nothing can be said on a closed stream.
+    let _closed = io::stderr().write_all(format!("driftlock: {line}\n").as_bytes());
 }
 
 /// Whether colour is wanted on stdout.

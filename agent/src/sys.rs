@@ -1,12 +1,16 @@
 //! Owns what the kernel offers through a pointer only, behind functions that are safe to call: the one module with
 //! `unsafe`. Must not own what an answer means.
-#![expect(unsafe_code, reason = "mmap, mincore, munmap and ioprio_set have no safe form")]
+#![expect(unsafe_code, reason = "mmap, mincore, munmap, ioprio_set and an allocator have no safe form")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use driftlock_common::exit::Exit;
 
 /// Which pages of the file behind `fd` are in the page cache: one byte for each page of the `len` bytes from `offset`
 /// on, of which the lowest bit says so. `offset` must be a multiple of the page size.
@@ -40,6 +44,58 @@ pub(crate) fn set_idle_io() -> io::Result<()> {
         libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, CALLER, IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT)
     };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The memory of the process. When there is no more, the process says so and ends with 74, where it would abort otherwise:
+/// whatever it was about to say is not said.
+#[derive(Debug)]
+pub struct Memory;
+
+// SAFETY: every call goes to the system's allocator as it came, under the same contract; one that gave nothing does not
+// return.
+unsafe impl GlobalAlloc for Memory {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promised.
+        or_end(unsafe { System.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promised.
+        or_end(unsafe { System.alloc_zeroed(layout) })
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(at, layout) };
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as the caller promised.
+        or_end(unsafe { System.realloc(at, layout, size) })
+    }
+}
+
+fn or_end(at: *mut u8) -> *mut u8 {
+    if at.is_null() {
+        end_without_memory();
+    }
+    at
+}
+
+/// Ends the process at once with what can be said and done without memory.
+pub(crate) fn end_without_memory() -> ! {
+    const LAST_WORDS: &[u8] = b"driftlock: out of memory: give it more, or less to do\n";
+    const IO: libc::c_int = Exit::Io.code() as libc::c_int;
+    static SAID: AtomicBool = AtomicBool::new(false);
+    // SAFETY: the bytes live for ever. Nothing of the process runs any more after `_exit`, so nothing is left half done
+    // but what every sudden end leaves.
+    unsafe {
+        // Once, however many threads come here.
+        if !SAID.swap(true, Ordering::Relaxed) {
+            libc::write(libc::STDERR_FILENO, LAST_WORDS.as_ptr().cast(), LAST_WORDS.len());
+        }
+        libc::_exit(IO)
+    }
 }
 
 /// A part of a file in the address space. It is for asking about alone: it may not be accessed, so that a file which

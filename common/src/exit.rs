@@ -38,7 +38,7 @@ pub const TABLE: &[(u8, &str)] = &[
     (69, "endpoint unavailable"),
     (70, "a bug in driftlock"),
     (73, "output that cannot be created"),
-    (74, "reading or writing failed"),
+    (74, "reading or writing failed, or there was no memory"),
     (77, "refused: not trusted or not permitted"),
     (78, "configuration that cannot be used"),
 ];

@@ -18,8 +18,10 @@ use crate::scan::{Options, Progress};
 
 /// An entry takes about as long as reading so many bytes: a few microseconds either way.
 const ENTRY: u64 = 16 * 1024;
-/// Rates are those of the last seconds: of a tree, the large files come together.
-const WINDOW: Duration = Duration::from_secs(5);
+/// Rates are those of the last seconds: large files, and directories of small ones, come together.
+const RATE: Duration = Duration::from_secs(5);
+/// What is still to come is more like a longer while.
+const LEFT: Duration = Duration::from_secs(30);
 
 /// Does `work`, and shows how far it is meanwhile, if stderr is a terminal and `options` have something counted.
 pub(super) fn during<T>(manifest: &Manifest, options: &Options, work: impl FnOnce() -> T) -> T {
@@ -113,8 +115,8 @@ impl Pace {
 
     fn add(&mut self, at: Duration, done: Amount) {
         self.0.push_back((at, done));
-        // The first is at least as old as the window, once there is one.
-        while self.0.get(1).is_some_and(|(second, _)| at.saturating_sub(*second) >= WINDOW) {
+        // The first is at least as old as the longest while, once there is one.
+        while self.0.get(1).is_some_and(|(second, _)| at.saturating_sub(*second) >= LEFT) {
             self.0.pop_front();
         }
     }
@@ -123,9 +125,10 @@ impl Pace {
         self.0.back().map(|(_, done)| *done).unwrap_or_default()
     }
 
-    /// Per second; `None` while no time has passed.
-    fn rate(&self, of: impl Fn(Amount) -> u64) -> Option<f64> {
-        let ((from, before), (to, after)) = (self.0.front()?, self.0.back()?);
+    /// Per second, during the last `window`; `None` while no time has passed.
+    fn rate(&self, window: Duration, of: impl Fn(Amount) -> u64) -> Option<f64> {
+        let (to, after) = self.0.back()?;
+        let (from, before) = self.0.iter().rev().find(|(at, _)| to.saturating_sub(*at) >= window).or(self.0.front())?;
         let seconds = to.saturating_sub(*from).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
         (seconds > 0.0).then(|| of(*after).saturating_sub(of(*before)) as f64 / seconds)
@@ -135,7 +138,7 @@ impl Pace {
     fn left(&self, whole: Amount) -> Option<Duration> {
         let rest = whole.weight().saturating_sub(self.done().within(whole).weight());
         #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
-        let seconds = rest as f64 / self.rate(Amount::weight).filter(|rate| *rate > 0.0)?;
+        let seconds = rest as f64 / self.rate(LEFT, Amount::weight).filter(|rate| *rate > 0.0)?;
         Duration::try_from_secs_f64(seconds).ok()
     }
 
@@ -143,10 +146,10 @@ impl Pace {
     fn line(&self, whole: Amount) -> String {
         let done = self.done().within(whole);
         let mut text = format!("{}/{} entries", done.entries, whole.entries);
-        let entries = self.rate(|amount| amount.entries).unwrap_or(0.0);
+        let entries = self.rate(RATE, |amount| amount.entries).unwrap_or(0.0);
         // Writing to a string cannot fail.
         let _infallible = if whole.bytes > 0 {
-            let bytes = self.rate(|amount| amount.bytes).unwrap_or(0.0);
+            let bytes = self.rate(RATE, |amount| amount.bytes).unwrap_or(0.0);
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -220,22 +223,22 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_of_the_last_seconds() {
+    fn rates_are_of_the_last_seconds_and_the_time_left_of_a_longer_while() {
         let mut pace = Pace::new(Amount::default());
-        for second in 1..=10_u32 {
-            pace.add(seconds(second.into()), Amount { entries: u64::from(second) * 10, bytes: 0 });
-        }
+        let until = |pace: &mut Pace, end: u32, amount: fn(u64) -> Amount| {
+            let from = pace.0.back().map_or(0, |(at, _)| at.as_secs());
+            (from + 1..=end.into()).for_each(|second| pace.add(Duration::from_secs(second), amount(second)));
+        };
+        until(&mut pace, 10, |second| Amount { entries: second * 10, bytes: 0 });
         // Then one large file.
-        for second in 11..=20_u32 {
-            let bytes = u64::from(second - 10) * 50 * MIB;
-            pace.add(seconds(second.into()), Amount { entries: 100, bytes });
-        }
-        assert_eq!(pace.line(WHOLE), "100/1000 entries, 500.0 of 1000.0 MiB, 0/s, 50.0 MiB/s, 10s left");
-        for second in 21..=30_u32 {
-            pace.add(seconds(second.into()), Amount { entries: 100, bytes: 500 * MIB });
-        }
+        until(&mut pace, 20, |second| Amount { entries: 100, bytes: (second - 10) * 50 * MIB });
+        assert_eq!(pace.line(WHOLE), "100/1000 entries, 500.0 of 1000.0 MiB, 0/s, 50.0 MiB/s, 20s left");
+        // Then nothing for a while.
+        until(&mut pace, 30, |_| Amount { entries: 100, bytes: 500 * MIB });
+        assert_eq!(pace.line(WHOLE), "100/1000 entries, 500.0 of 1000.0 MiB, 0/s, 0 bytes/s, 31s left");
+        until(&mut pace, 60, |_| Amount { entries: 100, bytes: 500 * MIB });
         assert!(pace.line(WHOLE).ends_with(", stalled"), "{}", pace.line(WHOLE));
-        assert!(pace.0.len() < 10, "what is older is let go: {pace:?}");
+        assert!(pace.0.len() <= 32, "what is older is let go: {pace:?}");
     }
 
     #[test]

@@ -269,7 +269,7 @@ mod tests {
             let origin = Origin {
                 sha256: Some(Digest::sha256(&i.to_le_bytes())),
                 layer: u16::try_from(i % 7).ok(),
-                meta_layer: (i % 3 == 0).then_some(9),
+                meta_layer: i.is_multiple_of(3).then_some(9),
             };
             (path, Node::bare(Kind::File { size: Some(4), content }), origin)
         };

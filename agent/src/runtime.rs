@@ -313,10 +313,8 @@ impl Runtime {
             Action::Scan { scan, target, scopes, occasion } => {
                 tell::scan(&target, scan, occasion, scopes.len());
                 if let Some(live) = self.live.get_mut(&target) {
-                    let limit = self.config.limits.hash_limit;
-                    let full = self.config.watch.full;
                     let order = Order { scan, scopes, occasion };
-                    live.scan(order, self.own_state, limit, full, &self.allowance, &self.pool, &self.done);
+                    live.scan(order, self.own_state, &self.config, &self.allowance, &self.pool, &self.done);
                 }
             }
             Action::Hurry { scan } => self.live.values().for_each(|live| live.hurry(scan)),

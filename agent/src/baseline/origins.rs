@@ -14,7 +14,7 @@ use driftlock_common::manifest::{Header, Meaning};
 use driftlock_common::tree::{EntryId, Origin};
 
 /// Lines in a group: some 16 KiB, which is about what a disk reads at once anyway.
-const LINES: u64 = 64;
+const LINES: usize = 64;
 
 /// Where the lines of a file are.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Places {
     groups: Vec<Group>,
     /// Bytes and lines so far.
     len: u64,
-    lines: u64,
+    lines: usize,
     hasher: blake3::Hasher,
 }
 
@@ -89,7 +89,7 @@ impl Places {
         self.close();
         self.groups.shrink_to_fit();
         // A header, a line for each entry, and a trailer.
-        let has_root_line = self.lines == entries as u64 + 2;
+        let has_root_line = self.lines == entries + 2;
         Origins {
             file,
             places: self,
@@ -104,7 +104,7 @@ impl Origins {
     /// Where an entry came from; nothing if the file is no longer what it was.
     pub(super) fn get(&self, header: &Header, id: EntryId) -> Origin {
         let Some(line) = id.index().checked_sub(self.first) else { return Origin::default() };
-        let group = line / LINES as usize;
+        let group = line / LINES;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = match last.take() {
             Some((number, bytes)) if number == group => Ok(bytes),
@@ -112,7 +112,7 @@ impl Origins {
         };
         match bytes {
             Ok(bytes) => {
-                let line = bytes.split(|byte| *byte == b'\n').nth(line % LINES as usize);
+                let line = bytes.split(|byte| *byte == b'\n').nth(line % LINES);
                 let origin = line.and_then(|line| Meaning::of(header, line).ok()).and_then(|meaning| meaning.origin());
                 *last = Some((group, bytes));
                 origin.unwrap_or_default()

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use driftlock_common::path::{Escaped, TreePath};
 use tokio::sync::mpsc;
@@ -13,7 +12,7 @@ use super::hold::Hold;
 use super::remembered::Remembered;
 use super::{BLIND_SWEEP, Done, look};
 use crate::baseline::{Accept, Baseline};
-use crate::config::{self, Location, Target, Watch};
+use crate::config::{self, Config, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::pool::Pool;
@@ -175,8 +174,7 @@ impl Live {
         &mut self,
         order: Order,
         own_state: Option<(u64, u64)>,
-        hash_limit: u64,
-        full: Duration,
+        config: &Config,
         allowance: &Arc<Allowance>,
         pool: &Arc<Pool>,
         done: &mpsc::Sender<Done>,
@@ -188,7 +186,7 @@ impl Live {
         self.scan = Some(Scanning { id: scan, cancel: cancel.clone(), pace: pace.clone() });
         let options = Options {
             local_excludes: self.target.exclude.clone(),
-            hash_limit: Some(hash_limit),
+            hash_limit: Some(config.limits.hash_limit),
             mounts: self.target.mounts,
             mounts_allowed: self.target.mounts_allowed.clone(),
             id_view: self.target.id_map.clone(),
@@ -205,7 +203,7 @@ impl Live {
             hold: self.hold.clone(),
             baseline: baseline.clone(),
             remembered: self.remembered.clone(),
-            full,
+            full: config.watch.full,
             options,
             cancel,
             done: done.clone(),

@@ -123,7 +123,7 @@ fn sealed_with_size(file: &Path, path: &str, size: u64) -> Result<PathBuf> {
         if let (true, Kind::File { size: sealed, .. }) = (at.as_bytes() == path.as_bytes(), &mut node.kind) {
             *sealed = Some(size);
         }
-        builder.push(&at, node, tree.origin(id).clone())?;
+        builder.push(&at, node, tree.origin(id))?;
     }
     let other = file.with_extension("other");
     fs::write(&other, Manifest { header: before.header, tree: builder.finish() }.encode())?;

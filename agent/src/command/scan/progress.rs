@@ -53,7 +53,8 @@ fn draw(stopped: &Receiver<()>, progress: &Progress, whole: impl FnOnce() -> Amo
     }
     let whole = whole();
     let bar = ProgressBar::with_draw_target(Some(whole.weight()), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{wide_bar} {msg}");
+    // Short of the terminal's width: what it writes for the keys that interrupt must not begin another line.
+    let style = ProgressStyle::with_template("{bar:10} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     loop {
         pace.add(started.elapsed(), now());
@@ -128,7 +129,8 @@ impl Pace {
     /// Per second, during the last `window`; `None` while no time has passed.
     fn rate(&self, window: Duration, of: impl Fn(Amount) -> u64) -> Option<f64> {
         let (to, after) = self.0.back()?;
-        let (from, before) = self.0.iter().rev().find(|(at, _)| to.saturating_sub(*at) >= window).or(self.0.front())?;
+        let (from, before) =
+            self.0.iter().rev().find(|(at, _)| to.saturating_sub(*at) >= window).or_else(|| self.0.front())?;
         let seconds = to.saturating_sub(*from).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
         (seconds > 0.0).then(|| of(*after).saturating_sub(of(*before)) as f64 / seconds)

@@ -109,10 +109,10 @@ mod tests {
     fn an_anchor_tells_steps_from_steering() {
         const SECOND: i64 = 1_000_000_000;
         let boot = [1; 16];
-        let first = Anchor { boot, boottime: 50 * SECOND as u64, realtime: 1_700_000_000 * SECOND };
+        let first = Anchor { boot, boottime: 50 * SECOND.cast_unsigned(), realtime: 1_700_000_000 * SECOND };
         let later = |passed: i64, shown: i64| Anchor {
             boot,
-            boottime: first.boottime + passed as u64,
+            boottime: first.boottime + passed.cast_unsigned(),
             realtime: first.realtime + shown,
         };
         for (passed, shown, expected) in [

@@ -133,7 +133,7 @@ pub(super) fn save(
     now: Anchor,
     marks: impl ExactSizeIterator<Item = u64>,
 ) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let file = tempfile::NamedTempFile::new_in(directory)?;
     let mut out = BufWriter::with_capacity(64 * 1024, file.as_file());
     write(&mut out, identity, key, cycle, now, marks)?;

@@ -82,7 +82,7 @@ impl Settled {
 /// How far apart two changes may be and still have one time, by `statfs`'s type of file system, with reserve. `None` for
 /// what keeps another machine's time, or a program's.
 const fn granularity(kind: FsWord) -> Option<i64> {
-    match kind as u64 & 0xffff_ffff {
+    match kind.cast_unsigned() & 0xffff_ffff {
         // Those of linux/magic.h that keep nanoseconds by this kernel's clock, which moves once a tick, of which the
         // longest is 10 ms: ext, xfs, btrfs, tmpfs, overlayfs, f2fs, erofs, squashfs, bcachefs, zfs.
         0xef53 | 0x5846_5342 | 0x9123_683e | 0x0102_1994 | 0x794c_7630 | 0xf2f5_2010 | 0xe0f5_e1e2 | 0x7371_7368

@@ -45,7 +45,7 @@ const fn kind(number: usize) -> Kind {
 /// A name whose place among the others has nothing to do with its number.
 fn name(number: usize) -> String {
     let mixed = Random::new(number as u64).next();
-    let long = if number % 50 == 0 { "-with-a-longer-name-than-most".repeat(4) } else { String::new() };
+    let long = if number.is_multiple_of(50) { "-with-a-longer-name-than-most".repeat(4) } else { String::new() };
     format!("{mixed:016x}{long}-{number}")
 }
 

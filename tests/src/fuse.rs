@@ -1,5 +1,5 @@
 //! Owns a file system of the test's own, in memory and read-only, that misbehaves as a script says: it fails, it
-//! changes between two calls, it lies. What is at which path is in `tree`. Must not own what a scan should say of it.
+//! changes between two calls, it lies. What is where is [`Tree`]. Must not own what a scan should say of it.
 //!
 //! Nothing is cached by the kernel, so that every look of a scan is a call here.
 

@@ -105,15 +105,21 @@ impl Said {
 
     fn drifts(self, root: &Path) -> Result<BTreeSet<Drift>> {
         let mut drifts: BTreeSet<Drift> = self.missing.iter().map(Drift::removed).collect();
+        let below = |path: &str, depth: usize| {
+            WalkDir::new(root.join(path)).follow_root_links(false).min_depth(depth).into_iter().map(|entry| {
+                let entry = entry?;
+                Ok::<_, anyhow::Error>(Drift::added(entry.path().strip_prefix(root)?.as_os_str().as_encoded_bytes()))
+            })
+        };
         for path in &self.extra {
             // What is below an extra directory it leaves out.
-            for entry in WalkDir::new(root.join(path)).follow_root_links(false) {
-                let entry = entry?;
-                let below = entry.path().strip_prefix(root)?;
-                drifts.insert(Drift::added(below.as_os_str().as_encoded_bytes()));
-            }
+            drifts.extend(below(path, 0).collect::<Result<Vec<_>>>()?);
         }
         for (path, mut attributes) in self.changed {
+            if attributes.contains("type") {
+                // It says nothing of what is in a directory where something else was, or not always.
+                drifts.extend(below(&path, 1).collect::<Result<Vec<_>>>()?);
+            }
             // Of a directory no time is sealed, because everything in it moves it.
             if fs::symlink_metadata(root.join(&path)).is_ok_and(|meta| meta.is_dir()) {
                 attributes.remove("mtime");

@@ -32,8 +32,8 @@ pub(super) struct Wanted {
     pub(super) sha256: bool,
 }
 
-/// A file of more bytes is hashed in parts, so that threads that have nothing else to do can help: at the end of a scan, or
-/// when one file is all there is. Smaller ones are sooner done than shared.
+/// A file of more bytes that is cached is hashed in parts, so that threads that have nothing else to do can help: at the end
+/// of a scan, or when one file is all there is. Smaller ones are sooner done than shared.
 const LARGE: u64 = 32 << 20;
 /// What is not shared further: a whole subtree of BLAKE3, so a power of two.
 const PART: u64 = 8 << 20;
@@ -43,7 +43,7 @@ const PART: u64 = 8 << 20;
 pub(super) fn hash(source: Source<'_>, wanted: Wanted) -> Result<Content, Trouble> {
     let size = source.stat.size;
     let mut sha256 = (wanted.algorithm == Algorithm::Sha256 || wanted.sha256).then(sha2::Sha256::new);
-    if sha256.is_none() && size > LARGE && source.reads_in_parts() {
+    if sha256.is_none() && size > LARGE && source.is_cached() {
         return Ok(Content { digest: whole(source)?, sha256: None, bytes: size });
     }
     let mut blake3 = (wanted.algorithm == Algorithm::Blake3).then(blake3::Hasher::new);

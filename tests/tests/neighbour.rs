@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -160,6 +161,12 @@ impl Stage {
         Ok(Self { home, tree, sandbox, _host: host })
     }
 
+    /// Makes the large file another one of the same size: what is not as sealed is read in every sweep.
+    fn never_as_sealed(self) -> Result<Self> {
+        File::options().write(true).open(self.tree.path("large"))?.write_all_at(b"other", 0)?;
+        Ok(self)
+    }
+
     fn start(&self) -> Result<Agent> {
         self.home.start(&self.sandbox)
     }
@@ -216,7 +223,7 @@ fn the_first_look_reads_no_faster() -> Result<()> {
 
 fn sweeps_keep_to_their_share() -> Result<()> {
     // Takes a fifth of a second of a core or so: without a limit a sweep every second would be a sixth of one.
-    let stage = Stage::new(1 << 28, "cpu = \"5%\"\nread = \"none\"")?;
+    let stage = Stage::new(1 << 28, "cpu = \"5%\"\nread = \"none\"")?.never_as_sealed()?;
     let mut agent = stage.start()?;
     let first = logged(&mut agent, 0, LOOKED)?;
     let id = agent.process().id();
@@ -244,7 +251,7 @@ fn processor_time(id: u32) -> Result<Duration> {
 
 fn a_hint_does_not_wait() -> Result<()> {
     // A sweep at this share takes minutes, which is longer than anything is waited for here.
-    let mut stage = Stage::new(4 << 30, "cpu = \"1%\"\nread = \"none\"")?;
+    let mut stage = Stage::new(4 << 30, "cpu = \"1%\"\nread = \"none\"")?.never_as_sealed()?;
     stage.home.log = "info,driftlock_agent=debug".to_owned();
     let mut agent = stage.start()?;
     // Hurries the first look too, or it would make room for whatever else this machine does.

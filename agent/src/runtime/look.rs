@@ -67,11 +67,11 @@ impl Look {
             self.options.state = Some((Arc::clone(&state), rely));
             let (outcome, summary) = if scope == Scope::All {
                 let view = self.baseline.view();
-                let each = |drift: &Drift| self.found(root, drift, content);
+                let each = |drift: &Drift| self.found(drift, content);
                 let all = report(root, baseline, &view, &self.options, pool, &self.cancel, &each);
                 (all.outcome, Some(Box::new(all.summary)))
             } else {
-                let found = |drift: Drift| self.found(root, &drift, content);
+                let found = |drift: Drift| self.found(&drift, content);
                 (compare(root, baseline, &self.options, &scope, pool, &self.cancel, &found), None)
             };
             let Stats { entries, duration, waited, .. } = outcome.stats;
@@ -91,12 +91,7 @@ impl Look {
         Ending::Finished(None)
     }
 
-    fn found(&self, root: &Root, drift: &Drift, content: Algorithm) {
-        // What is taken apart after the end of a process is not what it ran with.
-        if root.process().is_some_and(|process| !process.is_alive()) {
-            self.cancel.store(true, Ordering::Relaxed);
-            return;
-        }
+    fn found(&self, drift: &Drift, content: Algorithm) {
         let finding = Box::new(Finding::new(drift, content));
         self.send(Event::Found { scan: self.scan, path: drift.path.clone(), finding });
     }

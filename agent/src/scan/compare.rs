@@ -115,6 +115,12 @@ pub fn compare(
         root_lost = !still_there();
     }
     walked.store(true, Ordering::Relaxed);
+    if let Some(sweep) = &walk.sweep
+        && !root_lost
+        && !walk.met.interrupted.load(Ordering::Relaxed)
+    {
+        sweep.came_to_its_end();
+    }
     let met = walk.met;
     let mut mounts = met.mounts.into_inner().unwrap_or_else(PoisonError::into_inner);
     mounts.sort();

@@ -55,7 +55,8 @@ pub struct Sweep<'a> {
     settled: Settled,
     /// What is read again although nothing moved; `None`: everything.
     again: Option<RangeInclusive<u64>>,
-    order: cycle::Order,
+    /// How far the rolling rehash is, once this sweep has come to its end.
+    cycle: Cycle,
 }
 
 /// What a comparison may rely on.
@@ -159,15 +160,12 @@ impl State {
 
     /// Begins a comparison of `root`.
     pub fn sweep(&self, root: &Root, rely: Rely) -> Sweep<'_> {
-        let mut cycle = self.cycle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cycle = *self.cycle.lock().unwrap_or_else(PoisonError::into_inner);
         let again = match rely {
             Rely::OnNothing => None,
-            Rely::OnState(full) => {
-                self.moved.store(true, Ordering::Relaxed);
-                Some(cycle.advance(clock::boottime(), full))
-            }
+            Rely::OnState(full) => Some(cycle.advance(clock::boottime(), full)),
         };
-        Sweep { state: self, settled: Settled::on(root), again, order: cycle.order() }
+        Sweep { state: self, settled: Settled::on(root), again, cycle }
     }
 }
 
@@ -176,7 +174,15 @@ impl Sweep<'_> {
     pub(super) fn relies_on(&self, id: EntryId, stat: &Stat) -> bool {
         let Some(again) = &self.again else { return false };
         let mark = self.state.marks[id.index()].load(Ordering::Relaxed);
-        mark != 0 && mark == self.state.key.fingerprint(stat) && !again.contains(&self.order.place(id))
+        mark != 0 && mark == self.state.key.fingerprint(stat) && !again.contains(&self.cycle.order().place(id))
+    }
+
+    /// Everything was looked at: what was due of the rolling rehash was read. Without that it stays due.
+    pub(super) fn came_to_its_end(&self) {
+        if self.again.is_some() {
+            *self.state.cycle.lock().unwrap_or_else(PoisonError::into_inner) = self.cycle;
+            self.state.moved.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Remembers that `id` was found as sealed when it was `stat`, before and after.

@@ -6,10 +6,11 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use driftlock_agent::scan::{FULL, Identity, Options, Rely, Root, State};
+use driftlock_agent::scan::{FULL, Identity, Options, Rely, Root, Scope, State, compare};
 use driftlock_common::finding::Summary;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::profile::Profile;
@@ -30,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             seeds(8 << 32, true)
         }),
         trial("sweep::what_stat_cannot_show_is_found_when_everything_is_read_again", unshown),
+        trial("sweep::what_was_due_in_an_interrupted_sweep_stays_due", interrupted),
         trial("sweep::what_just_changed_is_read_again", young),
         trial("sweep::a_second_scan_reads_only_what_moved", second),
         trial("sweep::a_state_that_cannot_be_relied_on_is_said_and_everything_is_read", distrusted),
@@ -104,6 +106,24 @@ fn unshown() -> Result<()> {
     let (drifts, outcome) = subject::scan(root, &manifest, &relying(&state, Duration::from_nanos(1)))?;
     ensure!(subject::words(&drifts) == ["changed mapped"], "{drifts:?}");
     ensure!(outcome.stats.files_hashed == 2 && outcome.stats.remembered == 0, "{:?}", outcome.stats);
+    Ok(())
+}
+
+/// What was due in a sweep that was interrupted is due in the next one.
+fn interrupted() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let root = temp.path();
+    fs::write(root.join("file"), "sealed")?;
+    let manifest = subject::seal(root, Profile::Portable)?;
+    let began = Instant::now();
+    let state = remembered(root, &manifest)?;
+    // Since the state was made once around has passed; after the interrupted sweep it takes as long again.
+    let all = relying(&state, began.elapsed() / 2);
+    let (pool, now) = (subject::pool()?, AtomicBool::new(true));
+    let outcome = compare(&Root::open(root)?, &manifest, &all, &Scope::All, &pool, &now, &|_| ());
+    ensure!(outcome.interrupted && outcome.stats.files_hashed == 0, "{outcome:?}");
+    let (_, outcome) = subject::scan(root, &manifest, &all)?;
+    ensure!(outcome.stats.files_hashed == 1 && outcome.stats.remembered == 0, "{:?}", outcome.stats);
     Ok(())
 }
 

@@ -38,6 +38,9 @@ pub(super) struct Readers<S> {
 struct Inner<S> {
     limit: usize,
     working: usize,
+    /// Waits inside of what somebody else waits for. Each lets one thread more work: all that work may be waiting for what
+    /// lies below such a wait, and what it waits for may be held.
+    nested: usize,
     /// Steps of threads that were too many, for whoever has time first.
     held: Vec<(S, Arc<Group>)>,
     last: Measure,
@@ -75,6 +78,13 @@ pub(super) fn within<T>(job: impl FnOnce() -> T) -> T {
     answer
 }
 
+impl<S> Inner<S> {
+    /// How many may work.
+    const fn allowed(&self) -> usize {
+        self.limit + self.nested
+    }
+}
+
 impl<S> Readers<S> {
     /// Of the threads of `pool`.
     pub(super) fn of(pool: &Pool) -> Self {
@@ -82,7 +92,14 @@ impl<S> Readers<S> {
         Self {
             least,
             most,
-            inner: Mutex::new(Inner { limit: least, working: 0, held: Vec::new(), last: Measure::now(), busy: 0 }),
+            inner: Mutex::new(Inner {
+                limit: least,
+                working: 0,
+                nested: 0,
+                held: Vec::new(),
+                last: Measure::now(),
+                busy: 0,
+            }),
             changed: Condvar::new(),
         }
     }
@@ -96,9 +113,9 @@ impl<S> Readers<S> {
         }
         let mut inner = self.lock();
         let mut next = Some((step, Arc::clone(group)));
-        if inner.working >= inner.limit {
+        if inner.working >= inner.allowed() {
             inner.held.extend(next.take());
-            while inner.working >= inner.limit && group.0.load(Ordering::Acquire) > 0 {
+            while inner.working >= inner.allowed() && group.0.load(Ordering::Acquire) > 0 {
                 inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
             next = inner.held.pop();
@@ -116,7 +133,7 @@ impl<S> Readers<S> {
             let mut inner = self.lock();
             self.measure(&mut inner);
             // One too many, after there were fewer: others do what is held.
-            next = if inner.working > inner.limit { None } else { inner.held.pop() };
+            next = if inner.working > inner.allowed() { None } else { inner.held.pop() };
             if next.is_none() {
                 self.leave(&mut inner);
             }
@@ -126,8 +143,15 @@ impl<S> Readers<S> {
 
     /// Runs `wait`, in which this thread waits for a group: others may work in its place.
     pub(super) fn wait<T>(&self, wait: impl FnOnce() -> T) -> T {
-        if self.least == self.most || DEPTH.get() != WORKING {
+        if self.least == self.most || DEPTH.get() == 0 {
             return within(wait);
+        }
+        if DEPTH.get() == WAITING {
+            self.lock().nested += 1;
+            self.changed.notify_all();
+            let answer = wait();
+            self.lock().nested -= 1;
+            return answer;
         }
         self.leave(&mut self.lock());
         DEPTH.set(WAITING);
@@ -320,7 +344,7 @@ mod tests {
             prop_assert_eq!(run.done.load(Ordering::Relaxed), work.count());
             prop_assert_eq!(group.0.load(Ordering::Relaxed), 0);
             let inner = run.readers.lock();
-            prop_assert_eq!((inner.working, inner.held.len()), (0, 0));
+            prop_assert_eq!((inner.working, inner.nested, inner.held.len()), (0, 0, 0));
         }
     }
 }

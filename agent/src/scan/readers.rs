@@ -237,6 +237,9 @@ impl Measure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use proptest::prelude::*;
     use rayon::Scope;
 
@@ -330,6 +333,50 @@ mod tests {
         } else {
             std::thread::yield_now();
         }
+    }
+
+    /// The one that works waits for its half; the half lies, on another's stack, below a wait for a step; and the thread that
+    /// has this step is one too many.
+    #[test]
+    fn what_lies_below_a_wait_does_not_hold_up_the_wait() {
+        const FIRST: char = 'f';
+        const HELD: char = 'h';
+        let pool = Pool::with(1, 3).unwrap();
+        let readers = &Readers::of(&pool);
+        let groups: [Arc<Group>; 3] = Default::default();
+        groups.iter().for_each(|group| group.announce());
+        let [first, nested, held] = &groups;
+        let (half_is_done, half) = mpsc::channel();
+        let (step_is_done, step) = mpsc::channel();
+        let half = Mutex::new(half);
+        // Whoever takes a step does what the step is.
+        let each = &|step| match step {
+            FIRST => half.lock().unwrap().recv().unwrap(),
+            _ => step_is_done.send(()).unwrap(),
+        };
+        let until = |condition: fn(&Inner<char>) -> bool| {
+            while !condition(&readers.lock()) {
+                thread::yield_now();
+            }
+        };
+        let came = thread::scope(|scope| {
+            scope.spawn(|| readers.work(FIRST, first, each));
+            until(|inner| inner.working == 1);
+            scope.spawn(|| readers.work(HELD, held, each));
+            until(|inner| inner.held.len() == 1);
+            let came = within(|| {
+                let mut came = None;
+                // So long only where it would be for ever.
+                let mut wait = || came = Some(readers.wait(|| step.recv_timeout(Duration::from_secs(20))));
+                readers.work(HELD, nested, |_| wait());
+                came
+            });
+            half_is_done.send(()).unwrap();
+            came
+        });
+        assert_eq!(came, Some(Ok(())), "the step was not done while the wait for it lasted");
+        let inner = readers.lock();
+        assert_eq!((inner.working, inner.nested, inner.held.len()), (0, 0, 0));
     }
 
     proptest! {

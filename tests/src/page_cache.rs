@@ -1,9 +1,11 @@
 //! Owns which pages of a file are in the page cache, as a test makes it so and another program sees it. Must not own
 //! what should be there.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -69,17 +71,32 @@ pub fn bring_in(file: &Path, bytes: Range<u64>) -> Result<()> {
     Ok(())
 }
 
-/// As [`resident`], once what the kernel still reads ahead has arrived: pages on their way are not counted.
+/// As [`resident`], once what the kernel still reads ahead has arrived: pages on their way are not counted. The device says
+/// how many reads are on their way, and once it is none, all that began before has come.
 ///
 /// # Errors
 /// As [`resident`], and if it never comes to rest.
 pub fn resident_at_rest(files: &[impl AsRef<Path>]) -> Result<u64> {
     let mut last = None;
     eventually("reading ahead to come to its end", || {
+        let reading = reads_under_way(files)?;
+        ensure!(reading == 0, "{reading} reads of the device are under way");
         let now = resident(files)?;
         let before = last.replace(now);
         ensure!(before == Some(now), "{before:?}, then {now}");
         Ok::<_, anyhow::Error>(now)
+    })
+}
+
+/// How many reads the devices of `files` have not answered yet; none of a file system that has no device of its own
+/// (kernel, Documentation/ABI/stable/sysfs-block, `inflight`).
+fn reads_under_way(files: &[impl AsRef<Path>]) -> Result<u64> {
+    let devices = files.iter().map(|file| Ok(fs::metadata(file)?.dev())).collect::<Result<BTreeSet<u64>>>()?;
+    devices.into_iter().try_fold(0, |sum, device| {
+        let path = format!("/sys/dev/block/{}:{}/inflight", rustix::fs::major(device), rustix::fs::minor(device));
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(sum) };
+        let reads: u64 = text.split_whitespace().next().context("no number")?.parse().context(path)?;
+        Ok(sum + reads)
     })
 }
 

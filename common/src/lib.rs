@@ -3,9 +3,9 @@
 //! In the order in which data goes: bytes have a [`digest`]; a [`path`] leads to a [`node`]; paths with nodes are a
 //! [`tree`], whose [`canonical`] bytes have one digest; a tree sealed under a [`profile`] and exclude [`pattern`]s is a
 //! [`manifest`]. What was sealed and what was observed differ by [`drift`], or a [`gap`] says why that is not known.
-//! What of it counts is what is [`compared`].
+//! What of it counts is what is [`compared`]; what may differ all the same, and how loudly to say so, is a [`policy`].
 //! A drift is reported as a [`finding`]; trouble with the watching is a [`condition`]; both travel as an [`event`].
-//! [`exit`] has the exit codes of both binaries.
+//! [`key`] says which known key an unknown one was meant to be. [`exit`] has the exit codes of both binaries.
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod digest;
@@ -19,6 +19,8 @@ pub mod manifest;
 pub mod gap;
 pub mod drift;
 pub mod compared;
+pub mod key;
+pub mod policy;
 pub mod finding;
 pub mod condition;
 pub mod event;

@@ -1,5 +1,7 @@
-//! Owns the pattern language of excludes: parsing, matching over raw bytes, and the named sets. Must not own
+//! Owns the pattern language of excludes and policies: parsing, matching over raw bytes, and the named sets. Must not own
 //! where patterns come from.
+
+mod overlap;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,32 +28,24 @@ enum Component {
     Glob(Vec<Vec<u8>>),
 }
 
-/// Why a text is not a pattern.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a text is not a pattern, as an exclude; [`PatternError::reason`] is the same of any pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PatternError {
     /// Empty, or with an empty component: a leading, trailing or doubled slash.
-    #[error("exclude {0:?} has an empty component: patterns are relative to the root, without slashes at the ends")]
     EmptyComponent(String),
     /// `.` or `..` as a component.
-    #[error("exclude {0:?} has a component \".\" or \"..\"")]
     DotComponent(String),
     /// `**` with something beside it.
-    #[error("exclude {0:?} has \"**\" inside a component: it stands only for whole components")]
     PartialDoubleStar(String),
     /// One of `? [ ] { } !` without a backslash.
-    #[error("exclude {0:?} has an unescaped {1:?}: only * and ** are special; write \\{1} for the character")]
     Reserved(String, char),
     /// A backslash at the end.
-    #[error("exclude {0:?} ends in a backslash")]
     TrailingBackslash(String),
     /// NUL or another control character.
-    #[error("exclude {0:?} holds a control character")]
     Control(String),
     /// Longer than a path can be.
-    #[error("an exclude is longer than 65536 bytes")]
     TooLong,
     /// A name that is not one of [`SETS`].
-    #[error("there is no exclude set {0:?}; known: oci-runtime-1")]
     UnknownSet(String),
 }
 
@@ -80,12 +74,74 @@ pub const SETS: &[(&str, &[&str])] = &[(
     ],
 )];
 
+// === impl PatternError ===
+
+impl PatternError {
+    /// What is wrong with the pattern, without the pattern.
+    pub fn reason(&self) -> String {
+        let reason = match self {
+            Self::EmptyComponent(_) => {
+                "has an empty component: patterns are relative to the root, without slashes at the ends"
+            }
+            Self::DotComponent(_) => "has a component \".\" or \"..\"",
+            Self::PartialDoubleStar(_) => "has \"**\" inside a component: it stands only for whole components",
+            Self::Reserved(_, ch) => {
+                return format!("has an unescaped {ch:?}: only * and ** are special; write \\{ch} for the character");
+            }
+            Self::TrailingBackslash(_) => "ends in a backslash",
+            Self::Control(_) => "holds a control character",
+            Self::TooLong => "is longer than 65536 bytes",
+            Self::UnknownSet(_) => "is no set",
+        };
+        reason.to_owned()
+    }
+}
+
+impl std::error::Error for PatternError {}
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyComponent(text)
+            | Self::DotComponent(text)
+            | Self::PartialDoubleStar(text)
+            | Self::Reserved(text, _)
+            | Self::TrailingBackslash(text)
+            | Self::Control(text) => write!(f, "exclude {text:?} {}", self.reason()),
+            Self::TooLong => write!(f, "an exclude {}", self.reason()),
+            Self::UnknownSet(name) => write!(f, "there is no exclude set {name:?}; known: oci-runtime-1"),
+        }
+    }
+}
+
 // === impl Pattern ===
 
 impl Pattern {
     /// The text it was parsed from.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The components before the first one that holds a star: whatever matches begins with them.
+    pub(crate) fn literal_prefix(&self) -> impl Iterator<Item = &[u8]> {
+        self.components.iter().map_while(|component| match component {
+            Component::Glob(pieces) => match pieces.as_slice() {
+                [literal] => Some(literal.as_slice()),
+                _ => None,
+            },
+            Component::Any => None,
+        })
+    }
+
+    /// [`Pattern::matches`] for a path that was split already.
+    pub(crate) fn matches_split(&self, path: &[&[u8]]) -> bool {
+        // Most patterns that begin with a star are settled by the name.
+        if let (Some(Component::Glob(pieces)), Some(name)) = (self.components.last(), path.last())
+            && !matches_name(pieces, name)
+        {
+            return false;
+        }
+        matches_components(&self.components, path)
     }
 
     /// Whether the pattern matches exactly this path (not its descendants).

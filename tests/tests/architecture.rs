@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use driftlock_common::exit;
 
-/// The crates that the core may use, and why each is pure: encoding, hashing, JSON, error types.
-const CORE_DEPENDENCIES: [&str; 7] = ["base64", "blake3", "hex", "serde", "serde_json", "sha2", "thiserror"];
+/// The crates that the core may use, and why each is pure: encoding, hashing, JSON, TOML, likeness of words, error types.
+const CORE_DEPENDENCIES: [&str; 9] =
+    ["base64", "blake3", "hex", "serde", "serde_json", "sha2", "strsim", "thiserror", "toml"];
 
 /// What the core does not do: no files, no network, no clock, no threads, no printing, no logging.
 const NOT_IN_THE_CORE: [&str; 17] = [

@@ -1,6 +1,8 @@
 //! Owns the command line: what may be typed and what `--help` teaches. Must not own reading files, or defaults that
 //! need the host.
 
+mod policy;
+
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,6 +12,8 @@ use driftlock_common::profile::Profile;
 
 use crate::config::{MIN_READ, units};
 use crate::scan::IdView;
+
+pub use policy::{PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicyTestArgs, PolicyVerb, TypeArg};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -37,6 +41,8 @@ pub enum Verb {
     CheckConfig(CheckConfigArgs),
     /// Say what this host allows, what would be missed, and what to do about it
     Doctor(DoctorArgs),
+    /// Check, explain and test what may differ from a manifest, and how loudly to say so
+    Policy(PolicyArgs),
 }
 
 /// What is read as a tree, and under which terms.

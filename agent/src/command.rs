@@ -4,6 +4,7 @@ pub mod agent;
 pub mod check_config;
 pub mod diff;
 pub mod doctor;
+pub mod policy;
 pub mod scan;
 pub mod seal;
 pub mod show;
@@ -23,6 +24,7 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Agent(args) => agent::run(args),
         Verb::CheckConfig(args) => check_config::run(args),
         Verb::Doctor(args) => doctor::run(args),
+        Verb::Policy(args) => policy::run(args),
     };
     outcome.unwrap_or_else(|failure| {
         output::complain(&failure);

@@ -10,12 +10,16 @@ use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
 use driftlock_agent::source::{SourceError, archive as image_archive};
 use driftlock_common::digest::{Algorithm, Digest};
-use driftlock_common::drift::diff;
+use driftlock_common::drift::{Delta, Drift, diff};
 use driftlock_common::event::{Body, Event};
 use driftlock_common::finding::{Finding, path_fields};
+use driftlock_common::gap::Reason;
 use driftlock_common::manifest::{Header, Manifest};
+use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::pattern::{Excludes, Pattern};
+use driftlock_common::policy::case::Cases;
+use driftlock_common::policy::{Context, Moment, Policy};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::archive_path;
 
@@ -32,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("archive", archive),
     ("mountinfo", mountinfo),
     ("state", state),
+    ("policy", policy),
 ];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
@@ -178,6 +183,34 @@ pub fn state(data: &[u8]) {
     match State::parse(data, identity, entries.min(MOST)) {
         Ok(state) => assert!(state.known() <= entries, "more is remembered than there is"),
         Err(why) => assert_shown(&why.to_string()),
+    }
+}
+
+/// A policy, and behind a NUL a path that it judges. The same bytes as cases.
+pub fn policy(data: &[u8]) {
+    let (text, path) = data.split_at(data.iter().position(|b| *b == 0).unwrap_or(data.len()));
+    if let Err(error) = Cases::parse(text) {
+        error.problems.iter().for_each(|problem| assert_shown(&problem.to_string()));
+    }
+    let policy = match Policy::parse(text) {
+        Ok(policy) => policy,
+        Err(error) => return error.problems.iter().for_each(|problem| assert_shown(&problem.to_string())),
+    };
+    policy.check(None).iter().for_each(|warning| assert_shown(&warning.to_string()));
+    let Ok(path) = TreePath::new(path.get(1..).unwrap_or_default()) else { return };
+    let setuid = Node { mode: Some(0o4755), ..Node::bare(Kind::File { size: None, content: None }) };
+    let names = policy.rules().iter().any(|rule| !rule.privileged.is_empty());
+    for delta in [
+        Delta::Added { observed: setuid, unverified: None, collapsed: None },
+        Delta::Unverifiable { reason: Reason::Denied, covers: 1, expected: None },
+    ] {
+        let drift = Drift { path: path.clone(), delta };
+        let verdict = policy.judge(&drift, &Context::default(), Moment::default());
+        assert!(verdict.is_alert() || (names && !drift.has_gap()), "a gap or a set-id file is tolerated");
+        // The rule that decides is the first that is not passed over.
+        let passed = policy.passed(&drift);
+        let matching = policy.rules().iter().filter(|rule| rule.patterns().any(|pattern| pattern.matches(&path)));
+        assert!(matching.skip(passed.len()).map(|rule| &rule.id).next() == verdict.rule().map(|rule| &rule.id));
     }
 }
 

@@ -96,8 +96,9 @@ impl Policy {
     /// For each rule, of how many entries it would tolerate a change or the absence.
     fn swallowed(&self, tree: &Tree) -> Vec<usize> {
         let mut counts = vec![0; self.rules.len()];
-        for id in tree.iter() {
-            let (path, file_type) = (tree.path(id), tree.node(id).file_type());
+        // No rule matches the root, which comes first.
+        for id in tree.iter().skip(1) {
+            let (path, file_type) = (tree.path(id), tree.file_type(id));
             let path: Vec<&[u8]> = path.components().collect();
             let decides = |change: Change| {
                 self.index.first(&path, |at| {
@@ -183,5 +184,129 @@ impl fmt::Display for Warning<'_> {
                 write!(f, "allows {} of {place}: {}", allow.name(), crate::path::Escaped(pattern.as_str().as_bytes()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Kind, Node};
+    use crate::path::TreePath;
+    use crate::tree::Origin;
+
+    /// Rules of `path | more keys`, with ids in order from `r0`.
+    fn policy(rules: &[&str]) -> Policy {
+        let mut text = String::from("version = 1\nname = 'p'\n");
+        for (at, rule) in rules.iter().enumerate() {
+            let (path, more) = rule.split_once('|').unwrap();
+            text.push_str(
+                &["[[rule]]\nid = 'r", &at.to_string(), "'\nreason = 'x'\npath = ", path, "\n", more, "\n"].concat(),
+            );
+        }
+        Policy::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    fn said(policy: &Policy) -> Vec<String> {
+        policy.check(None).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn shadowed_rules() {
+        for (rules, shadowed) in [
+            (vec!["'srv/**'|allow='any'", "'srv/a'|allow='nothing'"], vec![1]),
+            (vec!["'srv/a'|allow='nothing'", "'srv/**'|allow='any'"], vec![]),
+            (vec!["'srv/a'|allow='any'", "'srv/a'|allow='any'"], vec![1]),
+            (vec!["'srv/**'|allow='any'\nchange='added'", "'srv/a'|allow='any'"], vec![]),
+            (vec!["'srv/**'|allow='any'", "'srv/a'|allow='any'\nchange='added'"], vec![1]),
+            (vec!["'srv/**'|allow='any'\ntype='file'", "'srv/a'|allow='nothing'\ntype='file'"], vec![]),
+            (vec!["'srv/**'|allow='nothing'\ntype='file'", "'srv/a'|allow='any'\ntype='file'"], vec![1]),
+            (vec!["'srv/**'|allow='nothing'\nattributes='mode'", "'srv/a'|allow='nothing'"], vec![]),
+            (
+                vec![
+                    "'srv/**'|allow='nothing'\nattributes=['uid','mode']",
+                    "'srv/a'|allow='nothing'\nattributes='mode'",
+                ],
+                vec![1],
+            ),
+            // Two rules together shadow the third: not found, as is said.
+            (vec!["'srv/a'|allow='any'", "'srv/b'|allow='any'", "'srv/{a,b}'|allow='any'"], vec![]),
+        ] {
+            let policy = policy(&rules);
+            let found: Vec<String> = policy
+                .check(None)
+                .iter()
+                .filter(|warning| matches!(warning.about, About::Shadowed { .. }))
+                .map(|warning| warning.rule.id.clone())
+                .collect();
+            let expected: Vec<String> = shadowed.iter().map(|at: &usize| format!("r{at}")).collect();
+            assert_eq!(found, expected, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn tolerance_of_what_runs_code_or_grants_rights() {
+        for (rule, place) in [
+            ("'usr/bin/x'|allow='any'", Some("programs on PATH")),
+            ("'**'|allow='content'\ntype='file'", Some("programs on PATH")),
+            ("'usr/lib/**'|allow='any'", Some("libraries that the loader loads")),
+            ("'etc/ld.so.preload'|allow='any'", Some("what the loader preloads and where it looks")),
+            ("'etc/cron.d/*'|allow='any'", Some("cron and at")),
+            ("'etc/sudoers.d/**'|allow='absent'", Some("who may become root")),
+            ("'etc/systemd/system/*.service'|allow='any'", Some("units of systemd and init scripts")),
+            ("'home/*/.ssh/authorized_keys'|allow='append'", Some("who may log in over ssh")),
+            ("'root/**'|allow='any'", Some("who may log in over ssh")),
+            ("'etc/pam.d/common-auth'|allow='content'", Some("authentication")),
+            ("'etc/shadow'|allow='attributes'\nattributes='mode'", Some("accounts, passwords and groups")),
+            ("'usr/bin/x'|allow='attributes'\nattributes='mtime'", None),
+            ("'usr/bin/x'|allow='nothing'", None),
+            ("'var/log/*.log'|allow='append'", None),
+            ("'etc/hostname'|allow='content'", None),
+        ] {
+            let policy = policy(&[rule]);
+            let warnings = policy.check(None);
+            let first = warnings.iter().find_map(|warning| match warning.about {
+                About::Sensitive { place, .. } => Some(place),
+                _ => None,
+            });
+            assert_eq!(first, place, "{rule}");
+        }
+        // What an earlier alarm decides on is not tolerated behind it.
+        let before =
+            policy(&["'etc/sudoers'|allow='nothing'", "'etc/sudoers.d/**'|allow='nothing'", "'etc/*'|allow='any'"]);
+        assert!(!said(&before).iter().any(|line| line.contains("root")), "{:#?}", said(&before));
+        let partly = policy(&["'etc/sudoers'|allow='nothing'\nchange='added'", "'etc/sudoers'|allow='any'"]);
+        assert!(said(&partly)[0].contains("allows any of who may become root: etc/sudoers"), "{:#?}", said(&partly));
+    }
+
+    #[test]
+    fn every_place_is_made_of_patterns() {
+        for (place, patterns) in PLACES {
+            patterns.iter().for_each(|text| assert!(text.parse::<Pattern>().is_ok(), "{place}: {text}"));
+        }
+    }
+
+    #[test]
+    fn rules_that_swallow_a_fifth() {
+        let file = || Node::bare(Kind::File { size: None, content: None });
+        let entries = ["a", "b", "c", "d", "d/e", "d/f", "d/g", "d/h", "d/i", "z"].map(|path| {
+            let node = if path == "d" { Node::implicit_directory() } else { file() };
+            (TreePath::new(path).unwrap(), node, Origin::default())
+        });
+        let tree = Tree::from_sorted(entries).unwrap();
+        let count = |rules: &[&str]| -> Vec<String> {
+            let policy = policy(rules);
+            let warnings = policy.check(Some(&tree));
+            let swallowing = warnings.iter().filter(|warning| matches!(warning.about, About::Swallows { .. }));
+            swallowing.map(ToString::to_string).collect()
+        };
+        let tolerates = |line: usize, id: &str, share: &str| {
+            format!("{line}: rule {id} tolerates changes of {share}: narrow its patterns")
+        };
+        assert_eq!(count(&["'d/**'|allow='any'"]), [tolerates(3, "r0", "5 of 10 sealed paths (50 %)")]);
+        assert_eq!(count(&["'d/{e,f}'|allow='absent'"]), [tolerates(3, "r0", "2 of 10 sealed paths (20 %)")]);
+        assert_eq!(count(&["'d/e'|allow='any'"]), [""; 0]);
+        assert_eq!(count(&["'d/**'|allow='nothing'"]), [""; 0]);
+        assert_eq!(count(&["'d/**'|allow='any'\ntype='directory'"]), [""; 0]);
+        assert_eq!(count(&["'d/{e,f,g,h}'|allow='nothing'", "'d/**'|allow='any'"]), [""; 0]);
     }
 }

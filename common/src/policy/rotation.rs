@@ -141,9 +141,6 @@ pub fn explain(remembered: &Remembered, now: Option<&Now>, rotation: &Rotation, 
         Some(Now { prefix: None, inode, .. }) if *inode != remembered.inode => Cut::Rewritten,
         Some(_) => return Fate::Grown,
     };
-    if remembered.length == 0 {
-        return if now.is_some() { Fate::Grown } else { Fate::Cut(cut) };
-    }
     let all = siblings.named(&rotation.names);
     match all.iter().find_map(|sibling| carries(remembered, sibling, siblings)) {
         Some(rotated) => Fate::Rotated(rotated),

@@ -33,7 +33,14 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
     ("authentication", &["etc/pam.d/**", "etc/pam.conf", "etc/security/**", "etc/nsswitch.conf", "etc/krb5*"]),
     (
         "who may log in over ssh",
-        &["**/.ssh/**", "etc/ssh/sshd_config", "etc/ssh/sshd_config.d/**", "etc/ssh/authorized_keys*/**"],
+        &[
+            "root/.ssh/**",
+            "home/*/.ssh/**",
+            "var/lib/*/.ssh/**",
+            "etc/ssh/sshd_config",
+            "etc/ssh/sshd_config.d/**",
+            "etc/ssh/authorized_keys*/**",
+        ],
     ),
     (
         "what shells run when they start",

@@ -258,7 +258,7 @@ fn hostile_policies_are_refused_in_one_line_each() {
         ("huge", vec![b'#'; 1024 * 1024 + 1], "larger than 1048576 bytes"),
         ("not-utf-8", b"version = 1\nname = \"\xff\"".to_vec(), "2:9: not UTF-8"),
         ("deep", format!("{HEAD}x = {}", "[".repeat(100_000)).into(), "3:"),
-        ("deep-tables", format!("{HEAD}[{}x]", "a.".repeat(100_000)).into(), "3:"),
+        ("deep-tables", format!("{HEAD}[{}x]", "a.".repeat(100_000)).into(), "recursion limit"),
         ("no-toml", b"version = ".to_vec(), "1:11: "),
         ("empty", Vec::new(), "version is missing: version = 1"),
         ("other-version", b"version = 2\nname = \"p\"".to_vec(), "1:11: version 2 is not known"),
@@ -283,7 +283,7 @@ fn hostile_policies_are_refused_in_one_line_each() {
         (
             "bad-id",
             rule("allow = 'any'").replace("\"r\"", "\"a b\\u001b\"").into(),
-            "4:6: rule.id is \"a b\\\\x1b\", not",
+            "4:6: rule.id is \"a b\\x1b\", not",
         ),
         ("empty-reason", rule("allow = 'any'").replace("\"x\"", "\" \"").into(), "5:10: rule.reason is empty"),
         ("no-reason", rule("allow = 'any'").replace("reason = \"x\"\n", "").into(), "3:1: rule.reason is missing"),
@@ -612,16 +612,20 @@ proptest! {
 
     /// Rules that have no path in common may change places.
     #[test]
-    fn the_order_of_independent_rules_does_not_matter(rules in rules(), drift in drifts(), fate in fates(), at in 0..7_usize) {
-        let (before, mut rules) = policy_of(&rules);
-        prop_assume!(at + 1 < rules.len());
-        let meet = before.rules()[at].patterns().any(|a| before.rules()[at + 1].patterns().any(|b| a.meets(b)));
-        prop_assume!(!meet);
-        rules.swap(at, at + 1);
-        let (after, _) = policy_of(&rules);
-        let (was, said) = verdict(&before, &drift, fate.as_ref());
-        let moved = was.map(|was| if was == at { at + 1 } else if was == at + 1 { at } else { was });
-        prop_assert_eq!(verdict(&after, &drift, fate.as_ref()), (moved, said));
+    fn the_order_of_independent_rules_does_not_matter(rules in rules(), drift in drifts(), fate in fates()) {
+        let (before, rules) = policy_of(&rules);
+        let was = verdict(&before, &drift, fate.as_ref());
+        for at in 1..rules.len() {
+            let [a, b] = [at - 1, at].map(|at| &before.rules()[at]);
+            if a.patterns().any(|a| b.patterns().any(|b| a.meets(b))) {
+                continue;
+            }
+            let mut swapped = rules.clone();
+            swapped.swap(at - 1, at);
+            let (after, _) = policy_of(&swapped);
+            let place = was.0.map(|was| if was == at { at - 1 } else if was + 1 == at { at } else { was });
+            prop_assert_eq!(verdict(&after, &drift, fate.as_ref()), (place, was.1));
+        }
     }
 
     /// What `check` calls shadowed never decides.

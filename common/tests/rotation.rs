@@ -136,7 +136,8 @@ impl Directory {
                 prefix: file.bytes.get(..usize::try_from(old.length).unwrap()).map(Digest::blake3),
             });
             let mut siblings = Beside { directory: self, itself: name };
-            (name.clone(), explain(old, now.as_ref(), rotation, &mut siblings))
+            let path = TreePath::new(name.as_str()).unwrap();
+            (name.clone(), explain(&path, old, now.as_ref(), rotation, &mut siblings))
         };
         then.iter().map(fate).collect()
     }
@@ -257,6 +258,9 @@ proptest! {
         // The log itself if it is rotated afterwards: then its damage goes with it.
         let names: Vec<String> = directory.files.keys().cloned().collect();
         let name = if then_rotate { LOG.to_owned() } else { which.get(&names).clone() };
+        // What another file holds as well is not lost.
+        let held = directory.files[&name].bytes.clone();
+        prop_assume!(directory.files.values().filter(|file| file.bytes.starts_with(&held)).count() == 1);
         let bytes = &mut directory.files.get_mut(&name).unwrap().bytes;
         prop_assume!(!bytes.is_empty());
         let at = place.index(bytes.len());
@@ -322,19 +326,49 @@ fn each_way_has_its_name() {
             None,
             Fate::Rotated(Rotated::Packed { to: to(), packing: Packing::Gzip, lost: 0 }),
         ),
-        // The oldest may go if as many as are kept are there and all are younger.
-        (
-            vec![("app.log.1", file(3, b"a", 6)), ("app.log.2", file(4, b"b", 5))],
-            None,
-            Fate::Rotated(Rotated::OldestGone),
-        ),
-        (vec![("app.log.1", file(3, b"a", 6)), ("app.log.2", file(4, b"b", 4))], None, Fate::Cut(Cut::Gone)),
+        // The log itself is never the oldest that may go.
+        (vec![("app.log.1", file(3, b"a", 6)), ("app.log.2", file(4, b"b", 5))], None, Fate::Cut(Cut::Gone)),
         (vec![("app.log.1", file(3, b"a", 6))], None, Fate::Cut(Cut::Gone)),
     ] {
         let files = files.into_iter().map(|(name, file)| (name.to_owned(), file)).collect();
         let directory = Directory { files, ..Directory::default() };
         let mut siblings = Beside { directory: &directory, itself: LOG };
-        assert_eq!(explain(&old, at.as_ref(), &rotation, &mut siblings), expected, "{directory:?} {at:?}");
+        assert_eq!(
+            explain(&TreePath::new(LOG).unwrap(), &old, at.as_ref(), &rotation, &mut siblings),
+            expected,
+            "{directory:?} {at:?}"
+        );
+    }
+}
+
+#[test]
+fn the_oldest_may_go() {
+    let mode = Mode { copy_truncate: false, compress: false, delay: false, date: false, keep: 2 };
+    let (old, rotation) = (remembered(b"0123456789", 1), rotation(mode));
+    let file = |inode, modified| File { inode, bytes: b"a".to_vec(), modified };
+    let gone = || Fate::Rotated(Rotated::OldestGone);
+    for (name, files, at, expected) in [
+        ("app.log.2", vec![("app.log.1", file(2, 6)), ("app.log.2.gz", file(3, 5))], None, gone()),
+        // Another file has its name.
+        ("app.log.2", vec![("app.log.1", file(2, 6))], Some(now(b"b", 3, 10)), gone()),
+        // It was cut where it lay.
+        ("app.log.2", vec![("app.log.1", file(2, 6))], Some(now(b"b", 1, 10)), Fate::Cut(Cut::Shrunk)),
+        // Fewer than are kept are left.
+        ("app.log.2", vec![("app.log.1", file(2, 6))], None, Fate::Cut(Cut::Gone)),
+        // It was not the oldest.
+        ("app.log.1", vec![("app.log.2", file(2, 4)), ("app.log.2.gz", file(3, 5))], None, Fate::Cut(Cut::Gone)),
+        // It is no rotated file.
+        ("app.log.7", vec![("app.log.1", file(2, 6)), ("app.log.2", file(3, 6))], None, Fate::Cut(Cut::Gone)),
+    ] {
+        let files = files.into_iter().map(|(name, file)| (name.to_owned(), file)).collect();
+        let directory = Directory { files, ..Directory::default() };
+        let mut siblings = Beside { directory: &directory, itself: name };
+        let path = TreePath::new(name).unwrap();
+        assert_eq!(
+            explain(&path, &old, at.as_ref(), &rotation, &mut siblings),
+            expected,
+            "{name} {directory:?} {at:?}"
+        );
     }
 }
 

@@ -131,8 +131,15 @@ pub enum Cut {
     Gone,
 }
 
-/// What became of a growing file that was remembered; `now` is `None` if there is no regular file at its path.
-pub fn explain(remembered: &Remembered, now: Option<&Now>, rotation: &Rotation, siblings: &mut impl Siblings) -> Fate {
+/// What became of a growing file that was remembered under `name`, a path relative to its directory; `now` is `None` if
+/// there is no regular file any more.
+pub fn explain(
+    name: &TreePath,
+    remembered: &Remembered,
+    now: Option<&Now>,
+    rotation: &Rotation,
+    siblings: &mut impl Siblings,
+) -> Fate {
     let cut = match now {
         None => Cut::Gone,
         Some(now) if now.length < remembered.length => Cut::Shrunk,
@@ -144,7 +151,7 @@ pub fn explain(remembered: &Remembered, now: Option<&Now>, rotation: &Rotation, 
     let all = siblings.named(&rotation.names);
     match all.iter().find_map(|sibling| carries(remembered, sibling, siblings)) {
         Some(rotated) => Fate::Rotated(rotated),
-        None if cut == Cut::Gone && was_oldest(remembered, rotation, &all) => Fate::Rotated(Rotated::OldestGone),
+        None if was_oldest(name, remembered, now, rotation, &all) => Fate::Rotated(Rotated::OldestGone),
         None => Fate::Cut(cut),
     }
 }
@@ -165,8 +172,18 @@ fn carries(remembered: &Remembered, sibling: &Sibling, siblings: &mut impl Sibli
     Some(Rotated::Packed { to: to(), packing, lost: lost(&found) })
 }
 
-/// Whether a file that is gone was the oldest, and as many as are kept are there without it.
-fn was_oldest(remembered: &Remembered, rotation: &Rotation, all: &[Sibling]) -> bool {
+/// Whether it was the oldest rotated file, and as many as are kept are there without it: one of them may have its name.
+/// The log itself never is, nor a file that was changed where it lay.
+fn was_oldest(
+    name: &TreePath,
+    remembered: &Remembered,
+    now: Option<&Now>,
+    rotation: &Rotation,
+    all: &[Sibling],
+) -> bool {
     let Some(keep) = rotation.keep.and_then(|keep| usize::try_from(keep).ok()) else { return false };
-    all.len() >= keep && all.iter().all(|sibling| sibling.modified >= remembered.modified)
+    let rotated = rotation.names.iter().any(|pattern| pattern.matches(name));
+    let in_place = now.is_some_and(|now| now.inode == remembered.inode);
+    let kept = all.len() + usize::from(now.is_some());
+    rotated && !in_place && kept >= keep && all.iter().all(|sibling| sibling.modified >= remembered.modified)
 }

@@ -44,15 +44,7 @@ pub(super) const PLACES: &[(&str, &[&str])] = &[
     ),
     (
         "what shells run when they start",
-        &[
-            "etc/profile",
-            "etc/profile.d/**",
-            "etc/bash.bashrc",
-            "etc/environment",
-            "**/.bash*",
-            "**/.profile",
-            "**/.z*",
-        ],
+        &["etc/profile", "etc/profile.d/**", "etc/bash.bashrc", "etc/environment", "root/.*", "home/*/.*"],
     ),
     (
         "what packages are installed from, and what runs then",

@@ -313,6 +313,7 @@ fn hostile_policies_are_refused_in_one_line_each() {
         ("attributes-unnamed", rule("allow = 'attributes'").into(), "7:9: rule.attributes is missing"),
         ("attributes-type", rule("allow = 'attributes'\nattributes = 'type'").into(), "rule.attributes has type"),
         ("rotate-of-any", any("rotate = 'a.1'").into(), "8:10: rule.rotate goes with allow = \"append\" only"),
+        ("rotate-starred", rule("allow = 'append'\nrotate='*/b'").into(), "8:8: rule.rotate \"*/b\" has a star"),
         ("keep-alone", rule("allow = 'append'\nkeep = 3").into(), "8:8: rule.keep goes with rotate only"),
         ("keep-nothing", rule("allow = 'append'\nrotate='b'\nkeep = 0").into(), "9:8: rule.keep is not 1 to 10000"),
         ("absent-added", rule("allow = 'absent'\nchange = 'added'").into(), "8:10: rule.change contradicts"),

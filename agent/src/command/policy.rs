@@ -61,5 +61,6 @@ fn shown(path: &Path) -> String {
 fn answer(text: &str) -> Result<(), Failure> {
     let mut stdout = Output::stdout();
     stdout.write(text.as_bytes())?;
-    stdout.finish()
+    stdout.finish()?;
+    Ok(())
 }

@@ -210,6 +210,11 @@ impl<'a, 'p, 't> Reader<'a, 'p, 't> {
 
     fn rotation(&mut self) -> Rotation {
         let names = self.patterns("rotate");
+        let starred = |name: &&Pattern| name.as_str().rsplit_once('/').is_some_and(|(at, _)| at.contains(['*', '\\']));
+        if let (Some(name), Some(offset)) = (names.iter().find(starred), self.section.offset("rotate")) {
+            let what = "has a star or a backslash in a directory: name it";
+            self.problems.add(offset, format!("rule.rotate {} {what}", quoted(name.as_str())));
+        }
         let keep = self.section.number("keep", self.problems).and_then(|At { value, offset }| {
             let keep = u32::try_from(value).ok().filter(|keep| (1..=MAX_KEEP).contains(keep));
             if keep.is_none() {

@@ -278,7 +278,7 @@ fn hostile_policies_are_refused_in_one_line_each() {
         (
             "duplicate-id",
             many(2, "[[rule]]\nid='x'\nreason='x'\npath='#'\nallow='any'\n").into(),
-            "8:1: rule x is there already, on line 3",
+            "8:1: rule \"x\" is there already, on line 3",
         ),
         (
             "bad-id",
@@ -295,7 +295,8 @@ fn hostile_policies_are_refused_in_one_line_each() {
         ("partial-stars", braces("a**").into(), "7:8: rule.path \"a**\" has \"**\" inside a component"),
         ("long-pattern", braces(&"x".repeat(1025)).into(), "is longer than 1024 bytes"),
         ("brace-bomb", braces(&"{1..1000}".repeat(100)).into(), "stands for more than 1024 patterns"),
-        ("brace-range", braces("{1..4000000000}").into(), "is not a range of at most 1024"),
+        ("brace-range", braces("{1..4000000000}").into(), "not a range of at most 1024"),
+        ("brace-control", braces("{a\\t}").into(), "has \"a\\x09\" in braces, neither"),
         ("brace-nested", braces("{a,{b,c}}").into(), "has braces within braces"),
         ("brace-open", braces("{a,b").into(), "has a { without a }"),
         ("too-many-rules", many(10_001, "[[rule]]\nid='#'\n").into(), "more than 10000 rules"),

@@ -1,6 +1,7 @@
 //! Owns lists in braces, which stand for several patterns: `app.log.{1..14}` and `{a,b}`. They are expanded when a policy
 //! is read, and only there: excludes have none. Must not own patterns.
 
+use super::section::quoted;
 use super::{MAX_EXPANSION, MAX_PATTERN};
 
 /// Every text that `text` stands for, in order; itself if it has no braces. `{1..14}` counts up, with leading zeros
@@ -67,12 +68,15 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
 fn list(inside: &str) -> Result<Vec<String>, String> {
     if let Some((first, last)) = inside.split_once("..") {
         return range(first, last).ok_or_else(|| {
-            format!("has {{{inside}}}, which is not a range of at most {MAX_EXPANSION} like {{1..14}}")
+            format!("has {} in braces, not a range of at most {MAX_EXPANSION} like {{1..14}}", quoted(inside))
         });
     }
     let items: Vec<String> = inside.split(',').map(str::to_owned).collect();
     if items.len() < 2 || items.iter().any(String::is_empty) {
-        return Err(format!("has {{{inside}}}, which is neither a range like {{1..14}} nor a list like {{a,b}}"));
+        return Err(format!(
+            "has {} in braces, neither a range like {{1..14}} nor a list like {{a,b}}",
+            quoted(inside)
+        ));
     }
     Ok(items)
 }

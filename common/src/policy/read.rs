@@ -66,7 +66,7 @@ fn rules(top: &Section<'_>, problems: &mut Problems<'_>) -> Vec<Rule> {
             break;
         }
         if let Some(line) = lines.insert(rule.id.clone(), rule.line) {
-            problems.add(offset, format!("rule {} is there already, on line {line}: ids are unique", rule.id));
+            problems.add(offset, format!("rule {} is there already, on line {line}: ids are unique", quoted(&rule.id)));
         }
         rules.push(rule);
     }

@@ -242,10 +242,7 @@ impl<'a, 'p, 't> Reader<'a, 'p, 't> {
             return Some(Moment::default());
         }
         let should = "a time with its zone like 2026-01-01T00:00:00Z";
-        let time = self.section.take("time", self.problems, should, |value| match value {
-            DeValue::Datetime(time) => moment(time),
-            _ => None,
-        });
+        let time = self.section.take("time", self.problems, should, |value| value.as_datetime().and_then(moment));
         time.map(|time| time.value)
     }
 

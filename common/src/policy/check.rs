@@ -264,9 +264,8 @@ mod tests {
         ] {
             let policy = policy(&[rule]);
             let warnings = policy.check(None);
-            let first = warnings.iter().find_map(|warning| match warning.about {
-                About::Sensitive { place, .. } => Some(place),
-                _ => None,
+            let first = warnings.iter().find_map(|warning| {
+                if let About::Sensitive { place, .. } = warning.about { Some(place) } else { None }
             });
             assert_eq!(first, place, "{rule}");
         }

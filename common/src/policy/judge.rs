@@ -152,10 +152,12 @@ fn uncovered(rule: &Rule, facts: &Facts) -> Option<&'static str> {
             return Some("type");
         }
     }
-    match rule.allow {
-        Allow::Nothing(Some(attributes)) if attributes.intersection(facts.attributes).is_empty() => Some("attributes"),
-        _ => None,
+    if let Allow::Nothing(Some(attributes)) = rule.allow
+        && attributes.intersection(facts.attributes).is_empty()
+    {
+        return Some("attributes");
     }
+    None
 }
 
 /// What the rule that covers a drift says of it.

@@ -283,9 +283,10 @@ impl<'a, 'p, 't> Reader<'a, 'p, 't> {
             Allow::Absent => (&[Change::Removed], &FileType::ALL),
             Allow::Any => (&[Change::Added, Change::Removed, Change::Changed], &FileType::ALL),
         };
-        let why = match allow {
-            Allow::Nothing(Some(_)) => "attributes belong to".to_owned(),
-            _ => format!("allow = \"{}\" speaks of", allow.name()),
+        let why = if matches!(allow, Allow::Nothing(Some(_))) {
+            "attributes belong to".to_owned()
+        } else {
+            format!("allow = \"{}\" speaks of", allow.name())
         };
         let name = |changes: &[Change]| changes.iter().map(|change| change.name()).collect::<Vec<_>>().join(", ");
         let contradicts = changes.is_some_and(|changes| !changes.iter().any(|change| tolerable.contains(change)));

@@ -157,13 +157,16 @@ impl<'a> Section<'a> {
     /// One text, or a list of texts that is not empty.
     pub(super) fn texts(&self, key: &str, problems: &mut Problems<'_>) -> Option<Vec<At<&'a str>>> {
         let value: &'a Spanned<DeValue<'a>> = self.table.get(key)?;
-        let list = self.take(key, problems, "a text, nor a list of texts that is not empty", |found| match found {
-            DeValue::String(text) => Some(vec![At { value: &**text, offset: value.span().start }]),
-            DeValue::Array(items) if !items.is_empty() => items
-                .iter()
-                .map(|item| Some(At { value: item.get_ref().as_str()?, offset: item.span().start }))
-                .collect(),
-            _ => None,
+        let should = "a text, nor a list of texts that is not empty";
+        let list = self.take(key, problems, should, |found| {
+            if let Some(text) = found.as_str() {
+                return Some(vec![At { value: text, offset: value.span().start }]);
+            }
+            let items = found.as_array().filter(|items| !items.is_empty())?;
+            let text = |item: &'a Spanned<DeValue<'a>>| {
+                Some(At { value: item.get_ref().as_str()?, offset: item.span().start })
+            };
+            items.iter().map(text).collect()
         })?;
         Some(list.value)
     }

@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn sealed(node: Node) -> Sealed {
-        Sealed { node, origin: Origin { layer: Some(2), ..Origin::default() } }
+        Sealed { node, origin: Origin { layer: Some(2), ..Origin::default() }, part: 0 }
     }
 
     #[test]

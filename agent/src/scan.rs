@@ -186,4 +186,6 @@ impl Outcome {
 }
 
 #[cfg(test)]
+mod parts;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Owns baselines in few words, for tests. Must not own what is expected of them.
 
+use std::path::{Path, PathBuf};
+
 use driftlock_common::digest::{Algorithm, Digest};
 use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::node::{Kind, Node};
@@ -25,14 +27,18 @@ pub(crate) fn manifest(profile: Profile, excludes: &[&str], paths: &[&str]) -> M
     }
 }
 
-/// Written and read again, each a file `0`, `1`, … of a directory.
+/// Written and read again.
 pub(crate) fn load(parts: &[Manifest]) -> Result<Baseline, BaselineError> {
     let dir = tempfile::tempdir().unwrap();
+    Baseline::load_all(&write(dir.path(), parts), Accept::Unsigned)
+}
+
+/// Each as a file `0`, `1`, … of a directory.
+pub(crate) fn write(dir: &Path, parts: &[Manifest]) -> Vec<PathBuf> {
     let write = |(index, manifest): (usize, &Manifest)| {
-        let path = dir.path().join(index.to_string());
+        let path = dir.join(index.to_string());
         std::fs::write(&path, manifest.encode()).unwrap();
         path
     };
-    let paths: Vec<_> = parts.iter().enumerate().map(write).collect();
-    Baseline::load_all(&paths, Accept::Unsigned)
+    parts.iter().enumerate().map(write).collect()
 }

@@ -106,3 +106,140 @@ fn name(index: usize, path: &Path) -> String {
     let end = (whole.len() - (MAX_NAME - number.len())..).find_map(|start| whole.get(start..));
     format!("{number}{}", end.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use driftlock_common::digest::Algorithm;
+    use driftlock_common::manifest::{Source, SourceKind};
+    use driftlock_common::node::{Kind, Node};
+    use driftlock_common::path::TreePath;
+    use driftlock_common::profile::Profile;
+    use driftlock_common::tree::MAX_PARTS;
+
+    use super::super::kit::{load, manifest, write};
+    use super::super::{Accept, Baseline};
+    use super::*;
+    use crate::failure::Failure;
+
+    #[test]
+    fn one_manifest_is_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = write(dir.path(), &[manifest(Profile::Content, &["a"], &["b"])]);
+        let (one, all) = (Baseline::load(&paths[0], Accept::Unsigned), Baseline::load_all(&paths, Accept::Unsigned));
+        let (one, all) = (one.unwrap(), all.unwrap());
+        assert_eq!(one.view(), all.view());
+        assert_eq!(one.manifest(), all.manifest());
+        assert!(all.view().parts.is_empty() && all.sealed_in().parts.is_empty());
+    }
+
+    #[test]
+    fn what_several_are_together_is_what_one_of_everything_would_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = [
+            manifest(Profile::Portable, &["x/**"], &["a/", "a/b", "c"]),
+            manifest(Profile::Portable, &["y"], &["a/", "a/d", "c/", "c/e"]),
+        ];
+        let baseline = Baseline::load_all(&write(dir.path(), &parts), Accept::Unsigned).unwrap();
+        let whole = manifest(Profile::Portable, &["x/**", "y"], &["a/", "a/b", "a/d", "c/", "c/e"]);
+        assert_eq!(*baseline.manifest(), whole);
+        let view = baseline.view();
+        assert_eq!((view.tree, view.trust.as_ref(), view.origin.as_ref()), (whole.name(), "unsigned", "other"));
+        let names: Vec<String> = (0..2).map(|n| dir.path().join(n.to_string()).display().to_string()).collect();
+        assert_eq!(view.parts.iter().map(|part| part.name.clone()).collect::<Vec<_>>(), names);
+        for (part, manifest) in view.parts.iter().zip(&parts) {
+            assert_eq!((part.tree, part.sha256), (manifest.name(), Digest::sha256(&manifest.encode())));
+        }
+        let list = format!("{}\n{}\n", view.parts[0].sha256, view.parts[1].sha256);
+        assert_eq!(view.sha256, Digest::sha256(list.as_bytes()));
+        // In another order it is another.
+        let [low, high] = parts;
+        let turned = load(&[high, low]).unwrap();
+        assert_ne!(turned.view().tree, view.tree);
+        assert_ne!(turned.view().sha256, view.sha256);
+    }
+
+    #[test]
+    fn the_least_profile_is_compared_and_origins_of_several_are_named_so() {
+        let source = |kind| Some(Source { kind, manifest: None, config: None, platform: None, layers: Vec::new() });
+        let mut parts = [manifest(Profile::Full, &[], &["a"]), manifest(Profile::Content, &[], &["b"])];
+        parts[0].header.source = source(SourceKind::Oci);
+        parts[1].header.source = source(SourceKind::Dir);
+        let node = Node { mtime: Some(1), ..parts[0].tree.node(parts[0].tree.iter().last().unwrap()) };
+        parts[0].tree = Tree::from_sorted([(TreePath::new("a").unwrap(), node, Origin::default())]).unwrap();
+        let baseline = load(&parts).unwrap();
+        assert_eq!(*baseline.manifest(), manifest(Profile::Content, &[], &["a", "b"]));
+        let view = baseline.view();
+        assert_eq!(view.origin, "several");
+        let of_parts: Vec<_> = view.parts.iter().map(|part| (part.origin.as_ref(), part.profile)).collect();
+        assert_eq!(of_parts, [("image", Profile::Full), ("dir", Profile::Content)]);
+    }
+
+    #[test]
+    fn origins_are_those_of_the_part_that_an_entry_is_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = |names: &[&str], layer| {
+            let entries = names.iter().map(|name| {
+                let content = Some(Digest::blake3(name.as_bytes()));
+                let node = Node::bare(Kind::File { size: Some(1), content });
+                let sha256 = Some(Digest::sha256(name.as_bytes()));
+                (TreePath::new(*name).unwrap(), node, Origin { sha256, layer: Some(layer), meta_layer: None })
+            });
+            let header = Header::new(Profile::Content, Algorithm::Blake3, Excludes::none());
+            Manifest { header, tree: Tree::from_sorted(entries).unwrap() }
+        };
+        let paths = write(dir.path(), &[part(&["a", "b", "c"], 1), part(&["b", "d"], 2)]);
+        let baseline = Baseline::load_all(&paths, Accept::Unsigned).unwrap();
+        let tree = &baseline.manifest().tree;
+        let origins = |baseline: &Baseline| -> Vec<Option<u16>> {
+            tree.iter().skip(1).map(|id| baseline.origin(id).layer).collect()
+        };
+        assert_eq!(origins(&baseline), [Some(1), Some(2), Some(1), Some(2)]);
+        let d = tree.find(&TreePath::new("d").unwrap()).unwrap();
+        assert_eq!(baseline.origin(d).sha256, Some(Digest::sha256(b"d")));
+        assert!(tree.iter().all(|id| tree.origin(id) == Origin::default()), "held in memory");
+        // What is no longer what was read says nothing; the other parts still do.
+        fs::write(&paths[1], "").unwrap();
+        assert_eq!(origins(&baseline), [Some(1), None, Some(1), None]);
+    }
+
+    #[test]
+    fn what_cannot_be_laid_over_each_other_is_refused_in_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut other = manifest(Profile::Content, &[], &["c"]);
+        other.header.content = Algorithm::Sha256;
+        let parts = [manifest(Profile::Content, &[], &["a"]), manifest(Profile::Content, &[], &["b"]), other];
+        let mut paths = write(dir.path(), &parts);
+        std::os::unix::fs::symlink(&paths[0], dir.path().join("link")).unwrap();
+        fs::write(dir.path().join("broken"), "{}\n").unwrap();
+        paths.extend(["link", "broken", "absent"].map(|name| dir.path().join(name)));
+        for (named, code, words) in [
+            (vec![], 64, "no manifest was named"),
+            (vec![0; MAX_PARTS + 1], 64, "17 manifests: at most 16 are laid over each other"),
+            (vec![0, 1, 0], 64, "/0 are the same file"),
+            (vec![0, 1, 3], 64, "/link are the same file"),
+            (vec![0, 1, 2], 65, "/0 is sealed with blake3, and "),
+            (vec![0, 4], 65, "/broken: not a manifest that can be used: line 1"),
+            (vec![0, 5], 66, "/absent: No such file"),
+        ] {
+            let named: Vec<PathBuf> = named.iter().map(|index| paths[*index].clone()).collect();
+            let failure = Failure::from(Baseline::load_all(&named, Accept::Unsigned).unwrap_err());
+            let said = failure.to_string();
+            assert!(said.contains(words) && !said.contains('\n'), "{said}");
+            assert_eq!(failure.exit.code(), code, "{said}");
+        }
+        let signed = Baseline::load_all(&paths[..2], Accept::Signed).unwrap_err();
+        assert!(matches!(signed, BaselineError::NotSigned(path) if path == paths[0]));
+    }
+
+    #[test]
+    fn a_name_is_short_printable_and_its_own() {
+        assert_eq!(name(0, Path::new("/etc/driftlock/app.manifest")), "/etc/driftlock/app.manifest");
+        assert_eq!(name(0, Path::new("a\n\u{202e}b")), "a\\x0a\\xe2\\x80\\xaeb");
+        let long = format!("/{}/é.manifest", "é".repeat(300));
+        let (first, second) = (name(0, Path::new(&long)), name(1, Path::new(&long)));
+        assert!(first.len() <= MAX_NAME && first.starts_with("1:…é") && first.ends_with("/é.manifest"), "{first}");
+        assert_eq!(second, first.replacen('1', "2", 1));
+    }
+}

@@ -7,11 +7,13 @@ mod line;
 mod entry;
 mod part;
 mod read;
+mod step;
 mod write;
 
 pub use header::{Diagnostic, Header, Source, SourceKind};
 pub use part::{Part, SealedIn};
 pub use read::{ManifestError, Meaning, Problem, Reader};
+pub use step::MAX_STEP;
 
 use crate::canonical;
 use crate::digest::{Digest, OciDigest};

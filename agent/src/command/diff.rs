@@ -58,7 +58,7 @@ pub fn run(args: DiffArgs) -> Outcome {
     let whole = Whole {
         verb: "diff",
         drifts: &drifts,
-        content: a.header.content,
+        header: &a.header,
         summary: &summary,
         gate: Gate::default(),
         exit: tally.bits,

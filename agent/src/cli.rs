@@ -92,9 +92,10 @@ pub struct SealArgs {
 /// `driftlock scan`.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// What the tree must match
-    #[arg(long, value_name = "FILE")]
-    pub manifest: PathBuf,
+    /// What the tree must match; given several times, all of them, each laid over those before it: base, application,
+    /// configuration
+    #[arg(long = "manifest", value_name = "FILE", required = true)]
+    pub manifests: Vec<PathBuf>,
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t = FormatArg::Text)]
     pub format: FormatArg,

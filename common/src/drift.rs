@@ -110,6 +110,8 @@ pub struct Sealed {
     pub node: Node,
     /// Where it came from.
     pub origin: Origin,
+    /// Which of several manifests sealed it; 0 of one.
+    pub part: usize,
 }
 
 /// Attributes that could not be established, and why.
@@ -386,7 +388,7 @@ pub fn differences(expected: &Node, observed: &Node) -> Attributes {
 
 /// The sealed side of an entry.
 pub fn sealed(tree: &Tree, id: EntryId) -> Sealed {
-    Sealed { node: tree.node(id), origin: tree.origin(id) }
+    Sealed { node: tree.node(id), origin: tree.origin(id), part: 0 }
 }
 
 /// Every difference between two whole trees, in path order: one merge over both, a directory at a time.
@@ -412,7 +414,7 @@ fn compare_pair(expected: &Tree, e: EntryId, observed: &Tree, o: EntryId, found:
     if !attributes.is_empty() {
         let delta = Delta::Changed {
             attributes,
-            expected: Sealed { node: sealed_node, origin: expected.origin(e) },
+            expected: Sealed { node: sealed_node, origin: expected.origin(e), part: 0 },
             observed: observed_node,
             unverified: None,
         };

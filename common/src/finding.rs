@@ -165,8 +165,30 @@ pub struct ManifestView {
     pub sha256: Digest,
     /// `signed` or `unsigned`.
     pub trust: Cow<'static, str>,
+    /// `image`, `archive`, `dir`, …; `several` for what is of different ones.
+    pub origin: Cow<'static, str>,
+    /// What was laid over each other, in order, the last on top; absent if it is one manifest. Then `tree` is the digest of
+    /// the tree that they make under the terms that they make, which nobody sealed, and `sha256` that of their SHA-256s
+    /// in hexadecimal, each with a line feed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartView>,
+}
+
+/// One of several manifests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartView {
+    /// What findings call it.
+    pub name: String,
+    /// Digest of its own tree.
+    pub tree: OciDigest,
+    /// SHA-256 of its bytes.
+    pub sha256: Digest,
+    /// `signed` or `unsigned`.
+    pub trust: Cow<'static, str>,
     /// `image`, `archive`, `dir`, ….
     pub origin: Cow<'static, str>,
+    /// The profile that it was sealed under; what is compared is the least of them.
+    pub profile: Profile,
 }
 
 /// What was left out: patterns, and places. Keys that came later are absent where there is nothing.
@@ -364,6 +386,7 @@ mod tests {
                 expected: Sealed {
                     node: file(0o755),
                     origin: Origin { layer: Some(1), meta_layer: Some(2), ..Origin::default() },
+                    part: 0,
                 },
                 observed: file(0o4755),
                 unverified: None,

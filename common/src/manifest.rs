@@ -5,16 +5,19 @@ mod header;
 mod json;
 mod line;
 mod entry;
+mod part;
 mod read;
 mod step;
 mod write;
 
 pub use header::{Diagnostic, Header, Source, SourceKind};
+pub use part::{Part, SealedIn};
 pub use read::{ManifestError, Meaning, Problem, Reader};
 pub use step::MAX_STEP;
 
 use crate::canonical;
 use crate::digest::{Digest, OciDigest};
+use crate::path::TreePath;
 use crate::tree::Tree;
 
 /// The version this code reads and writes.
@@ -25,7 +28,8 @@ pub const MAX_LINE: usize = 1024 * 1024;
 /// A sealed tree with the terms it was sealed under.
 ///
 /// Invariant, kept by the [`Reader`] and by what seals: every node specifies at most what the header's profile
-/// allows for its type, and no entry lies under an exclude.
+/// allows for its type, and no entry lies under an exclude. Of several that were laid over each other, an entry of one may
+/// lie under an exclude of another: it is sealed all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The terms.
@@ -72,6 +76,11 @@ impl Manifest {
         })
         .unwrap_or_else(|never| match never {});
         bytes
+    }
+
+    /// Whether there may be anything at `path`: it is not sealed, and lies under an exclude.
+    pub fn leaves_out(&self, path: &TreePath) -> bool {
+        self.header.excludes.excludes(path) && self.tree.find(path).is_none()
     }
 
     /// The digest of the tree under the header's terms.

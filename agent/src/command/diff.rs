@@ -136,6 +136,7 @@ fn view(manifest: &Manifest) -> ManifestView {
         sha256: Digest::sha256(&manifest.encode()),
         trust: "unsigned".into(),
         origin: origin.into(),
+        parts: Vec::new(),
     }
 }
 

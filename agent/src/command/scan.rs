@@ -35,7 +35,7 @@ pub fn run(args: ScanArgs) -> Outcome {
     let only = args.only.as_deref().map(only::parse).transpose().map_err(usage)?;
     let gate = args.fail_on.as_deref().map(Gate::parse).transpose().map_err(usage)?.unwrap_or_default();
     let accept = if args.require_signed { Accept::Signed } else { Accept::Unsigned };
-    let baseline = Baseline::load(&args.manifest, accept)?;
+    let baseline = Baseline::load_all(&args.manifests, accept)?;
     let sealed = baseline.manifest().header.profile;
     let profile = args.profile.map(Profile::from);
     if let Some(profile) = profile.filter(|profile| *profile > sealed) {

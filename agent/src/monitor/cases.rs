@@ -185,6 +185,7 @@ fn manifest(name: &str) -> ManifestView {
         sha256: Digest::sha256(name.as_bytes()),
         trust: "unsigned".into(),
         origin: "image".into(),
+        parts: Vec::new(),
     }
 }
 

@@ -27,7 +27,7 @@ fn file(content: &[u8], mode: u16) -> Node {
 }
 
 fn sealed(node: Node) -> Sealed {
-    Sealed { node, origin: Origin { layer: Some(1), ..Origin::default() } }
+    Sealed { node, origin: Origin { layer: Some(1), ..Origin::default() }, part: 0 }
 }
 
 /// In path order.
@@ -94,6 +94,7 @@ pub(super) fn summary() -> Summary {
             sha256: Digest::sha256(b"manifest"),
             trust: "unsigned".into(),
             origin: "image".into(),
+            parts: Vec::new(),
         },
         excluded: ExcludedView { manifest: vec!["tmp/**".into()], local: Vec::new(), ..ExcludedView::default() },
         observed_tree: None,

@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn sealed(node: Node) -> Sealed {
-        Sealed { node, origin: Origin { layer: Some(2), meta_layer: Some(3), ..Origin::default() } }
+        Sealed { node, origin: Origin { layer: Some(2), meta_layer: Some(3), ..Origin::default() }, part: 0 }
     }
 
     #[test]

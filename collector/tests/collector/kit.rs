@@ -122,6 +122,7 @@ pub(crate) fn manifest() -> ManifestView {
         sha256: Digest::sha256(b"manifest"),
         trust: "unsigned".into(),
         origin: "image".into(),
+        parts: Vec::new(),
     }
 }
 

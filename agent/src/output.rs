@@ -1,7 +1,9 @@
 //! Owns writing to stdout and stderr, and the forms of a result: text, json, ndjson, sarif, junit. Must not own deciding what is drift.
 
+pub mod check_file;
 mod json;
 mod junit;
+pub mod mtree;
 #[cfg(test)]
 mod sample;
 mod sarif;

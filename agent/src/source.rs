@@ -10,6 +10,7 @@ mod image;
 pub mod layer;
 mod layout;
 pub mod merge;
+pub mod mtree;
 pub mod notes;
 mod problem;
 mod spec;
@@ -39,7 +40,7 @@ pub use self::notes::{Code, Note, Notes};
 use self::problem::place;
 pub use self::problem::{Fault, Format, Problem, SourceError};
 pub use self::spec::SpecError;
-use self::stream::Device;
+use self::stream::{Decoded, Device};
 use crate::baseline::read_manifest;
 use crate::pool::Pool;
 
@@ -64,6 +65,8 @@ pub enum Source {
     },
     /// A release archive: one layer, in which no name means anything special.
     Tar(Input),
+    /// An mtree(5) file.
+    Mtree(Input),
     /// A manifest, which says its own terms.
     Manifest(PathBuf),
 }
@@ -124,6 +127,7 @@ impl Terms {
 pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, SourceError> {
     let (tree, notes, origin) = match source {
         Source::Manifest(path) => return read_sealed(path),
+        Source::Mtree(input) => return read_mtree(input, terms),
         Source::Dir(root) => dir::read(root, terms, pool)?,
         Source::Oci { layout, digest } => {
             let options = options(Dialect::Image, terms);
@@ -155,6 +159,20 @@ pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, Sourc
         }
     };
     Ok(sealed(tree, notes, origin, terms))
+}
+
+/// Reads an mtree file. SHA-256 is what there is, and what it says is not to be compared is left out.
+fn read_mtree(input: &Input, terms: &Terms) -> Result<Sealed, SourceError> {
+    let at = |problem: Problem| problem.at(input.place());
+    let stream = Decoded::new(Device(input.open()?)).map_err(at)?;
+    let mtree::Described { tree, excludes, notes } =
+        mtree::read(BufReader::with_capacity(stream::CHUNK, stream), terms).map_err(at)?;
+    let source =
+        manifest::Source { kind: SourceKind::Mtree, manifest: None, config: None, platform: None, layers: Vec::new() };
+    let mut sealed = sealed(tree, notes, Origin { source, history: Vec::new() }, terms);
+    sealed.manifest.header.content = Algorithm::Sha256;
+    sealed.manifest.header.excludes = excludes;
+    Ok(sealed)
 }
 
 /// What the header says about the source.

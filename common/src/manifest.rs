@@ -16,9 +16,10 @@ pub use read::{ManifestError, Meaning, Problem, Reader};
 pub use step::MAX_STEP;
 
 use crate::canonical;
-use crate::digest::{Digest, OciDigest};
+use crate::digest::{Algorithm, Digest, OciDigest};
+use crate::node::Kind;
 use crate::path::TreePath;
-use crate::tree::Tree;
+use crate::tree::{Origin, Tree};
 
 /// The version this code reads and writes.
 pub const VERSION: u32 = 1;
@@ -94,6 +95,32 @@ impl Manifest {
         let sizes = self.tree.iter().filter_map(|id| self.tree.size(id));
         let bytes = sizes.fold(0, u64::saturating_add);
         Totals { entries: self.tree.len() as u64 + root_line, bytes, tree: self.tree_digest() }
+    }
+
+    /// The same tree with its contents named by the SHA-256 that stands beside each BLAKE3. What has no content digest
+    /// needs none.
+    ///
+    /// # Errors
+    /// The first file that has a BLAKE3 alone.
+    pub fn by_sha256(self) -> Result<Self, TreePath> {
+        let Self { mut header, tree } = self;
+        if header.content == Algorithm::Sha256 {
+            return Ok(Self { header, tree });
+        }
+        let mut entries = Vec::with_capacity(tree.len() + 1);
+        for id in tree.iter() {
+            let (path, mut node, origin) = (tree.path(id), tree.node(id), tree.origin(id));
+            if let Kind::File { content: Some(content), .. } = &mut node.kind {
+                match origin.sha256 {
+                    Some(sha256) => *content = sha256,
+                    None => return Err(path),
+                }
+            }
+            entries.push((path, node, Origin { sha256: None, ..origin }));
+        }
+        header.content = Algorithm::Sha256;
+        let tree = Tree::from_sorted(entries).expect("what is in order stays in order");
+        Ok(Self { header, tree })
     }
 
     /// `blake3:<tree digest>`, the name of the tree.

@@ -131,7 +131,8 @@ pub fn index(input: impl Read, options: &Options) -> Result<Layer, Problem> {
 // === impl Budget ===
 
 impl Budget {
-    fn spend(&self, metadata: usize) -> Result<(), Problem> {
+    /// Counts one entry, and the bytes of what it says.
+    pub(super) fn spend(&self, metadata: usize) -> Result<(), Problem> {
         if self.entries.fetch_add(1, Ordering::Relaxed) >= MAX_ENTRIES {
             return Err(Problem::TooMuch("more than 10 million entries"));
         }

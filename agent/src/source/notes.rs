@@ -43,6 +43,14 @@ pub enum Code {
     VirtualMount,
     /// A layer without the zero blocks that end an archive; its digest proves it whole.
     Unterminated,
+    /// A regular file of which an mtree file states no SHA-256: its content is not compared.
+    ContentUnspecified,
+    /// What an mtree file states but a manifest does not hold: flags, an owner by name only, devices of another system.
+    AttributeDropped,
+    /// What an mtree file says is not to be compared: optional, ignore, nochange.
+    NotCompared,
+    /// A name of an mtree file with an unescaped wildcard, which is taken as it stands.
+    PatternName,
 }
 
 /// One oddity.
@@ -86,6 +94,10 @@ impl Code {
             Self::TrailingData => "trailing-data",
             Self::VirtualMount => "virtual-mount",
             Self::Unterminated => "unterminated",
+            Self::ContentUnspecified => "content-unspecified",
+            Self::AttributeDropped => "attribute-dropped",
+            Self::NotCompared => "not-compared",
+            Self::PatternName => "pattern-name",
         }
     }
 

@@ -11,6 +11,7 @@ use driftlock_common::gap::Reason;
 use driftlock_common::path::{Escaped, PathError, TreePath};
 use driftlock_common::tree::TreeError;
 
+use super::mtree::LineFault;
 use super::notes::Code;
 use crate::baseline::ReadError;
 use crate::failure::Failure;
@@ -66,6 +67,14 @@ pub enum Problem {
         path: Vec<u8>,
         /// What is wrong with it.
         fault: Fault,
+    },
+    /// A line of an mtree file that cannot be used.
+    #[error("line {line}: {fault}")]
+    Line {
+        /// Where it begins, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        fault: LineFault,
     },
     /// More than the limits against decompression bombs allow.
     #[error("{0}")]

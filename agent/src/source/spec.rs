@@ -13,7 +13,7 @@ use super::{Input, Source};
 use crate::failure::Failure;
 
 /// Kinds that are known words, but not read by this version.
-const LATER: &[&str] = &["registry", "mtree", "deb", "rpm", "dpkg"];
+const LATER: &[&str] = &["registry", "deb", "rpm", "dpkg"];
 
 /// Why a text is not a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +46,7 @@ impl Source {
         let shown = || Escaped(bytes).to_string();
         let known = bytes.iter().position(|b| *b == b':').and_then(|colon| {
             let kind = std::str::from_utf8(&bytes[..colon]).ok()?;
-            (matches!(kind, "dir" | "oci" | "archive" | "tar") || LATER.contains(&kind))
+            (matches!(kind, "dir" | "oci" | "archive" | "tar" | "mtree") || LATER.contains(&kind))
                 .then(|| (kind, &bytes[colon + 1..]))
         });
         let Some((kind, rest)) = known else { return Self::parse_path(Path::new(&text), bytes) };
@@ -64,6 +64,7 @@ impl Source {
             "archive" => Ok(Self::Archive { input: input(), digest }),
             _ if digest.is_some() => Err(SpecError::DigestNotMeant(shown())),
             "dir" => Ok(Self::Dir(file)),
+            "mtree" => Ok(Self::Mtree(input())),
             _ => Ok(Self::Tar(input())),
         }
     }
@@ -116,6 +117,8 @@ mod tests {
             (format!("archive:-@sha256:{hex}"), archive(Input::Stdin, digest)),
             ("archive:./-".to_owned(), archive(Input::File("./-".into()), None)),
             ("tar:r.tgz".to_owned(), Source::Tar(Input::File("r.tgz".into()))),
+            ("mtree:-".to_owned(), Source::Mtree(Input::Stdin)),
+            ("mtree:m:n".to_owned(), Source::Mtree(Input::File("m:n".into()))),
             ("/".to_owned(), Source::Dir("/".into())),
             ("/proc/self/status".to_owned(), Source::Manifest("/proc/self/status".into())),
         ] {

@@ -58,6 +58,8 @@ pub enum SourceKind {
     Docker,
     /// A release archive.
     Tar,
+    /// An mtree(5) file.
+    Mtree,
     /// A kind that this version does not know.
     #[serde(other)]
     Other,
@@ -100,6 +102,7 @@ impl SourceKind {
             Self::Dir => "dir",
             Self::Oci | Self::Docker => "image",
             Self::Tar => "archive",
+            Self::Mtree => "mtree",
             Self::Other => "other",
         }
     }

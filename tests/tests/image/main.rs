@@ -3,6 +3,7 @@
 //! reader of images, and images that are wrong on purpose. Each rule of the format is tested beside its reader.
 
 mod described;
+mod podman;
 mod umoci;
 
 use std::process::ExitCode;
@@ -10,5 +11,5 @@ use std::process::ExitCode;
 use driftlock_tests::require::run;
 
 fn main() -> ExitCode {
-    run([umoci::trials()].into_iter().flatten().collect())
+    run([podman::trials(), umoci::trials()].into_iter().flatten().collect())
 }

@@ -4,6 +4,7 @@
 
 mod described;
 mod podman;
+mod skopeo;
 mod umoci;
 
 use std::process::ExitCode;
@@ -11,5 +12,5 @@ use std::process::ExitCode;
 use driftlock_tests::require::run;
 
 fn main() -> ExitCode {
-    run([podman::trials(), umoci::trials()].into_iter().flatten().collect())
+    run([podman::trials(), skopeo::trials(), umoci::trials()].into_iter().flatten().collect())
 }

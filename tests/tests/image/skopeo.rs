@@ -109,15 +109,6 @@ const FORMS: &[Form] = &[
         layers: Layers::Docker,
     },
     Form {
-        name: "docker_archive_of_zstd",
-        copies: &[
-            &[FORMAT, "zstd", "oci:{}/image:made", "oci:{}/zstd"],
-            &["oci:{}/zstd", "docker-archive:{}/out.tar:driftlock.test/made:latest"],
-        ],
-        source: "archive:{}/out.tar",
-        layers: Layers::Docker,
-    },
-    Form {
         name: "oci_of_docker_archive",
         copies: &[
             &["oci:{}/image:made", "docker-archive:{}/docker.tar:driftlock.test/made:latest"],

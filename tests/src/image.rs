@@ -11,7 +11,12 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
-/// A layer in the making: a tar archive written header by header, so that names may be what no library would write.
+use crate::archive::Entry;
+
+/// The image's tag in the layout, for tools that want one.
+pub const TAG: &str = "made";
+
+/// A layer in the making.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
     tar: Vec<u8>,
@@ -41,39 +46,29 @@ impl Layer {
         Self::default()
     }
 
+    /// An entry.
+    #[must_use]
+    pub fn add(mut self, entry: &Entry) -> Self {
+        self.tar.extend(entry.bytes());
+        self
+    }
+
     /// A file, mode 0644, owner root. The name is written as it is.
     #[must_use]
-    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
-        self.header(name, b'0', 0o644, content.len());
-        self.tar.extend_from_slice(content);
-        self.tar.resize(self.tar.len().next_multiple_of(512), 0);
-        self
+    pub fn file(self, name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Self {
+        self.add(&Entry::file(name, content))
     }
 
     /// A directory, mode 0755, owner root.
     #[must_use]
-    pub fn dir(mut self, name: &str) -> Self {
-        self.header(name, b'5', 0o755, 0);
-        self
+    pub fn dir(self, name: impl AsRef<[u8]>) -> Self {
+        self.add(&Entry::dir(name))
     }
 
     /// The archive with its two empty blocks at the end.
     pub fn finish(mut self) -> Vec<u8> {
         self.tar.resize(self.tar.len() + 1024, 0);
         self.tar
-    }
-
-    /// A ustar header (POSIX.1-1988, as GNU tar writes it).
-    fn header(&mut self, name: &str, kind: u8, mode: u32, size: usize) {
-        let mut block = [0_u8; 512];
-        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, name.as_bytes());
-        put(100, format!("{mode:07o}\0{:07o}\0{:07o}\0{size:011o}\0{:011o}\0        ", 0, 0, 0).as_bytes());
-        put(156, &[kind]);
-        put(257, b"ustar\x0000");
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        self.tar.extend_from_slice(&block);
     }
 }
 
@@ -122,7 +117,8 @@ impl Layout {
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config, "layers": layers,
         });
-        let manifest = self.descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)?;
+        let mut manifest = self.descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)?;
+        manifest["annotations"] = json!({"org.opencontainers.image.ref.name": TAG});
         let index = json!({"schemaVersion": 2, "manifests": [manifest]});
         fs::write(self.dir.join("index.json"), index.to_string())?;
         Ok(self)

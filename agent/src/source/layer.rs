@@ -249,7 +249,9 @@ impl Layer {
         allowed: Presence,
     ) -> Result<Option<Xattrs>, Fault> {
         let mut kept = entry.xattrs.clone();
-        let mut dropped = 0;
+        // To Go's `archive/tar` an empty value is a record taken back.
+        kept.retain(|_, value| options.dialect == Dialect::Release || !value.is_empty());
+        let mut dropped = entry.xattrs.len() - kept.len();
         for (name, value) in &entry.libarchive_xattrs {
             match options.dialect {
                 Dialect::Release => {

@@ -62,6 +62,8 @@ pub struct TermsArgs {
 Sources:
   dir:DIR                     a directory as it is now
   oci:LAYOUT[@sha256:DIGEST]  an OCI image layout
+  registry:HOST/REPO@sha256:DIGEST
+                              an image in a registry, with what docker or podman logged in with
   archive:FILE                an image as docker save or skopeo write it; - reads stdin
   tar:FILE                    a release archive, plain or gzip; - reads stdin
 Without a known kind it is a path: a directory, or a manifest.")]

@@ -12,6 +12,7 @@ use driftlock_common::path::{Escaped, PathError, TreePath};
 use driftlock_common::tree::TreeError;
 
 use super::notes::Code;
+use super::registry::RegistryError;
 use crate::baseline::ReadError;
 use crate::failure::Failure;
 use crate::scan::RootError;
@@ -134,6 +135,9 @@ pub enum Problem {
         /// How many in all.
         count: usize,
     },
+    /// A registry that does not give what it should.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     /// A manifest that cannot be read.
     #[error("not a manifest that can be used")]
     Manifest(#[source] ReadError),
@@ -275,6 +279,7 @@ impl From<SourceError> for Failure {
             Problem::Gaps { .. } => Exit::Io,
             Problem::Choice(_) => Exit::Usage,
             Problem::NoImage(_) => Exit::NoInput,
+            Problem::Registry(error) => error.exit(),
             _ => Exit::Malformed,
         };
         match problem {

@@ -1,5 +1,6 @@
 //! A real registry on loopback, filled by skopeo: an image by its digest is the same manifest as the image on disk.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -122,11 +123,7 @@ fn what_is_not_there() -> Result<()> {
     let none = "0".repeat(64);
     let there_is_none = format!("there is no image sha256:{none} in it");
     expect_line(&seal_source(&sandbox, &registry.source("app", &none))?, 66, &[&there_is_none])?;
-    expect_line(&seal_source(&sandbox, &registry.source("other", &none))?, 66, &["/other: there is no image"])?;
-    // A layer is no image.
-    let layer = seal_source(&sandbox, &registry.source("app", &image.layer))?;
-    ensure!(layer.code == Some(66) || layer.code == Some(65), "{layer:?}");
-    expect_line(&layer, layer.code.unwrap_or_default(), &["/app: "])
+    expect_line(&seal_source(&sandbox, &registry.source("other", &none))?, 66, &["/other: there is no image"])
 }
 
 fn a_password() -> Result<()> {
@@ -200,11 +197,7 @@ fn compared() -> Result<()> {
 fn encrypted() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let (key, certificate) = (sandbox.path("key.pem"), sandbox.path("certificate.pem"));
-    let subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
-    let request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-    let files = ["-keyout", path(&key)?, "-out", path(&certificate)?];
-    let arguments = request.into_iter().chain(files).chain(subject);
-    sandbox.command(Path::new("openssl"), arguments).run()?.expect(0)?;
+    make_certificate(&sandbox, &key, &certificate)?;
     let tls = format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display());
     // Both have the same storage: the plain one is filled.
     let image = Arc::new(Image::create(&sandbox, "image")?);
@@ -222,9 +215,7 @@ fn encrypted() -> Result<()> {
     fs::remove_file(sandbox.path("sealed"))?;
     // Without the certificate nobody is believed.
     let other = sandbox.path("other.pem");
-    let files = ["-keyout", path(&key)?, "-out", path(&other)?];
-    let arguments = request.into_iter().chain(files).chain(subject);
-    sandbox.command(Path::new("openssl"), arguments).run()?.expect(0)?;
+    make_certificate(&sandbox, &sandbox.path("other-key.pem"), &other)?;
     expect_line(
         &seal(&other)?,
         69,
@@ -232,8 +223,15 @@ fn encrypted() -> Result<()> {
     )
 }
 
-fn path(path: &Path) -> Result<&str> {
-    path.to_str().context("a path of the test")
+/// One for localhost, signed by itself. The system's configuration would make it one for signing others.
+fn make_certificate(sandbox: &Sandbox, key: &Path, certificate: &Path) -> Result<()> {
+    let config = sandbox.write("openssl.cnf", "[req]\ndistinguished_name = name\n[name]\n")?;
+    let request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+    let subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-config"].map(OsStr::new);
+    let files = [config.as_os_str(), "-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), certificate.as_os_str()];
+    let arguments = request.into_iter().map(OsStr::new).chain(subject).chain(files);
+    sandbox.command(Path::new("openssl"), arguments).run()?.expect(0)?;
+    Ok(())
 }
 
 fn only_manifest(layout: &Path) -> Result<String> {

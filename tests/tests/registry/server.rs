@@ -11,7 +11,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::http::Head;
-use driftlock_tests::image::{Layer, Layout};
+use driftlock_tests::image::{Layer, Layout, sha256};
 use driftlock_tests::sandbox::{Finished, Sandbox};
 use serde_json::Value;
 
@@ -70,7 +70,8 @@ struct State {
 impl Image {
     /// Of a layer with some kilobytes that do not compress, so that it comes in pieces.
     pub(super) fn create(sandbox: &Sandbox, name: &str) -> Result<Self> {
-        let noise: Vec<u8> = (0_u32..20_000).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        let noise: Vec<u8> =
+            (0..1000_u32).flat_map(|n| hex::decode(sha256(&n.to_be_bytes())).unwrap_or_default()).collect();
         let layer = Layer::new().dir("etc/").file("etc/motd", name.as_bytes()).file("bin/app", &noise).finish();
         let layout = Layout::create(sandbox.path(name))?.layer(&layer)?.finish()?;
         let blobs = layout.dir().join("blobs/sha256");

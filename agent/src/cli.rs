@@ -64,6 +64,8 @@ pub struct TermsArgs {
 Sources:
   dir:DIR                     a directory as it is now
   oci:LAYOUT[@sha256:DIGEST]  an OCI image layout
+  registry:HOST/REPO@sha256:DIGEST
+                              an image in a registry, with what docker or podman logged in with
   archive:FILE                an image as docker save or skopeo write it; - reads stdin
   tar:FILE                    a release archive, plain or gzip; - reads stdin
   mtree:FILE                  an mtree(5) file with SHA-256 digests; - reads stdin

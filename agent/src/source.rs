@@ -13,6 +13,7 @@ pub mod merge;
 pub mod mtree;
 pub mod notes;
 mod problem;
+pub mod registry;
 mod spec;
 mod stream;
 
@@ -25,7 +26,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
 
-use driftlock_common::digest::{Algorithm, OciDigest};
+use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::manifest::{self, Header, Manifest, SourceKind};
 use driftlock_common::node::Kind;
 use driftlock_common::path::plain_text;
@@ -39,6 +40,7 @@ use self::merge::Merge;
 pub use self::notes::{Code, Note, Notes};
 use self::problem::place;
 pub use self::problem::{Fault, Format, Problem, SourceError};
+use self::registry::{Registry, Repository};
 pub use self::spec::SpecError;
 use self::stream::{Decoded, Device};
 use crate::baseline::read_manifest;
@@ -62,6 +64,13 @@ pub enum Source {
         input: Input,
         /// Which image or index in it; else the only one for the platform.
         digest: Option<OciDigest>,
+    },
+    /// An image in a registry.
+    Registry {
+        /// Where.
+        repository: Repository,
+        /// Which image or index.
+        digest: Digest,
     },
     /// A release archive: one layer, in which no name means anything special.
     Tar(Input),
@@ -142,6 +151,14 @@ pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, Sourc
             let options = options(Dialect::Image, terms);
             let unpacked = archive::read(input.open()?, &input.place(), *digest, &terms.platform, &options)?;
             merged_image(unpacked, &input.place(), terms)?
+        }
+        Source::Registry { repository, digest } => {
+            let options = options(Dialect::Image, terms);
+            let registry = Registry::open(repository)?;
+            let image = registry.image(*digest, &terms.platform)?;
+            let layers = registry.layers(&image, &options, pool)?;
+            let unpacked = archive::Unpacked { manifest: Some(image.manifest), config: image.config, layers };
+            merged_image(unpacked, &registry.place(), terms)?
         }
         Source::Tar(input) => {
             let options = options(Dialect::Release, terms);

@@ -8,6 +8,9 @@ use driftlock_agent::host::mountinfo::{self as mount_table, Mount};
 use driftlock_agent::scan::{Identity, State};
 use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
+use driftlock_agent::source::registry::challenge::{self, Challenge, MAX_CHALLENGES};
+use driftlock_agent::source::registry::credentials::{Entry, File};
+use driftlock_agent::source::registry::{Reference, range};
 use driftlock_agent::source::{SourceError, archive as image_archive};
 use driftlock_common::digest::{Algorithm, Digest};
 use driftlock_common::drift::diff;
@@ -32,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("archive", archive),
     ("mountinfo", mountinfo),
     ("state", state),
+    ("registry", registry),
 ];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
@@ -179,6 +183,64 @@ pub fn state(data: &[u8]) {
         Ok(state) => assert!(state.known() <= entries, "more is remembered than there is"),
         Err(why) => assert_shown(&why.to_string()),
     }
+}
+
+/// What a registry says, and what is written about one: a reference, a challenge, a range, a file of credentials.
+pub fn registry(data: &[u8]) {
+    credentials(data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Reference::parse(text) {
+        Ok(reference) => check_reference(&reference),
+        Err(error) => assert_shown(&error.to_string()),
+    }
+    if let Some(challenges) = challenge::parse(text) {
+        assert!(challenges.len() <= MAX_CHALLENGES, "more challenges than are allowed");
+        let written: Vec<String> = challenges.iter().map(challenge_line).collect();
+        // Quoting makes it longer, and there is a bound.
+        if let Some(again) = challenge::parse(&written.join(", ")) {
+            assert!(again == challenges, "reading and writing changed a challenge");
+        }
+    }
+    if let Some(range) = range::parse(text) {
+        assert!(range.range.is_some() || range.length.is_some(), "a range that says nothing");
+        let within = range.range.is_none_or(|(first, last)| first <= last && range.length.is_none_or(|all| last < all));
+        assert!(within, "a range that contradicts itself");
+    }
+}
+
+fn credentials(data: &[u8]) {
+    const ASKED: &str = "registry.example:5000/team/app";
+    let Ok(Reference::Tagged(repository, _)) = Reference::parse(ASKED) else { panic!("{ASKED} is a reference") };
+    let entry = File::parse(data).and_then(|file| file.entry(&repository));
+    match entry {
+        Ok(Entry::Helper { name, server, .. }) => {
+            assert!(!name.contains(['/', '\0']) && !name.is_empty(), "a helper that is a path");
+            assert!(server == "registry.example:5000", "a helper is asked for another registry");
+        }
+        Ok(_) => {}
+        Err(error) => assert_shown(&error.to_string()),
+    }
+}
+
+/// A reference leads to the one host that it names, and to nothing but its repository.
+fn check_reference(reference: &Reference) {
+    let (Reference::Pinned(repository, _) | Reference::Tagged(repository, _)) = reference;
+    let written = reference.to_string();
+    assert_shown(&written);
+    assert!(Reference::parse(&written).as_ref() == Ok(reference), "reading and writing changed a reference");
+    let url = repository.url("manifests/x").expect("what is a reference has an address");
+    assert!(url.username().is_empty() && url.query().is_none() && url.fragment().is_none(), "more than host and path");
+    assert!(url.path() == format!("/v2/{}/manifests/x", repository.name()), "an address of something else");
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    assert!(url.scheme() == "https" || here, "plain text to another host");
+}
+
+fn challenge_line(challenge: &Challenge) -> String {
+    let quote = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let parameters: Vec<String> =
+        challenge.parameters.iter().map(|(name, value)| format!("{name}=\"{}\"", quote(value))).collect();
+    format!("{} {}", challenge.scheme, parameters.join(", "))
 }
 
 /// A batch of events, as a collector receives it.

@@ -81,6 +81,10 @@ pub enum Requirement {
     Strace,
     /// Another program that compares a tree with a description.
     Mtree,
+    /// A registry of images.
+    DockerRegistry,
+    /// Makes certificates.
+    Openssl,
 }
 
 impl Requirement {
@@ -160,6 +164,8 @@ impl Requirement {
             Self::Prlimit => &["prlimit"],
             Self::Strace => &["strace"],
             Self::Mtree => &["mtree"],
+            Self::DockerRegistry => &["docker-registry"],
+            Self::Openssl => &["openssl"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

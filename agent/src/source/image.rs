@@ -101,6 +101,11 @@ pub(super) struct Image {
 pub(super) trait Blobs {
     /// The blob, at most `limit` bytes; of `size` bytes, if that is known.
     fn document(&self, digest: Digest, size: Option<u64>, limit: u64) -> Result<Vec<u8>, SourceError>;
+
+    /// An index or an image manifest: not every place keeps them where it keeps other blobs.
+    fn manifest(&self, digest: Digest, size: Option<u64>) -> Result<Vec<u8>, SourceError> {
+        self.document(digest, size, MAX_MANIFEST)
+    }
 }
 
 /// Finds the image that is meant: by digest, or the only one for the platform.
@@ -114,7 +119,7 @@ pub(super) fn resolve(
     let start = match wanted {
         Some(wanted) => {
             let digest = sha256_of(wanted).map_err(|problem| problem.at(place))?;
-            let bytes = blobs.document(digest, None, MAX_MANIFEST).map_err(|error| match error.problem {
+            let bytes = blobs.manifest(digest, None).map_err(|error| match error.problem {
                 // Nothing refers to it but whoever asked.
                 Problem::Missing => Problem::NoImage(format!("there is no image sha256:{digest} in it")).at(place),
                 problem => SourceError { problem, ..error },
@@ -134,7 +139,7 @@ pub(super) fn resolve(
     collect(start, blobs, 1, &mut candidates)?;
     let chosen = choose(&candidates, platform).map_err(|problem| problem.at(place))?;
     let digest = chosen.sha256().map_err(|problem| problem.at(place))?;
-    let bytes = blobs.document(digest, Some(chosen.size), MAX_MANIFEST)?;
+    let bytes = blobs.manifest(digest, Some(chosen.size))?;
     image(digest, parse(&bytes, &blob_place(digest))?, blobs)
 }
 
@@ -205,7 +210,7 @@ fn collect(
             if depth >= MAX_NESTING {
                 return Err(Problem::TooMuch("indexes stand in indexes more than 3 deep").at(blob_place(digest)));
             }
-            let bytes = blobs.document(digest, Some(descriptor.size), MAX_MANIFEST)?;
+            let bytes = blobs.manifest(digest, Some(descriptor.size))?;
             let document: Document = parse(&bytes, &blob_place(digest))?;
             collect(document.manifests.unwrap_or_default(), blobs, depth + 1, found)?;
         } else if !found.iter().any(|other| other.digest == descriptor.digest) {

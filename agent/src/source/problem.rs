@@ -13,6 +13,7 @@ use driftlock_common::tree::TreeError;
 
 use super::mtree::LineFault;
 use super::notes::Code;
+use super::registry::RegistryError;
 use crate::baseline::ReadError;
 use crate::failure::Failure;
 use crate::scan::RootError;
@@ -140,6 +141,9 @@ pub enum Problem {
         /// How many in all.
         count: usize,
     },
+    /// A registry that does not give what it should.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     /// A manifest that cannot be read.
     #[error("not a manifest that can be used")]
     Manifest(#[source] ReadError),
@@ -302,6 +306,7 @@ impl From<SourceError> for Failure {
             Problem::Gaps { .. } => Exit::Io,
             Problem::Choice(_) => Exit::Usage,
             Problem::NoImage(_) => Exit::NoInput,
+            Problem::Registry(error) => error.exit(),
             _ => Exit::Malformed,
         };
         match problem {

@@ -81,6 +81,10 @@ pub enum Requirement {
     Strace,
     /// Another program that compares a tree with a description.
     Mtree,
+    /// Writes and reads such descriptions too.
+    Bsdtar,
+    /// Checks files against their BLAKE3.
+    B3sum,
 }
 
 impl Requirement {
@@ -160,6 +164,8 @@ impl Requirement {
             Self::Prlimit => &["prlimit"],
             Self::Strace => &["strace"],
             Self::Mtree => &["mtree"],
+            Self::Bsdtar => &["bsdtar"],
+            Self::B3sum => &["b3sum"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

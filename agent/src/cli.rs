@@ -185,10 +185,12 @@ A tree is then checked without driftlock, by what is installed:
   driftlock export --to sha256sum app.manifest -o app.sha256
   cd /srv/app && sha256sum --check --quiet app.sha256
 
-mtree is told of type, content, mode, owner, group, link targets and devices, and finds what was added; under the
-profile full of times too, where it compares fractions of a second that a manifest does not have. A check file
-holds the content of regular files alone. What a form cannot hold is refused, and nothing is written: a name that
-b3sum cannot read, or a file without the digest that is needed.")]
+mtree is told of types, content, modes, owners, link targets and devices, and sees what was added;
+under the profile full of times too, where it compares fractions of a second that a manifest does
+not have. A check file holds the content of regular files alone.
+
+What a form cannot hold is refused, and nothing is written: a name that b3sum cannot read, or a
+file without the digest that is needed.")]
 pub struct ExportArgs {
     /// A manifest, or a source as for seal
     #[arg(value_name = "SOURCE")]

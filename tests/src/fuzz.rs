@@ -5,15 +5,17 @@
 //! bytes, and be shown without anything that acts on a terminal; no input may take time out of proportion to its length.
 
 use driftlock_agent::host::mountinfo::{self as mount_table, Mount};
+use driftlock_agent::output::mtree::lines;
 use driftlock_agent::scan::{Identity, State};
 use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
 use driftlock_agent::source::registry::challenge::{self, Challenge, MAX_CHALLENGES};
 use driftlock_agent::source::registry::credentials::{Entry, File};
 use driftlock_agent::source::registry::{Reference, range};
-use driftlock_agent::source::{SourceError, archive as image_archive};
+use driftlock_agent::source::{SourceError, Terms, archive as image_archive, mtree as description};
+use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Algorithm, Digest};
-use driftlock_common::drift::diff;
+use driftlock_common::drift::{Attribute, Attributes, diff};
 use driftlock_common::event::{Body, Event};
 use driftlock_common::finding::{Finding, path_fields};
 use driftlock_common::manifest::{Header, Manifest};
@@ -36,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mountinfo", mountinfo),
     ("state", state),
     ("registry", registry),
+    ("mtree", mtree),
 ];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
@@ -170,6 +173,37 @@ fn check_layers(layers: Vec<Layer>) {
     let sealed = Manifest { header, tree };
     let again = Manifest::decode(&sealed.encode()).expect("what was sealed can be read");
     assert!(again == sealed, "sealing and reading changed a manifest");
+}
+
+/// An mtree file: what is read can be sealed, and its export is read as the same tree.
+pub fn mtree(data: &[u8]) {
+    let terms = Terms {
+        profile: PROFILE,
+        excludes: Excludes::none(),
+        exclude_sets: Vec::new(),
+        platform: "linux/amd64".into(),
+        sha256: true,
+        strict: false,
+    };
+    let described = match description::read(data, &terms) {
+        Ok(described) => described,
+        Err(problem) => return assert_shown(&problem.to_string()),
+    };
+    described.notes.listed().iter().for_each(|note| assert_shown(&note.to_string()));
+    let mut header = Header::new(PROFILE, Algorithm::Sha256, described.excludes);
+    header.diagnostics = described.notes.diagnostics();
+    let sealed = Manifest { header, tree: described.tree };
+    let again = Manifest::decode(&sealed.encode()).expect("what was sealed can be read");
+    assert!(again == sealed, "sealing and reading changed a manifest");
+    let exported: Vec<u8> = lines(&sealed).flat_map(|line| line.expect("what has SHA-256 is exported")).collect();
+    let back = description::read(exported.as_slice(), &terms).expect("what was exported can be read");
+    let narrower = |drift| Compared::all(PROFILE).only(all_but_xattrs()).narrow(drift);
+    let differences = diff(&sealed.tree, &back.tree).into_iter().filter_map(narrower).count();
+    assert!(differences == 0 && back.tree.len() == sealed.tree.len(), "an export is another tree");
+}
+
+fn all_but_xattrs() -> Attributes {
+    Attribute::ALL.into_iter().filter(|attribute| *attribute != Attribute::Xattrs).collect()
 }
 
 /// A state file of a scan, as one that it claims to be.

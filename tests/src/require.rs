@@ -85,6 +85,10 @@ pub enum Requirement {
     DockerRegistry,
     /// Makes certificates.
     Openssl,
+    /// Writes and reads such descriptions too.
+    Bsdtar,
+    /// Checks files against their BLAKE3.
+    B3sum,
 }
 
 impl Requirement {
@@ -166,6 +170,8 @@ impl Requirement {
             Self::Mtree => &["mtree"],
             Self::DockerRegistry => &["docker-registry"],
             Self::Openssl => &["openssl"],
+            Self::Bsdtar => &["bsdtar"],
+            Self::B3sum => &["b3sum"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

@@ -62,7 +62,7 @@ fn left_out(manifest: &Manifest, form: ExportFormArg) -> Vec<String> {
     } else {
         let count = tree.iter().skip(1).filter(|id| tree.file_type(*id) != FileType::File).count();
         notes.push(format!(
-            "not exported: {count} paths that are not files, every mode and owner, and that nothing is added"
+            "not exported: {count} paths that are not files, modes and owners, and whether something was added"
         ));
     }
     let excludes = manifest.header.excludes.iter().len();

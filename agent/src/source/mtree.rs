@@ -123,6 +123,9 @@ impl<'a> Reader<'a> {
         self.budget.spend(path.as_bytes().len() + keyword::metadata(&node)).map_err(Refusal::Limit)?;
         // A relative name that is a directory is where the next ones belong.
         if !name.contains(&b'/') && node.file_type() == FileType::Directory {
+            if path.name().contains(&b'\n') {
+                return Err(LineFault::NameInComment(path.as_bytes().to_vec()).into());
+            }
             self.open = Some(path.clone());
         }
         left_out.into_iter().for_each(|code| self.notes.add(code, &path, None));

@@ -87,6 +87,13 @@ pub enum LineFault {
     /// Something below a file.
     #[error("{} lies below something that is not a directory", Escaped(.0))]
     NotDirectory(Vec<u8>),
+    /// A directory whose name may have become lines of its own.
+    #[error(
+        "{}: writers of this style put the name into a comment as it is, so that what follows its line feed reads as \
+         lines: write the file with full paths (mtree -C, bsdtar --format=mtree)",
+        Escaped(.0)
+    )]
+    NameInComment(Vec<u8>),
     /// A path that no exclude can name.
     #[error(
         "{} is optional or ignored, which becomes an exclude, but its name is not UTF-8 or has control characters: \

@@ -307,6 +307,11 @@ fn what_would_be_believed_in_silence_is_refused_with_its_line() {
             "a\\M-i type=file optional",
             "line 1: a\\xe9 is optional or ignored, which becomes an exclude, but its name is not UTF-8 or has control characters: leave the entry out",
         ),
+        (
+            // As NetBSD's mtree, bsdtar and umoci write a directory of this name.
+            "# ./x\ny type=file optional\nx\\ny\\stype=file\\soptional type=dir",
+            "line 3: x\\x0ay type=file optional: writers of this style put the name into a comment as it is, so that what follows its line feed reads as lines: write the file with full paths (mtree -C, bsdtar --format=mtree)",
+        ),
         ("a type=file \\", "line 1: ends in a backslash, but no line follows: the file is truncated"),
         ("a type=dir\r", "line 1: a control character stands in it: write it as \\ooo, in octal"),
         ("a\0 type=dir", "line 1: a control character stands in it: write it as \\ooo, in octal"),

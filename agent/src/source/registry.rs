@@ -149,7 +149,7 @@ impl Registry {
                 let content_type = response.headers().get(CONTENT_TYPE);
                 let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
                 let host = route::host(response.url());
-                let body = Body::new(response, host.clone()).to_limit(size.unwrap_or(limit), &self.client.limits);
+                let body = Body::new(response, host.clone()).read_up_to(size.unwrap_or(limit), &self.client.limits);
                 match (body.await, size) {
                     (Err(stop), _) => self.client.pause(stop, &mut tries).await?,
                     (Ok(None), None) => return Err(Problem::TooLarge { limit }),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -241,7 +241,7 @@ fn only_manifest(layout: &Path) -> Result<String> {
 }
 
 /// A layout whose only entry is an index of these images; gives its digest.
-fn index(layout: &PathBuf, images: &[Image], platforms: &[&str]) -> Result<String> {
+fn index(layout: &Path, images: &[Image], platforms: &[&str]) -> Result<String> {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
     fs::write(layout.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;

@@ -51,7 +51,7 @@ impl Body {
     }
 
     /// All of it; `None` if it is longer than `limit` bytes.
-    pub(super) async fn to_limit(mut self, limit: u64, limits: &Limits) -> Result<Option<Vec<u8>>, Stop> {
+    pub(super) async fn read_up_to(mut self, limit: u64, limits: &Limits) -> Result<Option<Vec<u8>>, Stop> {
         if self.response.content_length().is_some_and(|length| length > limit) {
             return Ok(None);
         }

@@ -220,7 +220,7 @@ impl Client {
     }
 
     async fn code(&self, response: Response, host: &str) -> Code {
-        let body = Body::new(response, host.to_owned()).to_limit(MAX_ERROR, &self.limits).await;
+        let body = Body::new(response, host.to_owned()).read_up_to(MAX_ERROR, &self.limits).await;
         // Without its reason an answer is an answer all the same.
         body.map(|body| Code::read(&body.unwrap_or_default())).unwrap_or_default()
     }

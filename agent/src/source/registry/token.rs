@@ -82,7 +82,7 @@ pub(super) async fn ask(
         status if status.is_redirection() => return Err(fail("answers with a redirect, which is not followed").into()),
         _ => return Err(client.refusal(host, response, true).await),
     }
-    let body = Body::new(response, host.clone()).to_limit(MAX_ANSWER, &client.limits).await?;
+    let body = Body::new(response, host.clone()).read_up_to(MAX_ANSWER, &client.limits).await?;
     let body = body.ok_or_else(|| fail("answers with more than 65536 bytes"))?;
     let answer: Answer = serde_json::from_slice(&body).map_err(|_| fail("answers with something else than JSON"))?;
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());

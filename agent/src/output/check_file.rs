@@ -91,7 +91,8 @@ pub(super) fn sha256(manifest: &Manifest, id: EntryId, path: &TreePath) -> Resul
         Kind::File { content, .. } if manifest.header.content == Algorithm::Sha256 => content,
         _ => None,
     };
-    verified.or(manifest.tree.origin(id).sha256).ok_or_else(|| Refusal { path: path.clone(), why: Why::NoSha256 })
+    let beside = || manifest.tree.origin(id).sha256;
+    verified.or_else(beside).ok_or_else(|| Refusal { path: path.clone(), why: Why::NoSha256 })
 }
 
 #[cfg(test)]

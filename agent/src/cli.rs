@@ -189,8 +189,8 @@ mtree is told of types, content, modes, owners, link targets and devices, and se
 under the profile full of times too, where it compares fractions of a second that a manifest does
 not have. A check file holds the content of regular files alone.
 
-What a form cannot hold is refused, and nothing is written: a name that b3sum cannot read, or a
-file without the digest that is needed.")]
+What a form cannot hold is refused, and nothing is written: a name that b3sum cannot read or
+that mtree takes for a pattern, or a file without the digest that is needed.")]
 pub struct ExportArgs {
     /// A manifest, or a source as for seal
     #[arg(value_name = "SOURCE")]

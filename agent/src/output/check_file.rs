@@ -40,6 +40,11 @@ pub enum Why {
     /// Out of an mtree file.
     #[error("only its SHA-256 is known: use --to sha256sum or --to mtree")]
     NoBlake3,
+    /// A name that NetBSD's mtree cannot say, however it is escaped.
+    #[error(
+        "mtree takes the name for a pattern, which others match too: use --to sha256sum, or seal with an --exclude for it"
+    )]
+    Pattern,
     /// A name that `b3sum` cannot read.
     #[error("b3sum cannot check a name that is not UTF-8 or holds U+FFFD: use --to sha256sum or --to mtree")]
     Name,
@@ -91,7 +96,8 @@ pub(super) fn sha256(manifest: &Manifest, id: EntryId, path: &TreePath) -> Resul
         Kind::File { content, .. } if manifest.header.content == Algorithm::Sha256 => content,
         _ => None,
     };
-    verified.or(manifest.tree.origin(id).sha256).ok_or_else(|| Refusal { path: path.clone(), why: Why::NoSha256 })
+    let beside = || manifest.tree.origin(id).sha256;
+    verified.or_else(beside).ok_or_else(|| Refusal { path: path.clone(), why: Why::NoSha256 })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use driftlock_common::manifest::Manifest;
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::tree::EntryId;
 
-use super::check_file::{Refusal, sha256};
+use super::check_file::{Refusal, Why, sha256};
 
 /// The lines, each with its line feed: full paths in the order of the manifest, so that every directory stands before
 /// what is in it; no `/set`, and no keyword that one of the readers lacks. What is not specified is not said.
@@ -20,6 +20,9 @@ pub fn lines(manifest: &Manifest) -> impl Iterator<Item = Result<Vec<u8>, Refusa
 
 fn line(manifest: &Manifest, id: EntryId) -> Result<Vec<u8>, Refusal> {
     let (path, node) = (manifest.tree.path(id), manifest.tree.node(id));
+    if is_pattern(path.name()) {
+        return Err(Refusal { path, why: Why::Pattern });
+    }
     let mut line = String::from(".");
     if !path.is_root() {
         line.push('/');
@@ -31,6 +34,14 @@ fn line(manifest: &Manifest, id: EntryId) -> Result<Vec<u8>, Refusal> {
     }
     line.push('\n');
     Ok(line.into_bytes())
+}
+
+/// NetBSD's mtree undoes escapes first and then looks for wildcards. An entry for `*` would stand for whatever else is in
+/// its directory, and hide what was added there. A bracket that is not closed is itself.
+fn is_pattern(name: &[u8]) -> bool {
+    let open = name.iter().position(|byte| *byte == b'[');
+    let closed = open.is_some_and(|open| name[open..].contains(&b']'));
+    closed || name.iter().any(|byte| matches!(byte, b'*' | b'?'))
 }
 
 fn put_node(line: &mut String, node: &Node) {
@@ -122,7 +133,7 @@ mod tests {
         let target = b"a b\\\n".as_slice().into();
         let entries = vec![
             (b"".as_slice(), Node { mode: Some(0o755), ..Node::implicit_directory() }, Origin::default()),
-            (b"*?[#=\xff", file(None), Origin::default()),
+            (b"[#=\xff", file(None), Origin::default()),
             (
                 b"a",
                 Node {
@@ -146,7 +157,7 @@ mod tests {
             text,
             "#mtree\n\
              . type=dir mode=0755\n\
-             ./\\052\\077\\133\\043\\075\\377 type=file\n\
+             ./\\133\\043\\075\\377 type=file\n\
              ./a type=file mode=4755 uid=1 gid=2 time=-1.000000000 size=3 \
              sha256=ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n\
              ./d type=block device=native,259,70000\n\
@@ -155,6 +166,15 @@ mod tests {
              ./s type=socket\n\
              ./z type=char\n"
         );
+    }
+
+    #[test]
+    fn a_name_that_mtree_takes_for_a_pattern_is_refused() {
+        for (name, taken) in [("[", true), ("]a[b", true), ("[slug].js", false), ("*", false), ("a?", false)] {
+            let written = written(Algorithm::Sha256, vec![(name.as_bytes(), file(None), Origin::default())]);
+            let refused = Refusal { path: TreePath::new(name).unwrap(), why: Why::Pattern };
+            assert_eq!(written.err(), (!taken).then_some(refused), "{name}");
+        }
     }
 
     #[test]

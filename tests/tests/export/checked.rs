@@ -93,7 +93,8 @@ fn any_name() -> Result<()> {
         let place = Place::new()?;
         let mut random = RandomTree::new(seed, HOSTILE, true);
         random.fill(place.root())?;
-        place.tree.file(b"hostile \xff*[#\\?/\n=", b"sealed")?;
+        place.without_wildcards()?;
+        place.tree.file(b"hostile \xff[#\\/\n=", b"sealed")?;
         let manifest = place.seal_tree("portable")?;
         let export = place.export("mtree", &manifest, "export.mtree")?;
         let check = || {
@@ -110,9 +111,12 @@ fn any_name() -> Result<()> {
         // The root too, and each line feed in a name is escaped.
         let lines = listed.stdout.iter().filter(|byte| **byte == b'\n').count();
         ensure!(lines == place.count() + 1, "seed {seed}: {lines} of {}\n{listed:?}", place.count() + 1);
-        fs::write(place.tree.path(b"hostile \xff*[#\\?/\n="), b"SEALED")?;
+        fs::write(place.tree.path(b"hostile \xff[#\\/\n="), b"SEALED")?;
         let flagged = check()?;
-        ensure!(flagged.code == Some(2) && flagged.text()?.contains("sha256"), "seed {seed}: {flagged:?}");
+        ensure!(
+            flagged.code == Some(2) && String::from_utf8_lossy(&flagged.stdout).contains("sha256"),
+            "seed {seed}: {flagged:?}"
+        );
     }
     Ok(())
 }

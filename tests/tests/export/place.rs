@@ -99,10 +99,28 @@ impl Place {
         Ok(())
     }
 
+    /// Removes what an export to mtree refuses.
+    pub(crate) fn without_wildcards(&self) -> Result<()> {
+        remove_wildcards(self.root())
+    }
+
     /// How many paths there are, the root not counted.
     pub(crate) fn count(&self) -> usize {
         WalkDir::new(self.root()).min_depth(1).into_iter().count()
     }
+}
+
+/// Removes what has a wildcard in its name; of those that random trees have, that is `*`.
+pub(crate) fn remove_wildcards(root: &Path) -> Result<()> {
+    let all: Vec<_> = WalkDir::new(root).contents_first(true).into_iter().collect::<Result<_, _>>()?;
+    for entry in all.iter().filter(|entry| entry.file_name() == "*") {
+        if entry.file_type().is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn scan(sandbox: &Sandbox, manifest: &Path, root: &Path) -> Result<BTreeSet<Drift>> {

@@ -72,7 +72,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         })
         .collect();
     type Row = (&'static str, fn() -> Result<()>);
-    let rows: [Row; 5] = [
+    let rows: [Row; 6] = [
+        ("refused::a_name_that_mtree_takes_for_a_pattern", a_pattern),
         ("refused::a_file_that_is_not_there", not_there),
         ("refused::an_export_without_a_digest", without_a_digest),
         ("refused::a_name_that_b3sum_cannot_read", a_name),
@@ -140,6 +141,17 @@ fn a_name() -> Result<()> {
     place.seal_tree("portable")?;
     let line = "manifest: caf\\xe9: b3sum cannot check a name that is not UTF-8 or holds U+FFFD: use --to sha256sum or --to mtree";
     says(&place.run(["export", "--to", "b3sum", "manifest"])?, 64, line)
+}
+
+fn a_pattern() -> Result<()> {
+    let place = Place::new()?;
+    place.tree.file("d/[", b"x")?.file("d/[slug].js", b"y")?;
+    place.seal_tree("portable")?;
+    let line = "manifest: d/[slug].js: mtree takes the name for a pattern, which others match too: use --to sha256sum, \
+                or seal with an --exclude for it";
+    says(&place.run(["export", "--to", "mtree", "manifest", "-o", "out"])?, 64, line)?;
+    ensure!(!place.sandbox.path("out").exists(), "something was written");
+    Ok(())
 }
 
 fn no_common_digest() -> Result<()> {

@@ -13,6 +13,8 @@ use driftlock_tests::require::Requirement::Root;
 use driftlock_tests::require::trial;
 use libtest_mimic::Trial;
 
+use super::place::remove_wildcards;
+
 const SEEDS: u64 = 300;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -30,6 +32,7 @@ fn seeds(privileged: bool) -> Result<()> {
 fn one(seed: u64, privileged: bool, pool: &Pool) -> Result<()> {
     let root = tempfile::tempdir()?;
     RandomTree::new(seed, HOSTILE, privileged).fill(root.path())?;
+    remove_wildcards(root.path())?;
     let terms = Terms {
         profile: [Profile::Content, Profile::Portable, Profile::Full][usize::try_from(seed % 3)?],
         excludes: Excludes::none(),

@@ -39,10 +39,11 @@ impl<R: BufRead> Lines<R> {
                     // A backslash at the very end promised more.
                     return if begin > 0 { Err(at(LineFault::Unfinished)) } else { Ok(None) };
                 }
+                // Comments hold names as they are.
+                cut_comment(&mut self.line, begin);
                 if self.line[begin..].iter().any(|b| b.is_ascii_control() && *b != b'\t') {
                     return Err(at(LineFault::Control));
                 }
-                cut_comment(&mut self.line, begin);
                 let backslashes = self.line[begin..].iter().rev().take_while(|b| **b == b'\\').count();
                 if backslashes % 2 == 0 {
                     break;

@@ -1,3 +1,5 @@
+//! What mtree files mean, line by line: expectations are written by hand from what the programs write.
+
 use driftlock_common::digest::Digest;
 use driftlock_common::node::Kind;
 use driftlock_common::path::Escaped;
@@ -70,7 +72,7 @@ fn the_nested_form_as_netbsd_writes_it() {
          sha256={SHA256}\n    \
          link        type=link mode=0777 time=-1.500000000 link=d/x\\sy\n    \
          null        type=char device=0x103 time=1\n\n\
-         # ./d\nd               type=dir mode=0755\n    \
+         # ./d \x1b[31m\nd               type=dir mode=0755\n    \
          \\^[[31m     size=1 sha256={SHA256}\n    \
          caf\\M-i     size=3 md5=x sha256={SHA256}\n\n\
          # ./d/e\ne               type=dir mode=0700\n# ./d/e\n..\n\n# ./d\n..\n\

@@ -22,6 +22,8 @@ pub struct Layer {
 pub struct Layout {
     dir: PathBuf,
     layers: Vec<Blob>,
+    /// The build step of each layer; all have one, or none.
+    history: Vec<String>,
 }
 
 /// A blob of a layout.
@@ -43,11 +45,14 @@ impl Layer {
 
     /// A file, mode 0644, owner root. The name is written as it is.
     #[must_use]
-    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
-        self.header(name, b'0', 0o644, content.len());
-        self.tar.extend_from_slice(content);
-        self.tar.resize(self.tar.len().next_multiple_of(512), 0);
-        self
+    pub fn file(self, name: &str, content: &[u8]) -> Self {
+        self.regular(name, 0o644, content)
+    }
+
+    /// A program: a file with mode 0755.
+    #[must_use]
+    pub fn program(self, name: &str, content: &[u8]) -> Self {
+        self.regular(name, 0o755, content)
     }
 
     /// A directory, mode 0755, owner root.
@@ -61,6 +66,13 @@ impl Layer {
     pub fn finish(mut self) -> Vec<u8> {
         self.tar.resize(self.tar.len() + 1024, 0);
         self.tar
+    }
+
+    fn regular(mut self, name: &str, mode: u32, content: &[u8]) -> Self {
+        self.header(name, b'0', mode, content.len());
+        self.tar.extend_from_slice(content);
+        self.tar.resize(self.tar.len().next_multiple_of(512), 0);
+        self
     }
 
     /// A ustar header (POSIX.1-1988, as GNU tar writes it).
@@ -85,7 +97,7 @@ impl Layout {
     pub fn create(dir: PathBuf) -> Result<Self> {
         fs::create_dir_all(dir.join("blobs/sha256"))?;
         fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        Ok(Self { dir, layers: Vec::new() })
+        Ok(Self { dir, layers: Vec::new(), history: Vec::new() })
     }
 
     /// Adds a layer, compressed with gzip.
@@ -107,15 +119,25 @@ impl Layout {
         Ok(self)
     }
 
+    /// Says what made the layer that was added last.
+    #[must_use]
+    pub fn made_by(mut self, step: &str) -> Self {
+        self.history.push(step.to_owned());
+        self
+    }
+
     /// Writes configuration, manifest and index: the layout is then complete.
     ///
     /// # Errors
     /// If they cannot be written.
     pub fn finish(self) -> Result<Self> {
         let diff_ids: Vec<String> = self.layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
-        let config = json!({
+        let mut config = json!({
             "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
+        if !self.history.is_empty() {
+            config["history"] = self.history.iter().map(|step| json!({"created_by": step})).collect();
+        }
         let config = self.descriptor("application/vnd.oci.image.config.v1+json", &config)?;
         let layers: Vec<Value> = self.layers.iter().map(Blob::descriptor).collect();
         let manifest = json!({

@@ -37,7 +37,7 @@ use self::layout::Layout;
 use self::merge::Merge;
 pub use self::notes::{Code, Note, Notes};
 use self::problem::place;
-pub use self::problem::{Fault, Problem, SourceError};
+pub use self::problem::{Fault, Format, Problem, SourceError};
 pub use self::spec::SpecError;
 use self::stream::Device;
 use crate::baseline::read_manifest;

@@ -16,7 +16,7 @@ use super::image::{self, Blobs, Config, MAX_CONFIG, blob_place};
 use super::layer::{self, Layer, Options};
 use super::layout::{check_diff_id, read_to_limit};
 use super::problem::{Fault, Problem, SourceError};
-use super::stream::{Compression, Decoded, Device, Hashing, peek};
+use super::stream::{Decoded, Device, Hashing, peek, sniff};
 
 /// The most bytes of documents that are kept together.
 const MAX_DOCUMENTS: u64 = 64 * 1024 * 1024;
@@ -62,7 +62,7 @@ enum What {
     Other,
 }
 
-/// Reads an image archive: OCI (`skopeo copy … oci-archive:`), `docker save` of any age, plain or gzip.
+/// Reads an image archive: OCI (`skopeo copy … oci-archive:`), `docker save` of any age, plain, gzip or zstd.
 ///
 /// # Errors
 /// If the archive cannot be read, is damaged, or does not hold exactly one image that fits.
@@ -240,7 +240,7 @@ impl Blob {
 
 /// By compression, or by a tar header.
 fn looks_like_layer(first: &[u8]) -> bool {
-    if Compression::sniff(first) != Compression::None {
+    if sniff(first).is_some() {
         return true;
     }
     let Some(block) = first.first_chunk::<BLOCK>() else { return false };

@@ -315,20 +315,21 @@ impl Descriptor {
 
     /// Whether a blob with this media type can be a layer of files.
     pub(super) fn check_layer_type(&self) -> Result<(), Problem> {
-        const PLAIN_OR_GZIP: &[&str] = &[
+        const LAYERS: &[&str] = &[
             "application/vnd.oci.image.layer.v1.tar",
             "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
             "application/vnd.oci.image.layer.nondistributable.v1.tar",
             "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
             "application/vnd.docker.image.rootfs.diff.tar",
             "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.zstd",
             "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
         ];
         let media_type = self.media_type.as_str();
-        if PLAIN_OR_GZIP.contains(&media_type) {
+        if LAYERS.contains(&media_type) {
             Ok(())
-        } else if media_type.ends_with("zstd") {
-            Err(Problem::Zstd)
         } else {
             let shown = Escaped(media_type.as_bytes());
             Err(Problem::Unusable(format!("a layer of the type {shown}, which is not a tree of files")))

@@ -155,6 +155,10 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
+}
+
 /// An image in the making: blobs by digest, and the documents that name them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ImageKit {
@@ -190,11 +194,15 @@ impl ImageKit {
 
     /// A layer whose stored bytes need not be what they should be.
     pub(super) fn stored_layer(&mut self, tar: &[u8], stored: Vec<u8>, compressed: bool) {
+        self.typed_layer(tar, stored, if compressed { "+gzip" } else { "" });
+    }
+
+    /// The same, with any suffix to its media type.
+    pub(super) fn typed_layer(&mut self, tar: &[u8], stored: Vec<u8>, suffix: &str) {
         self.diff_ids.push(format!("sha256:{}", Digest::sha256(tar)));
         self.history.push(json!({ "created_by": format!("step\t{}", self.layers.len()) }));
         self.history.push(json!({ "created_by": "ENV x", "empty_layer": true }));
         let size = stored.len();
-        let suffix = if compressed { "+gzip" } else { "" };
         let digest = self.blob(stored);
         self.layers.push(json!({
             "mediaType": format!("application/vnd.oci.image.layer.v1.tar{suffix}"), "digest": digest, "size": size

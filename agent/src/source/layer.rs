@@ -100,7 +100,7 @@ pub enum What {
     },
 }
 
-/// Reads a layer as it is stored, plain or gzip, to the end of the stream.
+/// Reads a layer as it is stored, plain, gzip or zstd, to the end of the stream.
 ///
 /// # Errors
 /// If the stream cannot be read, is damaged or cut short, or holds what cannot be part of a tree.

@@ -43,14 +43,11 @@ pub enum Problem {
     #[error("{0}")]
     NotThis(&'static str),
     /// A compressed stream that ends too early.
-    #[error("the gzip stream is truncated")]
-    GzipTruncated,
-    /// A compressed stream that is damaged.
-    #[error("the gzip stream is damaged: {0}")]
-    GzipDamaged(String),
-    /// Compressed with something that is not read.
-    #[error("compressed with zstd, which is not read yet: recompress it with gzip")]
-    Zstd,
+    #[error("the {0} stream is truncated")]
+    Truncated(Format),
+    /// A compressed stream that is damaged, or not one that is read.
+    #[error("the {0} stream is damaged: {1}")]
+    Damaged(Format, String),
     /// A tar stream that ends before its two zero blocks.
     #[error("the tar archive is truncated at byte {0}")]
     TarTruncated(u64),
@@ -140,6 +137,15 @@ pub enum Problem {
     /// The entries do not make a tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
+}
+
+/// What a stream is compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 1952, of one or more members.
+    Gzip,
+    /// RFC 8878, of one or more frames, without a dictionary.
+    Zstd,
 }
 
 /// What is wrong with a tar header or entry.
@@ -235,15 +241,27 @@ impl fmt::Display for Below {
 
 impl std::error::Error for Below {}
 
+// === impl Format ===
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
 // === impl Problem ===
 
 impl Problem {
-    /// What an error of a reader means: a problem below, or damage of the gzip stream.
+    /// What an error of a reader means: a problem below, or damage of a gzip stream, the only one that does not mark
+    /// its own.
     pub(super) fn of_stream(error: io::Error) -> Self {
         match error.downcast::<Below>() {
             Ok(Below(problem)) => problem,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::GzipTruncated,
-            Err(error) => Self::GzipDamaged(error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Truncated(Format::Gzip),
+            Err(error) => Self::Damaged(Format::Gzip, error.to_string()),
         }
     }
 

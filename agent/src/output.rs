@@ -1,5 +1,6 @@
 //! Owns writing to stdout and stderr, and the forms of a result: text, json, ndjson, sarif, junit. Must not own deciding what is drift.
 
+mod changes;
 pub mod check_file;
 mod json;
 mod junit;
@@ -20,8 +21,9 @@ use crate::cli::FormatArg;
 use crate::failure::Failure;
 use crate::gate::Gate;
 
+pub use changes::Changes;
 pub use json::{finding_line, summary_line};
-pub use text::{drift_line, size, summary_lines};
+pub use text::{drift_line, layer_and_step, size, summary_lines};
 
 /// One line on stderr.
 pub fn complain(failure: &Failure) {
@@ -117,6 +119,14 @@ impl<W: Write> Output<W> {
             FormatArg::Sarif => sarif::write(self, whole),
             FormatArg::Junit => junit::write(self, whole),
         }
+    }
+
+    /// Writes what differs between two sides, for people: by layer, and there by directory.
+    ///
+    /// # Errors
+    /// Any but a reader that is gone.
+    pub fn changes(&mut self, changes: &Changes<'_>, colour: bool) -> Result<Reader, Failure> {
+        changes::write(self, changes, colour)
     }
 
     fn text(&mut self, whole: &Whole<'_>, colour: bool) -> Result<Reader, Failure> {

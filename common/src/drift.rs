@@ -316,9 +316,14 @@ impl Drift {
         }
     }
 
-    /// Index of the layer that gave what differs: that of the attributes if only those do.
+    /// Index of the layer that gave what differs of the sealed side; see [`Drift::layer_of`].
     pub fn layer(&self) -> Option<u16> {
-        let origin = &self.expected()?.origin;
+        self.layer_of(&self.expected()?.origin)
+    }
+
+    /// Index of the layer that gave what differs, of a side that came from `origin`: that of the attributes if only
+    /// those do.
+    pub fn layer_of(&self, origin: &Origin) -> Option<u16> {
         match &self.delta {
             Delta::Changed { attributes, .. } if attributes.without(Attributes::GIVEN_APART).is_empty() => {
                 origin.attributes_layer()

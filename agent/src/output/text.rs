@@ -18,9 +18,13 @@ const MAX_STEP_IN_LINE: usize = 80;
 /// One difference from the manifest with this header as a line with its line feed, for example
 /// `changed       usr/bin/app  content, mode 0755 → 4755, layer 3: RUN make install`.
 pub fn drift_line(drift: &Drift, header: &Header, colour: bool) -> String {
-    let change = drift.change();
-    let (before, after) = if colour { (sgr(change), "\x1b[0m") } else { ("", "") };
-    format!("{before}{:<12}{after}  {}  {}\n", change.name(), shown(&drift.path), details(drift, header))
+    let change = coloured(drift.change(), &format!("{:<12}", drift.change().name()), colour);
+    format!("{change}  {}  {}\n", shown(&drift.path), details(drift, header))
+}
+
+/// A word in the colour of a change, if colour is wanted.
+pub(super) fn coloured(change: Change, word: &str, colour: bool) -> String {
+    if colour { format!("{}{word}\x1b[0m", sgr(change)) } else { word.to_owned() }
 }
 
 /// A path as it is shown: the root has no name of its own.
@@ -30,6 +34,13 @@ pub(super) fn shown(path: &TreePath) -> String {
 
 /// What a difference is, for example `content, mode 0755 → 4755, layer 3: RUN make install`.
 pub(super) fn details(drift: &Drift, header: &Header) -> String {
+    let mut details = what(drift);
+    details.extend(drift.layer().map(|layer| layer_and_step(layer, header)));
+    details.join(", ")
+}
+
+/// What a difference is, for example `content` and `mode 0755 → 4755`.
+pub(super) fn what(drift: &Drift) -> Vec<String> {
     let mut details = Vec::new();
     match &drift.delta {
         Delta::Added { observed, unverified, collapsed } => {
@@ -49,12 +60,11 @@ pub(super) fn details(drift: &Drift, header: &Header) -> String {
             }
         }
     }
-    details.extend(drift.layer().map(|layer| layer_and_step(layer, header)));
-    details.join(", ")
+    details
 }
 
 /// A layer by its index and what made it, for example `layer 3: RUN apt-get install nginx`.
-pub(super) fn layer_and_step(layer: u16, header: &Header) -> String {
+pub fn layer_and_step(layer: u16, header: &Header) -> String {
     let Some(step) = header.step(layer) else { return format!("layer {layer}") };
     match step.char_indices().nth(MAX_STEP_IN_LINE) {
         Some((end, _)) => format!("layer {layer}: {}…", &step[..end]),

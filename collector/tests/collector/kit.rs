@@ -143,6 +143,7 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
         attributes: [Attribute::Mode].into_iter().collect(),
         expected: Some(side("0755")),
         observed: Some(side("4755")),
+        manifest: None,
         layer: Some(1),
         meta_layer: Some(2),
         step: Some("RUN make install".into()),

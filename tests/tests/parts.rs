@@ -15,7 +15,6 @@ use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::{MAX_PARTS, TreeBuilder};
 use driftlock_tests::agent::AgentHome;
-use driftlock_tests::binaries::binaries;
 use driftlock_tests::collector::CollectorHome;
 use driftlock_tests::drift::{Drift, Report, drifts, ensure_same};
 use driftlock_tests::http;

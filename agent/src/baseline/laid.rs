@@ -59,10 +59,7 @@ impl Laid {
     /// Where an entry of `tree`, what they are together, came from.
     pub(super) fn origin(&self, tree: &Tree, id: EntryId) -> Origin {
         let (part, own) = self.places.get(id);
-        match &self.provenances[part].origins {
-            Some(origins) => origins.get(&self.parts[part].header, own),
-            None => tree.origin(id),
-        }
+        self.provenances[part].origin(&self.parts[part].header, own, tree, id)
     }
 
     pub(super) fn view(&self, tree: OciDigest) -> ManifestView {

@@ -286,7 +286,7 @@ async fn a_manifest_of_too_many_parts_or_with_too_long_a_name_is_rejected() {
         let parts = vec![part_named(&"x".repeat(len)); count];
         beat["data"]["targets"][0]["manifest"]["parts"] = parts.into();
         let (_, answer) = collector.post_bytes(serde_json::to_vec(&[beat]).unwrap()).await;
-        assert_eq!(answer["rejected"].as_array().unwrap().len(), rejected, "{count} {len}: {answer}");
+        assert_eq!(answer["rejected"].as_array().map_or(0, Vec::len), rejected, "{count} {len}: {answer}");
     }
 }
 

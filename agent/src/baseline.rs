@@ -18,7 +18,7 @@ use driftlock_common::exit::Exit;
 use driftlock_common::finding::ManifestView;
 use driftlock_common::manifest::{Header, MAX_LINE, Manifest, ManifestError, Meaning, Problem, Reader, SealedIn};
 use driftlock_common::path::TreePath;
-use driftlock_common::tree::{EntryId, MAX_PARTS, Origin, TreeError};
+use driftlock_common::tree::{EntryId, MAX_PARTS, Origin, Tree, TreeError};
 use sha2::Digest as _;
 
 use crate::failure::Failure;
@@ -46,7 +46,7 @@ pub struct Baseline {
 /// What a baseline was read from.
 #[derive(Debug)]
 enum Made {
-    One(Provenance),
+    One(Box<Provenance>),
     Several(Laid),
 }
 
@@ -115,7 +115,7 @@ impl Baseline {
     /// If the file cannot be read, is not a manifest, or `accept` does not allow it.
     pub fn load(path: &Path, accept: Accept) -> Result<Self, BaselineError> {
         let (manifest, provenance) = Provenance::read(path, open(path)?, accept)?;
-        Ok(Self { manifest, tree: provenance.tree, made: Made::One(provenance) })
+        Ok(Self { manifest, tree: provenance.tree, made: Made::One(Box::new(provenance)) })
     }
 
     /// Reads, checks and accepts the manifests in `paths`, and lays them over each other, the last on top: a path is
@@ -164,8 +164,7 @@ impl Baseline {
     /// Where an entry came from, for showing it; nothing, if the file was changed since.
     pub fn origin(&self, id: EntryId) -> Origin {
         match &self.made {
-            Made::One(Provenance { origins: Some(origins), .. }) => origins.get(&self.manifest.header, id),
-            Made::One(Provenance { origins: None, .. }) => self.manifest.tree.origin(id),
+            Made::One(provenance) => provenance.origin(&self.manifest.header, id, &self.manifest.tree, id),
             Made::Several(laid) => laid.origin(&self.manifest.tree, id),
         }
     }
@@ -178,10 +177,10 @@ impl Baseline {
     /// Which manifest this is, for reports.
     pub fn view(&self) -> ManifestView {
         match &self.made {
-            Made::One(Provenance { sha256, trust, .. }) => ManifestView {
+            Made::One(provenance) => ManifestView {
                 tree: self.tree,
-                sha256: *sha256,
-                trust: trust.name().into(),
+                sha256: provenance.sha256,
+                trust: provenance.trust.name().into(),
                 origin: origin(&self.manifest.header).into(),
                 parts: Vec::new(),
             },
@@ -226,6 +225,11 @@ impl Provenance {
             // Last: a file that is no manifest is that first.
             Accept::Signed => Err(BaselineError::NotSigned(path.to_owned())),
         }
+    }
+
+    /// Where `own`, an entry of the file with this header, came from; `id` is what it is in `tree`.
+    fn origin(&self, header: &Header, own: EntryId, tree: &Tree, id: EntryId) -> Origin {
+        self.origins.as_ref().map_or_else(|| tree.origin(id), |origins| origins.get(header, own))
     }
 }
 
@@ -365,7 +369,6 @@ mod tests {
     use driftlock_common::path::TreePath;
     use driftlock_common::pattern::Excludes;
     use driftlock_common::profile::Profile;
-    use driftlock_common::tree::{Origin, Tree};
 
     use super::*;
 

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::{Finding, Summary};
-use driftlock_common::manifest::Header;
+use driftlock_common::manifest::SealedIn;
 
 use crate::cli::FormatArg;
 use crate::failure::Failure;
@@ -48,8 +48,8 @@ pub struct Whole<'a> {
     pub verb: &'static str,
     /// Every difference, in path order.
     pub drifts: &'a [Drift],
-    /// The manifest's.
-    pub header: &'a Header,
+    /// What it was sealed in.
+    pub sealed_in: SealedIn<'a>,
     /// What it amounts to.
     pub summary: &'a Summary,
     /// What of it fails.
@@ -131,7 +131,7 @@ impl<W: Write> Output<W> {
 
     fn text(&mut self, whole: &Whole<'_>, colour: bool) -> Result<Reader, Failure> {
         for drift in whole.drifts {
-            self.write(drift_line(drift, whole.header, colour).as_bytes())?;
+            self.write(drift_line(drift, whole.sealed_in, colour).as_bytes())?;
         }
         self.write(summary_lines(whole.summary).as_bytes())?;
         self.finish()
@@ -142,7 +142,7 @@ impl<W: Write> Output<W> {
         self.write(b"{\"findings\":[")?;
         for (index, drift) in whole.drifts.iter().enumerate() {
             self.write(if index == 0 { b"" } else { b"," })?;
-            self.write(&json::to_json(&Finding::new(drift, whole.header)))?;
+            self.write(&json::to_json(&Finding::new(drift, whole.sealed_in)))?;
         }
         self.write(b"],\"summary\":")?;
         self.write(&json::to_json(whole.summary))?;
@@ -152,7 +152,7 @@ impl<W: Write> Output<W> {
 
     fn ndjson(&mut self, whole: &Whole<'_>) -> Result<Reader, Failure> {
         for drift in whole.drifts {
-            self.write(&finding_line(drift, whole.header))?;
+            self.write(&finding_line(drift, whole.sealed_in))?;
         }
         self.write(&summary_line(whole.summary))?;
         self.finish()

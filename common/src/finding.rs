@@ -9,7 +9,7 @@ use crate::canonical::put_bytes;
 use crate::digest::{Algorithm, Digest, OciDigest};
 use crate::drift::{Attributes, Change, Delta, Drift, Sealed, Unverified};
 use crate::gap::Reason;
-use crate::manifest::Header;
+use crate::manifest::SealedIn;
 use crate::node::{Kind, Node};
 use crate::path::{Escaped, TreePath, from_base64, plain_text, to_base64};
 use crate::profile::Profile;
@@ -33,6 +33,11 @@ pub struct Finding {
     /// The side on disk; absent when removed or not established.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<NodeView>,
+    /// Which of several manifests it breaks, of at most [`MAX_PART_NAME`] bytes; absent if there is one, and when added.
+    ///
+    /// [`MAX_PART_NAME`]: crate::manifest::MAX_PART_NAME
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
     /// Index of the layer that gave the sealed content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<u16>,
@@ -211,10 +216,11 @@ pub struct ExcludedView {
 // === impl Finding ===
 
 impl Finding {
-    /// The JSON form of a difference from a manifest with this header, which says what the digests are and which step
+    /// The JSON form of a difference from what was sealed with these headers, which say what the digests are and which step
     /// made a layer.
-    pub fn new(drift: &Drift, header: &Header) -> Self {
-        let content = header.content;
+    pub fn new<'a>(drift: &Drift, sealed_in: impl Into<SealedIn<'a>>) -> Self {
+        let sealed_in = sealed_in.into();
+        let content = sealed_in.content();
         let (path, path_b64) = path_fields(drift.path.as_bytes());
         let mut finding = Self {
             path,
@@ -223,9 +229,10 @@ impl Finding {
             attributes: Attributes::NONE,
             expected: None,
             observed: None,
+            manifest: sealed_in.name_of(drift).map(str::to_owned),
             layer: None,
             meta_layer: None,
-            step: drift.layer().and_then(|layer| header.step(layer)),
+            step: drift.layer().and_then(|layer| sealed_in.header_of(drift).step(layer)),
             unverified: Attributes::NONE,
             reason: None,
             covers: None,
@@ -365,6 +372,7 @@ pub fn open_digest<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Diges
 mod tests {
     use super::*;
     use crate::drift::Attribute;
+    use crate::manifest::{Header, Part};
     use crate::pattern::Excludes;
     use crate::tree::Origin;
 
@@ -407,11 +415,41 @@ mod tests {
     }
 
     #[test]
+    fn a_finding_says_which_of_several_manifests_it_breaks_and_is_shown_with_its_header() {
+        let mut header = Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none());
+        let whole = header.clone();
+        header.history = vec!["RUN make".to_owned()];
+        let part = |name: &str, header: &Header| Part { name: name.to_owned(), header: header.clone() };
+        let parts = [part("/base", &whole), part("/app", &header)];
+        let sealed = |part| Sealed {
+            node: Node::implicit_directory(),
+            origin: Origin { layer: Some(0), ..Origin::default() },
+            part,
+        };
+        let added = Delta::Added { observed: Node::implicit_directory(), unverified: None, collapsed: None };
+        let cut = |part| Delta::Unverifiable { reason: Reason::Mount, covers: 2, expected: Some(sealed(part)) };
+        for (delta, manifest, step) in [
+            (Delta::Removed { expected: sealed(0) }, Some("/base"), None),
+            (Delta::Removed { expected: sealed(1) }, Some("/app"), Some("RUN make")),
+            (cut(1), Some("/app"), Some("RUN make")),
+            (added, None, None),
+        ] {
+            let drift = Drift { path: TreePath::root(), delta };
+            let finding = Finding::new(&drift, SealedIn { whole: &whole, parts: &parts });
+            assert_eq!((finding.manifest.as_deref(), finding.step.as_deref()), (manifest, step), "{drift:?}");
+            assert_eq!(Finding::new(&drift, &header).manifest, None);
+            let json = serde_json::to_string(&finding).unwrap();
+            assert_eq!(serde_json::from_str::<Finding>(&json).unwrap(), finding);
+        }
+    }
+
+    #[test]
     fn the_step_is_of_the_layer_that_gave_what_differs() {
         let file = |mode| Node { mode: Some(mode), ..Node::bare(Kind::File { size: Some(0), content: None }) };
         let sealed = |meta_layer| Sealed {
             node: file(0o755),
             origin: Origin { layer: Some(0), meta_layer, ..Origin::default() },
+            part: 0,
         };
         let changed = |attributes: &[Attribute], meta_layer| Delta::Changed {
             attributes: attributes.iter().copied().collect(),

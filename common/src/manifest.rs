@@ -11,7 +11,7 @@ mod step;
 mod write;
 
 pub use header::{Diagnostic, Header, Source, SourceKind};
-pub use part::{Part, SealedIn};
+pub use part::{MAX_PART_NAME, Part, SealedIn};
 pub use read::{ManifestError, Meaning, Problem, Reader};
 pub use step::MAX_STEP;
 

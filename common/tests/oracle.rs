@@ -137,7 +137,8 @@ proptest! {
         (a, b) in random::profile().prop_flat_map(|p| (random::nodes(p, true), random::nodes(p, false))),
     ) {
         let drifts = diff(&random::tree(&a, None), &random::tree(&b, None));
-        let findings: Vec<Finding> = drifts.iter().map(|drift| Finding::new(drift, Algorithm::Blake3)).collect();
+        let header = Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none());
+        let findings: Vec<Finding> = drifts.iter().map(|drift| Finding::new(drift, &header)).collect();
         for (drift, finding) in drifts.iter().zip(&findings) {
             prop_assert_eq!(finding.tree_path().unwrap(), drift.path.clone());
             prop_assert!(!finding.path.chars().any(char::is_control), "{:?}", finding.path);

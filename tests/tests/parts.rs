@@ -15,7 +15,6 @@ use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::{MAX_PARTS, TreeBuilder};
 use driftlock_tests::agent::AgentHome;
-use driftlock_tests::binaries::binaries;
 use driftlock_tests::collector::CollectorHome;
 use driftlock_tests::drift::{Drift, Report, drifts, ensure_same};
 use driftlock_tests::http;
@@ -186,7 +185,7 @@ fn each_names_its_own() -> Result<()> {
 
 fn every_form() -> Result<()> {
     let deployed = Deployed::new()?;
-    for (format, words) in [("text", "\nmanifest      "), ("sarif", "\"parts\""), ("json", "\"parts\""), ("junit", "")]
+    for (format, words) in [("text", "\npart 3        "), ("sarif", "\"parts\""), ("json", "\"parts\""), ("junit", "")]
     {
         let clean = deployed.scan(&["--format", format])?.expect(0)?;
         ensure!(clean.text()?.contains(words), "{format}: {clean:?}");

@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::finding::{ManifestView, PartView};
-use driftlock_common::manifest::{Header, Manifest, Part};
+use driftlock_common::manifest::{Header, MAX_PART_NAME, Manifest, Part};
 use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::tree::{EntryId, Origin, Overlay, Places, Tree};
 
 use super::{BaselineError, Provenance};
-
-/// A longer path is a name that is cut, in bytes.
-const MAX_NAME: usize = 255;
 
 /// What several manifests are from.
 #[derive(Debug)]
@@ -62,10 +59,7 @@ impl Laid {
     /// Where an entry of `tree`, what they are together, came from.
     pub(super) fn origin(&self, tree: &Tree, id: EntryId) -> Origin {
         let (part, own) = self.places.get(id);
-        match &self.provenances[part].origins {
-            Some(origins) => origins.get(&self.parts[part].header, own),
-            None => tree.origin(id),
-        }
+        self.provenances[part].origin(&self.parts[part].header, own, tree, id)
     }
 
     pub(super) fn view(&self, tree: OciDigest) -> ManifestView {
@@ -99,11 +93,11 @@ fn view((part, provenance): (&Part, &Provenance)) -> PartView {
 /// The path as it was given. Of a very long one the end, with its number: no other part has that.
 fn name(index: usize, path: &Path) -> String {
     let whole = Escaped(path.as_os_str().as_encoded_bytes()).to_string();
-    if whole.len() <= MAX_NAME {
+    if whole.len() <= MAX_PART_NAME {
         return whole;
     }
     let number = format!("{}:…", index + 1);
-    let end = (whole.len() - (MAX_NAME - number.len())..).find_map(|start| whole.get(start..));
+    let end = (whole.len() - (MAX_PART_NAME - number.len())..).find_map(|start| whole.get(start..));
     format!("{number}{}", end.unwrap_or_default())
 }
 
@@ -190,7 +184,8 @@ mod tests {
             Manifest { header, tree: Tree::from_sorted(entries).unwrap() }
         };
         let paths = write(dir.path(), &[part(&["a", "b", "c"], 1), part(&["b", "d"], 2)]);
-        let baseline = Baseline::load_all(&paths, Accept::Unsigned).unwrap();
+        let load = || Baseline::load_all(&paths, Accept::Unsigned).unwrap();
+        let (baseline, later) = (load(), load());
         let tree = &baseline.manifest().tree;
         let origins = |baseline: &Baseline| -> Vec<Option<u16>> {
             tree.iter().skip(1).map(|id| baseline.origin(id).layer).collect()
@@ -201,7 +196,7 @@ mod tests {
         assert!(tree.iter().all(|id| tree.origin(id) == Origin::default()), "held in memory");
         // What is no longer what was read says nothing; the other parts still do.
         fs::write(&paths[1], "").unwrap();
-        assert_eq!(origins(&baseline), [Some(1), None, Some(1), None]);
+        assert_eq!(origins(&later), [Some(1), None, Some(1), None]);
     }
 
     #[test]
@@ -239,7 +234,7 @@ mod tests {
         assert_eq!(name(0, Path::new("a\n\u{202e}b")), "a\\x0a\\xe2\\x80\\xaeb");
         let long = format!("/{}/é.manifest", "é".repeat(300));
         let (first, second) = (name(0, Path::new(&long)), name(1, Path::new(&long)));
-        assert!(first.len() <= MAX_NAME && first.starts_with("1:…é") && first.ends_with("/é.manifest"), "{first}");
+        assert!(first.len() <= MAX_PART_NAME && first.starts_with("1:…é") && first.ends_with("/é.manifest"), "{first}");
         assert_eq!(second, first.replacen('1', "2", 1));
     }
 }

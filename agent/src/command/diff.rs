@@ -60,7 +60,7 @@ pub fn run(args: DiffArgs) -> Outcome {
     let whole = Whole {
         verb: "diff",
         drifts: &drifts,
-        header: &a.header,
+        sealed_in: (&a.header).into(),
         summary: &summary,
         gate: Gate::default(),
         exit: tally.bits,

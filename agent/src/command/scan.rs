@@ -79,7 +79,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         let whole = Whole {
             verb: "scan",
             drifts: &result.drifts,
-            header: &baseline.manifest().header,
+            sealed_in: baseline.sealed_in(),
             summary: &result.summary,
             gate,
             exit,
@@ -113,7 +113,6 @@ fn scan_and_stream(
     gate: Gate,
     format: FormatArg,
 ) -> Result<ScanReport, Failure> {
-    let manifest = baseline.manifest();
     let view = baseline.view();
     let stream = Mutex::new((Output::new(std::io::stdout()), Ok(Reader::There)));
     let write = |line: &[u8]| {
@@ -129,7 +128,7 @@ fn scan_and_stream(
     let streamed = format == FormatArg::Ndjson;
     let mut result = report(root, baseline, &view, options, pool, cancel, &|drift| {
         if streamed {
-            write(&output::finding_line(drift, &manifest.header));
+            write(&output::finding_line(drift, baseline.sealed_in()));
         }
     });
     result.summary.fail_on = gate.named();

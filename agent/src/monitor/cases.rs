@@ -169,6 +169,7 @@ pub(super) fn finding(at: &str, word: &str, variant: u64) -> Finding {
         attributes: Attributes::NONE,
         expected: None,
         observed,
+        manifest: None,
         layer: None,
         meta_layer: None,
         step: None,

@@ -2,7 +2,7 @@
 
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::{Finding, Summary};
-use driftlock_common::manifest::Header;
+use driftlock_common::manifest::SealedIn;
 use serde::Serialize;
 
 /// An object with its `type` as the first key.
@@ -14,9 +14,9 @@ struct Line<'a, T> {
     body: &'a T,
 }
 
-/// `{"type":"finding",…}` and a line feed. `header` is the manifest's.
-pub fn finding_line(drift: &Drift, header: &Header) -> Vec<u8> {
-    line("finding", &Finding::new(drift, header))
+/// `{"type":"finding",…}` and a line feed.
+pub fn finding_line(drift: &Drift, sealed_in: SealedIn<'_>) -> Vec<u8> {
+    line("finding", &Finding::new(drift, sealed_in))
 }
 
 /// `{"type":"summary",…}` and a line feed.
@@ -48,7 +48,7 @@ mod tests {
         let delta = Delta::Unverifiable { reason: Reason::Denied, covers: 3, expected: None };
         let drift = Drift { path: TreePath::new("a\nb").unwrap(), delta };
         assert_eq!(
-            String::from_utf8(finding_line(&drift, &sample::header())).unwrap(),
+            String::from_utf8(finding_line(&drift, (&sample::header()).into())).unwrap(),
             "{\"type\":\"finding\",\"path\":\"a\\\\x0ab\",\"path_b64\":\"YQpi\",\"change\":\"unverifiable\",\"reason\":\"denied\",\"covers\":3}\n"
         );
     }

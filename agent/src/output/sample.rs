@@ -107,7 +107,7 @@ pub(super) fn written(form: FormatArg) -> String {
     let whole = Whole {
         verb: "scan",
         drifts: &drifts,
-        header: &header,
+        sealed_in: (&header).into(),
         summary: &summary,
         gate: Gate::parse("removed,changed").unwrap(),
         exit: 14,
@@ -119,12 +119,13 @@ pub(super) fn written(form: FormatArg) -> String {
 
 /// The result of a clean tree in a form, as text.
 pub(super) fn clean(form: FormatArg) -> String {
+    let header = header();
     let summary =
         Summary { complete: true, fail_on: Vec::new(), added: 0, removed: 0, changed: 0, unverifiable: 0, ..summary() };
     let whole = Whole {
         verb: "diff",
         drifts: &[],
-        header: &header(),
+        sealed_in: (&header).into(),
         summary: &summary,
         gate: Gate::default(),
         exit: 0,

@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 
 use driftlock_common::compared::Compared;
+use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Unverified};
-use driftlock_common::finding::Summary;
-use driftlock_common::manifest::Header;
+use driftlock_common::finding::{ManifestView, PartView, Summary};
+use driftlock_common::manifest::{Header, SealedIn};
 use driftlock_common::node::{Device, Kind, Node, Presence};
 use driftlock_common::path::{Escaped, TreePath};
 
@@ -15,11 +16,11 @@ use crate::gate::tolerated;
 /// So much of a build step stands in a line, in characters; the whole is in the JSON forms, and in `show`.
 const MAX_STEP_IN_LINE: usize = 80;
 
-/// One difference from the manifest with this header as a line with its line feed, for example
+/// One difference from what was sealed with these headers as a line with its line feed, for example
 /// `changed       usr/bin/app  content, mode 0755 → 4755, layer 3: RUN make install`.
-pub fn drift_line(drift: &Drift, header: &Header, colour: bool) -> String {
+pub fn drift_line(drift: &Drift, sealed_in: SealedIn<'_>, colour: bool) -> String {
     let change = coloured(drift.change(), &format!("{:<12}", drift.change().name()), colour);
-    format!("{change}  {}  {}\n", shown(&drift.path), details(drift, header))
+    format!("{change}  {}  {}\n", shown(&drift.path), details(drift, sealed_in))
 }
 
 /// A word in the colour of a change, if colour is wanted.
@@ -33,9 +34,10 @@ pub(super) fn shown(path: &TreePath) -> String {
 }
 
 /// What a difference is, for example `content, mode 0755 → 4755, layer 3: RUN make install`.
-pub(super) fn details(drift: &Drift, header: &Header) -> String {
+pub(super) fn details(drift: &Drift, sealed_in: SealedIn<'_>) -> String {
     let mut details = what(drift);
-    details.extend(drift.layer().map(|layer| layer_and_step(layer, header)));
+    details.extend(drift.layer().map(|layer| layer_and_step(layer, sealed_in.header_of(drift))));
+    details.extend(sealed_in.name_of(drift).map(|name| format!("sealed in {name}")));
     details.join(", ")
 }
 
@@ -102,10 +104,12 @@ pub fn summary_lines(summary: &Summary) -> String {
         std::time::Duration::from_millis(summary.duration_ms).as_secs_f64()
     );
     text.extend(not_failing(summary));
-    let manifest = &summary.manifest;
-    let learned = if manifest.origin == "dir" { ", learned from a directory" } else { "" };
-    let _infallible =
-        writeln!(text, "manifest      {}, {}{learned}, origin {}", manifest.tree, manifest.trust, manifest.origin);
+    let ManifestView { tree, trust, origin, parts, .. } = &summary.manifest;
+    let _infallible = writeln!(text, "manifest      {}", sealed_as(tree, trust, origin));
+    for (index, PartView { name, tree, trust, origin, .. }) in parts.iter().enumerate() {
+        let number = format!("part {}", index + 1);
+        let _infallible = writeln!(text, "{number:<12}  {}: {name}", sealed_as(tree, trust, origin));
+    }
     let _infallible = write!(text, "scope         {}, profile {}", summary.scope, summary.profile.name());
     if summary.compared != Compared::all(summary.profile).attributes() {
         let _infallible = write!(text, "; compared only {}", list(summary.compared, ", "));
@@ -123,6 +127,11 @@ pub fn summary_lines(summary: &Summary) -> String {
     }
     text.push('\n');
     text
+}
+
+fn sealed_as(tree: &OciDigest, trust: &str, origin: &str) -> String {
+    let learned = if origin == "dir" { ", learned from a directory" } else { "" };
+    format!("{tree}, {trust}{learned}, origin {origin}")
 }
 
 /// A line about what was found and does not fail, so that nobody takes a passed gate for a clean tree.
@@ -313,7 +322,7 @@ mod tests {
             ),
         ] {
             let drift = Drift { path: TreePath::new(path).unwrap(), delta };
-            assert_eq!(drift_line(&drift, &header, false), format!("{line}\n"));
+            assert_eq!(drift_line(&drift, (&header).into(), false), format!("{line}\n"));
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use driftlock_common::drift::{Delta, Drift, Sealed};
+use driftlock_common::drift::Drift;
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
@@ -20,7 +20,7 @@ fn scan(root: &Path, baseline: &Baseline, options: &Options, scope: &Scope) -> V
     let found = Mutex::new(Vec::new());
     let pool = Pool::new(std::num::NonZeroUsize::new(2)).unwrap();
     let push = |drift: Drift| {
-        let part = sealed(&drift).map_or(String::new(), |sealed| format!(" {}", sealed.part));
+        let part = drift.expected().map_or(String::new(), |sealed| format!(" {}", sealed.part));
         let word = format!("{} {}{part}", drift.change(), drift.path.escaped());
         found.lock().unwrap().push((drift.path, word));
     };
@@ -29,14 +29,6 @@ fn scan(root: &Path, baseline: &Baseline, options: &Options, scope: &Scope) -> V
     let mut found = found.into_inner().unwrap();
     found.sort();
     found
-}
-
-fn sealed(drift: &Drift) -> Option<&Sealed> {
-    match &drift.delta {
-        Delta::Removed { expected } | Delta::Changed { expected, .. } => Some(expected),
-        Delta::Unverifiable { expected, .. } => expected.as_ref(),
-        Delta::Added { .. } => None,
-    }
 }
 
 /// A root with these files, the content of each its path, but for what stands behind an `=`.

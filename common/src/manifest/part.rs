@@ -2,11 +2,15 @@
 
 use super::Header;
 use crate::digest::Algorithm;
+use crate::drift::Drift;
+
+/// The longest name of a part, in bytes.
+pub const MAX_PART_NAME: usize = 255;
 
 /// One of several manifests that are laid over each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What findings call it: text that can be shown as it is, another one for each part.
+    /// What findings call it: text that can be shown as it is, of at most [`MAX_PART_NAME`] bytes, another one for each part.
     pub name: String,
     /// Its terms, and what it says of itself.
     pub header: Header,
@@ -27,14 +31,18 @@ impl<'a> SealedIn<'a> {
         self.whole.content
     }
 
-    /// The header of the manifest that an entry is from.
-    pub fn header(self, part: usize) -> &'a Header {
-        self.parts.get(part).map_or(self.whole, |part| &part.header)
+    /// The header of the manifest that a difference is from.
+    pub fn header_of(self, drift: &Drift) -> &'a Header {
+        self.part_of(drift).map_or(self.whole, |part| &part.header)
     }
 
-    /// The name of the manifest that an entry is from, if there are several.
-    pub fn name(self, part: usize) -> Option<&'a str> {
-        self.parts.get(part).map(|part| part.name.as_str())
+    /// The name of the manifest that a difference is from, if there are several. What was added is from none.
+    pub fn name_of(self, drift: &Drift) -> Option<&'a str> {
+        self.part_of(drift).map(|part| part.name.as_str())
+    }
+
+    fn part_of(self, drift: &Drift) -> Option<&'a Part> {
+        self.parts.get(drift.expected()?.part)
     }
 }
 

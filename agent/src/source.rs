@@ -3,6 +3,7 @@
 
 pub mod archive;
 mod block;
+pub mod budget;
 mod dir;
 mod docker;
 mod entries;
@@ -12,8 +13,10 @@ mod layout;
 pub mod merge;
 pub mod notes;
 mod problem;
+mod sparse;
 mod spec;
 mod stream;
+mod toc;
 
 #[cfg(test)]
 mod kit;
@@ -32,7 +35,8 @@ use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::Tree;
 
-use self::layer::{Budget, Dialect, Layer, Options};
+use self::budget::Budget;
+use self::layer::{Dialect, Layer, Options};
 use self::layout::Layout;
 use self::merge::Merge;
 pub use self::notes::{Code, Note, Notes};

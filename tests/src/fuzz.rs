@@ -6,7 +6,8 @@
 
 use driftlock_agent::host::mountinfo::{self as mount_table, Mount};
 use driftlock_agent::scan::{Identity, State};
-use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
+use driftlock_agent::source::budget::Budget;
+use driftlock_agent::source::layer::{Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
 use driftlock_agent::source::{SourceError, archive as image_archive};
 use driftlock_common::digest::{Algorithm, Digest};

@@ -3,6 +3,7 @@
 
 pub mod archive;
 mod block;
+pub mod budget;
 mod dir;
 mod docker;
 mod entries;
@@ -14,8 +15,10 @@ pub mod mtree;
 pub mod notes;
 mod problem;
 pub mod registry;
+mod sparse;
 mod spec;
 mod stream;
+mod toc;
 
 #[cfg(test)]
 mod kit;
@@ -34,7 +37,8 @@ use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::Tree;
 
-use self::layer::{Budget, Dialect, Layer, Options};
+use self::budget::Budget;
+use self::layer::{Dialect, Layer, Options};
 use self::layout::Layout;
 use self::merge::Merge;
 pub use self::notes::{Code, Note, Notes};

@@ -7,7 +7,8 @@
 use driftlock_agent::host::mountinfo::{self as mount_table, Mount};
 use driftlock_agent::output::mtree::lines;
 use driftlock_agent::scan::{Identity, State};
-use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
+use driftlock_agent::source::budget::Budget;
+use driftlock_agent::source::layer::{Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
 use driftlock_agent::source::registry::challenge::{self, Challenge, MAX_CHALLENGES};
 use driftlock_agent::source::registry::credentials::{Entry, File};

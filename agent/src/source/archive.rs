@@ -16,7 +16,7 @@ use super::image::{self, Blobs, Config, MAX_CONFIG, blob_place};
 use super::layer::{self, Layer, Options};
 use super::layout::{check_diff_id, read_to_limit};
 use super::problem::{Fault, Problem, SourceError};
-use super::stream::{Decoded, Device, Hashing, peek, sniff};
+use super::stream::{Counted, Decoded, Device, Guarded, Hashing, Stored, peek, sniff};
 
 /// The most bytes of documents that are kept together.
 const MAX_DOCUMENTS: u64 = 64 * 1024 * 1024;
@@ -67,7 +67,7 @@ enum What {
 /// # Errors
 /// If the archive cannot be read, is damaged, or does not hold exactly one image that fits.
 pub fn read(
-    input: impl Read,
+    input: impl Read + Send,
     place: &str,
     wanted: Option<OciDigest>,
     platform: &str,
@@ -85,9 +85,11 @@ pub fn read(
 }
 
 impl Archive {
-    fn read(input: impl Read, options: &Options) -> Result<Self, Problem> {
+    fn read(input: impl Read + Send, options: &Options) -> Result<Self, Problem> {
         let mut archive = Self::default();
-        let mut entries = Entries::new(Decoded::new(Device(input))?, Ending::Closed);
+        let (input, stored) = Counted::new(Device(input));
+        let input = Guarded::new(Decoded::new(input)?, &options.budget, &stored, 0);
+        let mut entries = Entries::new(input, Ending::Closed);
         while let Some(entry) = entries.next()? {
             let path = archive_path(&entry.path)
                 .map_err(|error| Problem::Entry { path: entry.path.clone(), fault: error.into() })?;
@@ -96,7 +98,8 @@ impl Archive {
             }
             match entry.kind {
                 EntryKind::File => {
-                    let blob = Blob::read(entries.body(), entry.size, options, &mut archive.documents)?;
+                    options.budget.inflate(entry.holes.unwrap_or_default())?;
+                    let blob = Blob::read(entries.body(), entry.size, &stored, options, &mut archive.documents)?;
                     archive.links.remove(&path);
                     archive.files.insert(path, blob);
                 }
@@ -215,11 +218,17 @@ impl Archive {
 }
 
 impl Blob {
-    fn read(body: impl Read, size: u64, options: &Options, documents: &mut u64) -> Result<Self, Problem> {
+    fn read(
+        body: impl Read + Send,
+        size: u64,
+        stored: &Stored,
+        options: &Options,
+        documents: &mut u64,
+    ) -> Result<Self, Problem> {
         let mut bytes = Hashing::new(body);
         let (first, mut stream) = peek(&mut bytes, BLOCK).map_err(Problem::of_stream)?;
         let what = if looks_like_layer(&first) {
-            match layer::index(BufReader::new(&mut stream), options) {
+            match layer::index_within(BufReader::new(&mut stream), stored, options) {
                 Ok(layer) => What::Layer(Box::new(layer)),
                 Err(problem) => What::Broken(problem),
             }

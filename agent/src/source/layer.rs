@@ -2,7 +2,7 @@
 //! hashed as they pass. Must not own laying layers over each other.
 
 use std::io::{BufRead, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::PoisonError;
 
 use driftlock_common::digest::Digest;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
@@ -11,15 +11,13 @@ use driftlock_common::profile::{CAPABILITY, Profile, normal_capability};
 use driftlock_common::tree::archive_path;
 use sha2::Digest as _;
 
+use super::budget::Budget;
 use super::entries::{Ending, Entries, Entry, EntryKind};
 use super::notes::{Code, Notes};
 use super::problem::{Fault, Problem};
-use super::stream::{Decoded, Hashing};
+use super::stream::{Counted, Decoded, Guarded, Hashing, Stored, read_ahead};
+use super::toc;
 
-/// The most entries of all layers of a source together.
-pub const MAX_ENTRIES: u64 = 10_000_000;
-/// The most bytes of names, targets and attributes of all layers of a source together.
-pub const MAX_METADATA: u64 = 2 * 1024 * 1024 * 1024;
 /// The most bytes of extended attributes of one path: with them its line is within the manifest's limit.
 const MAX_XATTRS: usize = 256 * 1024;
 
@@ -50,13 +48,6 @@ pub struct Options {
     pub budget: Budget,
 }
 
-/// Counts entries and metadata of a source, against archives that are made to exhaust memory.
-#[derive(Debug, Default)]
-pub struct Budget {
-    entries: AtomicU64,
-    metadata: AtomicU64,
-}
-
 /// What one layer says, in the order of its archive.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
@@ -70,6 +61,8 @@ pub struct Layer {
     pub opaques: Vec<TreePath>,
     /// What is odd about it.
     pub notes: Notes,
+    /// The table of contents in it; the inner `None` is one that was too large to keep.
+    toc: Option<Option<Vec<u8>>>,
 }
 
 /// A path of a layer.
@@ -104,8 +97,32 @@ pub enum What {
 ///
 /// # Errors
 /// If the stream cannot be read, is damaged or cut short, or holds what cannot be part of a tree.
-pub fn index(input: impl Read, options: &Options) -> Result<Layer, Problem> {
-    let mut hashing = Hashing::new(Decoded::new(input)?);
+pub fn index(input: impl Read + Send, options: &Options) -> Result<Layer, Problem> {
+    let (input, stored) = Counted::new(input);
+    index_within(input, &stored, options)
+}
+
+/// The same for a layer within an archive, of which `stored` counts the bytes.
+pub(super) fn index_within(input: impl Read + Send, stored: &Stored, options: &Options) -> Result<Layer, Problem> {
+    let before = stored.count();
+    match Decoded::new(input)? {
+        Decoded::Plain(mut input) => index_tar(&mut input, options),
+        packed => {
+            let skipped = packed.skipped();
+            let unpacked = Guarded::new(packed, &options.budget, stored, before);
+            let mut layer = read_ahead(unpacked, |input| index_tar(input, options))?;
+            let skipped =
+                skipped.map(|skipped| std::mem::take(&mut *skipped.lock().unwrap_or_else(PoisonError::into_inner)));
+            if let Some(json) = skipped.as_ref().and_then(toc::chunked) {
+                toc::compare(&mut layer, json.as_deref());
+            }
+            Ok(layer)
+        }
+    }
+}
+
+fn index_tar(input: &mut dyn Read, options: &Options) -> Result<Layer, Problem> {
+    let mut hashing = Hashing::new(input);
     let mut layer = Layer::default();
     let ending = match options.dialect {
         Dialect::Image => Ending::Open,
@@ -124,24 +141,11 @@ pub fn index(input: impl Read, options: &Options) -> Result<Layer, Problem> {
     if entries.finish()? {
         layer.notes.add(Code::TrailingData, &TreePath::root(), None);
     }
+    if let Some(json) = layer.toc.take() {
+        toc::compare(&mut layer, json.as_deref());
+    }
     layer.diff_id = Some(hashing.finish().map_err(Problem::of_stream)?.0);
     Ok(layer)
-}
-
-// === impl Budget ===
-
-impl Budget {
-    /// Counts one entry, and the bytes of what it says.
-    pub(super) fn spend(&self, metadata: usize) -> Result<(), Problem> {
-        if self.entries.fetch_add(1, Ordering::Relaxed) >= MAX_ENTRIES {
-            return Err(Problem::TooMuch("more than 10 million entries"));
-        }
-        let metadata = metadata as u64;
-        if self.metadata.fetch_add(metadata, Ordering::Relaxed).saturating_add(metadata) > MAX_METADATA {
-            return Err(Problem::TooMuch("more than 2 GiB of names and attributes"));
-        }
-        Ok(())
-    }
 }
 
 // === impl Layer ===
@@ -205,7 +209,16 @@ impl Layer {
         let (mut kind, mut sha256, mut target) = (Kind::Fifo, None, None);
         match entry.kind {
             EntryKind::File => {
-                let (content, other) = hash_body(entries, options.sha256)?;
+                if let Some(holes) = entry.holes {
+                    options.budget.inflate(holes)?;
+                    self.notes.add(Code::Sparse, path, None);
+                }
+                let table = options.dialect == Dialect::Image && path.as_bytes() == toc::ESTARGZ;
+                let mut kept = (table && entry.size <= toc::MAX_TOC).then(Vec::new);
+                let (content, other) = hash_body(entries, options.sha256, kept.as_mut())?;
+                if table {
+                    self.toc = Some(kept);
+                }
                 kind = Kind::File { size: Some(entry.size), content: Some(content) };
                 sha256 = other;
             }
@@ -294,7 +307,12 @@ fn kind_type(kind: &Kind) -> FileType {
     }
 }
 
-fn hash_body<R: Read>(entries: &mut Entries<R>, sha256: bool) -> Result<(Digest, Option<Digest>), Problem> {
+/// Hashes the content, and keeps it where it is wanted.
+fn hash_body<R: Read>(
+    entries: &mut Entries<R>,
+    sha256: bool,
+    mut kept: Option<&mut Vec<u8>>,
+) -> Result<(Digest, Option<Digest>), Problem> {
     let mut blake3 = blake3::Hasher::new();
     let mut sha256 = sha256.then(sha2::Sha256::new);
     let mut body = entries.body();
@@ -306,6 +324,9 @@ fn hash_body<R: Read>(entries: &mut Entries<R>, sha256: bool) -> Result<(Digest,
         blake3.update(chunk);
         if let Some(sha256) = &mut sha256 {
             sha256.update(chunk);
+        }
+        if let Some(kept) = &mut kept {
+            kept.extend_from_slice(chunk);
         }
         let length = chunk.len();
         body.consume(length);

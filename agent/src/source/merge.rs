@@ -224,8 +224,9 @@ mod tests {
     use driftlock_common::tree::EntryId;
     use proptest::prelude::*;
 
+    use super::super::budget::Budget;
     use super::super::kit::{Tar, raw};
-    use super::super::layer::{Budget, Dialect, Options, index};
+    use super::super::layer::{Dialect, Options, index};
     use super::*;
 
     fn options() -> Options {

@@ -19,7 +19,7 @@ pub use self::fault::LineFault;
 use self::keyword::Keywords;
 use self::line::{Lines, unescape};
 use super::Terms;
-use super::layer::Budget;
+use super::budget::Budget;
 use super::notes::{Code, Notes};
 use super::problem::Problem;
 

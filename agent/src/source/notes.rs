@@ -41,6 +41,12 @@ pub enum Code {
     TrailingData,
     /// Where what the kernel makes was mounted: of that only that it was there is sealed.
     VirtualMount,
+    /// A file with holes that are not stored. Its content is what it has with zeros there.
+    Sparse,
+    /// The table of contents of a layer says something else than its archive: who pulls lazily may unpack another tree.
+    TocTarDivergence,
+    /// A table of contents that could not be read, so that nobody knows what it says.
+    TocUnread,
     /// A layer without the zero blocks that end an archive; its digest proves it whole.
     Unterminated,
     /// A regular file of which an mtree file states no SHA-256: its content is not compared.
@@ -93,6 +99,9 @@ impl Code {
             Self::PaxGlobal => "pax-global",
             Self::TrailingData => "trailing-data",
             Self::VirtualMount => "virtual-mount",
+            Self::Sparse => "sparse",
+            Self::TocTarDivergence => "toc-tar-divergence",
+            Self::TocUnread => "toc-unread",
             Self::Unterminated => "unterminated",
             Self::ContentUnspecified => "content-unspecified",
             Self::AttributeDropped => "attribute-dropped",
@@ -110,6 +119,8 @@ impl Code {
                 | Self::CrossLayerHardlink
                 | Self::HardlinkMetadataMismatch
                 | Self::ParentReplaced
+                | Self::TocTarDivergence
+                | Self::TocUnread
         )
     }
 }

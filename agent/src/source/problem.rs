@@ -182,18 +182,30 @@ pub enum Fault {
     /// A record of an extended header that is not `length key=value`.
     #[error("an extended header is malformed")]
     Extended,
-    /// A GNU long name and a PAX path: the two are ranked differently by tools.
-    #[error("the name is given twice, as GNU long name and in an extended header")]
-    NamedTwice,
     /// One zero block, where two end an archive.
     #[error("a single zero block in the middle of the archive")]
     LoneZeroBlock,
     /// A global extended header with a key that changes entries.
     #[error("a global extended header sets {0:?}, which only some tools apply")]
     Global(String),
-    /// Sparse files are stored in pieces.
-    #[error("a GNU sparse file, which is not supported: write the archive without --sparse")]
-    Sparse,
+    /// The map of a sparse file that does not fit the file, or that tools read differently.
+    #[error("the map of a sparse file is malformed; write the archive without --sparse")]
+    SparseMap,
+    /// A PAX header and a GNU long name or target: tools rank and combine the two differently.
+    #[error("it has a GNU long name or target and an extended header, of which tools make different entries")]
+    Mixed,
+    /// A global extended header between an entry and its own extension headers.
+    #[error("a global extended header stands between an entry and its own extended headers")]
+    GlobalBetween,
+    /// A key, or the value of a name, with a NUL.
+    #[error("an extended header has a NUL byte in a key or a name")]
+    Nul,
+    /// A key that only some tools apply.
+    #[error("an extended header sets {0:?}, which only some tools apply")]
+    Partial(String),
+    /// Bytes that some tools take for a part of the name.
+    #[error("bytes where some tools see the beginning of the name")]
+    Prefix,
     /// A type that no engine unpacks.
     #[error("the entry type 0x{0:02x} is not known")]
     Type(u8),

@@ -2,15 +2,21 @@
 //! Must not own what the bytes mean.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::{Arc, Mutex};
 
 use driftlock_common::digest::Digest;
 use flate2::bufread::MultiGzDecoder;
 use sha2::Digest as _;
 
+pub(super) use self::ahead::read_ahead;
 use self::frames::Frames;
+pub(super) use self::frames::Skipped;
+pub(super) use self::guard::{Counted, Guarded, Stored};
 use super::problem::{Format, Problem};
 
+mod ahead;
 mod frames;
+mod guard;
 
 /// Bytes read at once.
 pub(super) const CHUNK: usize = 128 * 1024;
@@ -74,6 +80,16 @@ impl<R: Read> Decoded<BufReader<Peeked<R>>> {
             Some(Format::Gzip) => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
             Some(Format::Zstd) => Self::Zstd(Box::new(Frames::new(input)?)),
         })
+    }
+}
+
+impl<R: BufRead> Decoded<R> {
+    /// Where the frames that a zstd stream has for others are kept while it is read.
+    pub(super) fn skipped(&self) -> Option<Arc<Mutex<Skipped>>> {
+        match self {
+            Self::Plain(_) | Self::Gzip(_) => None,
+            Self::Zstd(frames) => Some(frames.skipped()),
+        }
     }
 }
 

@@ -485,6 +485,23 @@ fn something_that_is_no_image() {
 }
 
 #[test]
+fn a_stream_within_a_stream_has_the_factor_once() {
+    let layer = gzip(&tar().file("zeros", vec![0; 30_000_000]).end());
+    let plain = tar().file("layer.tar", &layer).end();
+    let packed = gzip(&plain);
+    assert!(packed.len() * 5 < layer.len());
+    // Whether nothing was counted; the layer belongs to no image, so that nothing is said about it.
+    let untouched = |bytes: &[u8]| {
+        let budget = Budget::inflating(1 << 40);
+        let options = Options { dialect: Dialect::Image, profile: Profile::Content, sha256: false, budget };
+        assert!(archive::read(bytes, "archive", None, "linux/amd64", &options).is_err());
+        options.budget.inflate(1 << 40).is_ok()
+    };
+    assert!(untouched(&plain));
+    assert!(!untouched(&packed));
+}
+
+#[test]
 fn documents_are_bounded() {
     let mut image = ImageKit::new(&layers());
     image.files.retain(|(name, _)| name != "index.json");

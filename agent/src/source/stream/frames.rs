@@ -2,6 +2,7 @@
 //! refused wherever it stands. Must not own finding out that a stream is zstd.
 
 use std::io::{self, BufRead, Read};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
@@ -17,12 +18,42 @@ pub(in super::super) struct Frames<R> {
     context: DCtx<'static>,
     /// Whether a frame has begun and not ended.
     within: bool,
+    /// The beginning of this frame, all of it while it may be one that is skipped; `None` if it is not.
+    frame: Option<Vec<u8>>,
+    /// Offset of the frame in the stream, and of the next byte.
+    begin: u64,
+    at: u64,
+    skipped: Arc<Mutex<Skipped>>,
 }
+
+/// The skippable frames of a stream: what it carries for readers that know more of it than its content.
+#[derive(Debug, Default)]
+pub(in super::super) struct Skipped {
+    /// Offset of each and its content, in order; an oversized one is left out.
+    pub(in super::super) frames: Vec<(u64, Vec<u8>)>,
+    bytes: usize,
+}
+
+/// The most bytes of skippable frames that are kept.
+const MAX_SKIPPED: usize = 16 * 1024 * 1024;
+/// Magic number and length.
+const SKIPPABLE_HEADER: usize = 8;
 
 /// Codes of libzstd (`zstd_errors.h`, "pinned down" since 1.3.1).
 const UNKNOWN_PREFIX: usize = 10;
 const WINDOW_TOO_LARGE: usize = 16;
 const WRONG_DICTIONARY: usize = 32;
+
+// === impl Skipped ===
+
+impl Skipped {
+    fn add(&mut self, begin: u64, content: &[u8]) {
+        if self.bytes + content.len() <= MAX_SKIPPED {
+            self.bytes += content.len();
+            self.frames.push((begin, content.to_vec()));
+        }
+    }
+}
 
 // === impl Frames ===
 
@@ -31,7 +62,12 @@ impl<R: BufRead> Frames<R> {
         let memory = || Problem::Device(io::ErrorKind::OutOfMemory.into());
         let mut context = DCtx::try_create().ok_or_else(memory)?;
         context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG)).map_err(problem)?;
-        Ok(Self { input, context, within: false })
+        let skipped = Arc::default();
+        Ok(Self { input, context, within: false, frame: Some(Vec::new()), begin: 0, at: 0, skipped })
+    }
+
+    pub(super) fn skipped(&self) -> Arc<Mutex<Skipped>> {
+        Arc::clone(&self.skipped)
     }
 }
 
@@ -49,6 +85,15 @@ impl<R: BufRead> Read for Frames<R> {
             let more = self.context.decompress_stream(&mut to, &mut from).map_err(|code| problem(code).into_io())?;
             let (used, written) = (from.pos(), to.pos());
             self.within = more != 0;
+            self.frame = self.frame.take().and_then(|frame| keep(frame, &available[..used]));
+            self.at += used as u64;
+            if !self.within && used > 0 {
+                let frame = self.frame.replace(Vec::new()).unwrap_or_default();
+                let begin = std::mem::replace(&mut self.begin, self.at);
+                if let Some(content) = frame.get(SKIPPABLE_HEADER..) {
+                    self.skipped.lock().unwrap_or_else(PoisonError::into_inner).add(begin, content);
+                }
+            }
             self.input.consume(used);
             if written > 0 {
                 return Ok(written);
@@ -59,6 +104,23 @@ impl<R: BufRead> Read for Frames<R> {
         }
         Ok(0)
     }
+}
+
+/// Adds to a frame that may be a skippable one; `None` if it is none, or too large.
+fn keep(mut frame: Vec<u8>, more: &[u8]) -> Option<Vec<u8>> {
+    let skippable = |bytes: &[u8]| matches!(bytes, [0x50..=0x5f, 0x2a, 0x4d, 0x18]);
+    if frame.len() < 4 {
+        let (magic, _) = more.split_at(more.len().min(4 - frame.len()));
+        let magic = [&frame[..], magic].concat();
+        if magic.len() == 4 && !skippable(&magic) {
+            return None;
+        }
+    }
+    if frame.len() + more.len() > MAX_SKIPPED {
+        return None;
+    }
+    frame.extend_from_slice(more);
+    Some(frame)
 }
 
 fn problem(code: usize) -> Problem {

@@ -11,7 +11,7 @@ use crate::path::is_hidden;
 pub const MAX_STEP: usize = 512;
 /// So much of a line is looked at, in bytes: a header's line may be far longer.
 const MAX_LOOKED_AT: usize = 8 * MAX_STEP;
-const CUT: char = '…';
+const CUT: &str = "…";
 
 /// The step in a line of history, if it says anything: on one line, hidden characters as `\xNN`, at most [`MAX_STEP`].
 pub(super) fn step(line: &str) -> Option<String> {
@@ -44,7 +44,8 @@ fn without_arguments(command: &str) -> Option<&str> {
     }
     let mut rest = rest;
     for _ in 0..number {
-        let (argument, after) = rest.split_once(' ')?;
+        // Whoever kept the line cut it in a value: the command is not known.
+        let Some((argument, after)) = rest.split_once(' ') else { return rest.contains('=').then_some(CUT) };
         rest = argument.contains('=').then_some(after)?;
     }
     Some(rest)
@@ -65,8 +66,8 @@ fn shown(before: &str, text: &str) -> String {
         }
     }
     if line.len() > MAX_STEP {
-        line.truncate(line.floor_char_boundary(MAX_STEP - CUT.len_utf8()));
-        line.push(CUT);
+        line.truncate(line.floor_char_boundary(MAX_STEP - CUT.len()));
+        line.push_str(CUT);
     }
     line
 }
@@ -91,6 +92,7 @@ mod tests {
             ("RUN /bin/bash -o pipefail -c a | b # buildkit", "RUN /bin/bash -o pipefail -c a | b"),
             ("# debian.sh --arch 'amd64' out/ 'trixie'", "# debian.sh --arch 'amd64' out/ 'trixie'"),
             ("umoci insert", "umoci insert"),
+            ("RUN |2 V=2 TOKEN=secr…", "RUN …"),
             // What only looks like values is left as it is.
             ("|x /bin/ls", "|x /bin/ls"),
             ("|3 A=1 b c", "|3 A=1 b c"),

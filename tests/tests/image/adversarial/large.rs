@@ -56,8 +56,8 @@ fn a_hundred_thousand_entries() -> Result<()> {
         "the last one"
     );
     ensure!(odd(&sandbox.path("manifest"))?.is_empty(), "nothing is odd");
-    // Measured: ?
-    ensure!(peak < 160 * MB, "{peak} bytes");
+    // 70 MB when this was written, unoptimised.
+    ensure!(peak < 100 * MB, "{peak} bytes");
     Ok(())
 }
 

@@ -161,7 +161,7 @@ pub struct DiffArgs {
 pub struct ShowArgs {
     /// The manifest
     pub file: PathBuf,
-    /// List every path, as ls -l does
+    /// List every path, as ls -l does, with the layers that gave it and their build steps
     #[arg(short, long)]
     pub list: bool,
     /// Form of what is shown on stdout

@@ -8,6 +8,7 @@ use driftlock_common::event::{
     Body, ConditionBody, Event, FindingBody, FindingResolved, Heartbeat, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Rejected,
 };
 use driftlock_common::finding::path_fields;
+use driftlock_common::manifest::MAX_STEP;
 use driftlock_common::path::{Escaped, TreePath, from_base64};
 use serde_json::value::RawValue;
 
@@ -289,6 +290,7 @@ fn check_finding(body: &FindingBody) -> Result<(), String> {
     if path_fields(path.as_bytes()) != (body.finding.path.clone(), body.finding.path_b64.clone()) {
         return Err("path and path_b64 are not the two spellings of one path".to_owned());
     }
+    check_text("step", body.finding.step.as_deref().unwrap_or_default(), MAX_STEP)?;
     if i64::try_from(body.count).is_err() {
         return Err("count is out of range".to_owned());
     }

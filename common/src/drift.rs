@@ -126,6 +126,14 @@ pub struct Unverified {
 impl Attributes {
     /// None.
     pub const NONE: Self = Self(0);
+    /// What a layer can give to a path whose content another gave.
+    const GIVEN_APART: Self = Self(
+        1 << Attribute::Mode as u8
+            | 1 << Attribute::Uid as u8
+            | 1 << Attribute::Gid as u8
+            | 1 << Attribute::Xattrs as u8
+            | 1 << Attribute::Mtime as u8,
+    );
 
     /// The set of one.
     pub const fn of(attribute: Attribute) -> Self {
@@ -295,6 +303,33 @@ impl Drift {
     /// The bits this difference sets in the exit code of a scan: 1 added, 2 removed, 4 changed, 8 not verified.
     pub const fn exit_bits(&self) -> u8 {
         self.change() as u8 | if self.has_gap() { Change::Unverifiable as u8 } else { 0 }
+    }
+
+    /// What was sealed, if anything was.
+    pub const fn expected(&self) -> Option<&Sealed> {
+        match &self.delta {
+            Delta::Removed { expected } | Delta::Changed { expected, .. } => Some(expected),
+            Delta::Unverifiable { expected, .. } => expected.as_ref(),
+            Delta::Added { .. } => None,
+        }
+    }
+
+    /// Index of the layer that gave what differs of the sealed side; see [`Drift::layer_of`].
+    pub fn layer(&self) -> Option<u16> {
+        self.layer_of(&self.expected()?.origin)
+    }
+
+    /// Index of the layer that gave what differs, of a side that came from `origin`: that of the attributes if only
+    /// those do.
+    pub fn layer_of(&self, origin: &Origin) -> Option<u16> {
+        match &self.delta {
+            Delta::Changed { attributes, .. } if attributes.without(Attributes::GIVEN_APART).is_empty() => {
+                origin.attributes_layer()
+            }
+            Delta::Added { .. } | Delta::Removed { .. } | Delta::Changed { .. } | Delta::Unverifiable { .. } => {
+                origin.layer
+            }
+        }
     }
 
     /// What is on disk, as far as it was established.

@@ -6,10 +6,12 @@ mod json;
 mod line;
 mod entry;
 mod read;
+mod step;
 mod write;
 
 pub use header::{Diagnostic, Header, Source, SourceKind};
 pub use read::{ManifestError, Meaning, Problem, Reader};
+pub use step::MAX_STEP;
 
 use crate::canonical;
 use crate::digest::{Digest, OciDigest};

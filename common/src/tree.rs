@@ -41,6 +41,13 @@ pub struct Origin {
     pub meta_layer: Option<u16>,
 }
 
+impl Origin {
+    /// Index of the layer that gave the attributes.
+    pub fn attributes_layer(&self) -> Option<u16> {
+        self.meta_layer.or(self.layer)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     name_start: u32,

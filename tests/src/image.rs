@@ -27,6 +27,8 @@ pub struct Layer {
 pub struct Layout {
     dir: PathBuf,
     layers: Vec<Blob>,
+    /// The build step of each layer; all have one, or none.
+    history: Vec<String>,
 }
 
 /// A document of an image.
@@ -70,6 +72,12 @@ impl Layer {
         self.add(&Entry::file(name, content))
     }
 
+    /// A program: a file with mode 0755.
+    #[must_use]
+    pub fn program(self, name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Self {
+        self.add(&Entry::file(name, content).mode(0o755))
+    }
+
     /// A directory, mode 0755, owner root.
     #[must_use]
     pub fn dir(self, name: impl AsRef<[u8]>) -> Self {
@@ -91,7 +99,7 @@ impl Layout {
     pub fn create(dir: PathBuf) -> Result<Self> {
         fs::create_dir_all(dir.join("blobs/sha256"))?;
         fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        Ok(Self { dir, layers: Vec::new() })
+        Ok(Self { dir, layers: Vec::new(), history: Vec::new() })
     }
 
     /// Adds a layer, compressed with gzip.
@@ -113,6 +121,13 @@ impl Layout {
         Ok(self)
     }
 
+    /// Says what made the layer that was added last.
+    #[must_use]
+    pub fn made_by(mut self, step: &str) -> Self {
+        self.history.push(step.to_owned());
+        self
+    }
+
     /// Writes configuration, manifest and index: the layout is then complete.
     ///
     /// # Errors
@@ -130,6 +145,9 @@ impl Layout {
         let mut config = json!({
             "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
+        if !self.history.is_empty() {
+            config["history"] = self.history.iter().map(|step| json!({"created_by": step})).collect();
+        }
         edit(Document::Config, &mut config);
         let config = self.document("application/vnd.oci.image.config.v1+json", &config)?;
         let layers: Vec<Value> = self.layers.iter().map(Blob::descriptor).collect();

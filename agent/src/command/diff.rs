@@ -12,10 +12,10 @@ use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::profile::Profile;
 
 use super::seal;
-use crate::cli::{DiffArgs, TermsArgs};
+use crate::cli::{DiffArgs, FormatArg, TermsArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
-use crate::output::{self, Output, Whole};
+use crate::output::{self, Changes, Output, Whole};
 use crate::pool::Pool;
 use crate::scan::Tally;
 use crate::source::{self, Source, Terms};
@@ -55,17 +55,24 @@ pub fn run(args: DiffArgs) -> Outcome {
         },
         observed_tree: Some(b.name()),
     };
+    let changes = Changes { old: &a, new: &b, drifts: &drifts, summary: &summary };
     let whole = Whole {
         verb: "diff",
         drifts: &drifts,
-        content: a.header.content,
+        header: &a.header,
         summary: &summary,
         gate: Gate::default(),
         exit: tally.bits,
         unreached: None,
         root: None,
     };
-    Output::stdout().whole(args.format, &whole, output::colour())?;
+    let colour = output::colour();
+    match args.format {
+        FormatArg::Text => Output::stdout().changes(&changes, colour)?,
+        form @ (FormatArg::Json | FormatArg::Ndjson | FormatArg::Sarif | FormatArg::Junit) => {
+            Output::stdout().whole(form, &whole, colour)?
+        }
+    };
     Ok(Exit::Found(tally.bits))
 }
 

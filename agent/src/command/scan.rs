@@ -79,7 +79,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         let whole = Whole {
             verb: "scan",
             drifts: &result.drifts,
-            content: baseline.manifest().header.content,
+            header: &baseline.manifest().header,
             summary: &result.summary,
             gate,
             exit,
@@ -129,7 +129,7 @@ fn scan_and_stream(
     let streamed = format == FormatArg::Ndjson;
     let mut result = report(root, baseline, &view, options, pool, cancel, &|drift| {
         if streamed {
-            write(&output::finding_line(drift, manifest.header.content));
+            write(&output::finding_line(drift, &manifest.header));
         }
     });
     result.summary.fail_on = gate.named();

@@ -170,6 +170,8 @@ pub(super) fn finding(at: &str, word: &str, variant: u64) -> Finding {
         expected: None,
         observed,
         layer: None,
+        meta_layer: None,
+        step: None,
         unverified: Attributes::NONE,
         reason: None,
         covers: None,

@@ -117,7 +117,8 @@ fn properties(whole: &Whole<'_>) -> Vec<(&'static str, String)> {
 fn case(xml: &mut Writer<Vec<u8>>, whole: &Whole<'_>, drift: &Drift) -> io::Result<()> {
     let change = drift.change().name();
     let ending = Ending::of(whole, drift).element();
-    write_case(xml, &shown(&drift.path), change, Some((ending, &details(drift), drift_line(drift, false).trim_end())))
+    let line = drift_line(drift, whole.header, false);
+    write_case(xml, &shown(&drift.path), change, Some((ending, &details(drift, whole.header), line.trim_end())))
 }
 
 /// What is no difference, and the end of the document.

@@ -6,8 +6,10 @@ use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Sealed, Unverified};
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
 use driftlock_common::gap::Reason;
+use driftlock_common::manifest::Header;
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::TreePath;
+use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::Origin;
 
@@ -54,6 +56,17 @@ pub(super) fn drifts() -> Vec<Drift> {
     .into()
 }
 
+/// Of what was sealed: the build step that they are from is hostile too.
+pub(super) fn header() -> Header {
+    let steps = [
+        "ADD rootfs.tar /",
+        "RUN |1 K=v /bin/sh -c echo \x1b[31m \u{202e}{0} ]]>\"'&<\u{ffff} > /x",
+        "COPY app / # buildkit",
+    ];
+    let history = steps.map(str::to_owned).into();
+    Header { history, ..Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()) }
+}
+
 /// A golden form with the one thing in it that a release changes.
 pub(super) fn of_this_version(golden: &str) -> String {
     golden.replace("VERSION", env!("CARGO_PKG_VERSION"))
@@ -89,11 +102,11 @@ pub(super) fn summary() -> Summary {
 
 /// The result in a form, as text.
 pub(super) fn written(form: FormatArg) -> String {
-    let (drifts, summary) = (drifts(), summary());
+    let (drifts, header, summary) = (drifts(), header(), summary());
     let whole = Whole {
         verb: "scan",
         drifts: &drifts,
-        content: Algorithm::Blake3,
+        header: &header,
         summary: &summary,
         gate: Gate::parse("removed,changed").unwrap(),
         exit: 14,
@@ -110,7 +123,7 @@ pub(super) fn clean(form: FormatArg) -> String {
     let whole = Whole {
         verb: "diff",
         drifts: &[],
-        content: Algorithm::Blake3,
+        header: &header(),
         summary: &summary,
         gate: Gate::default(),
         exit: 0,

@@ -247,6 +247,7 @@ async fn one_bad_event_is_rejected_and_the_rest_goes_on() {
     spoil(&mut agent, &|e| e["data"]["finding"]["path_b64"] = "eA==".into());
     spoil(&mut agent, &|e| e["data"]["target"] = "".into());
     spoil(&mut agent, &|e| e["data"]["opened_at"] = "yesterday".into());
+    spoil(&mut agent, &|e| e["data"]["finding"]["step"] = "x".repeat(513).into());
     spoil(&mut agent, &|e| e["time"] = "now".into());
     spoil(&mut agent, &|e| e["specversion"] = "2.0".into());
     spoil(&mut agent, &|e| e["data"] = 7.into());

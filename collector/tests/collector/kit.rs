@@ -143,6 +143,8 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
         expected: Some(side("0755")),
         observed: Some(side("4755")),
         layer: Some(1),
+        meta_layer: Some(2),
+        step: Some("RUN make install".into()),
         unverified: [].into_iter().collect(),
         reason: None,
         covers: None,

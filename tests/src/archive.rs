@@ -95,6 +95,13 @@ impl Entry {
         self
     }
 
+    /// Content, whatever the type.
+    #[must_use]
+    pub fn content(mut self, content: impl AsRef<[u8]>) -> Self {
+        self.content = content.as_ref().to_vec();
+        self
+    }
+
     /// Another size than that of the content.
     #[must_use]
     pub const fn size(mut self, size: u64) -> Self {

@@ -31,6 +31,17 @@ pub struct Layout {
     history: Vec<String>,
 }
 
+/// A document of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// What names the layers' uncompressed digests.
+    Config,
+    /// What names the layers.
+    Manifest,
+    /// What names the manifest.
+    Index,
+}
+
 /// A blob of a layout.
 #[derive(Clone, Debug)]
 pub struct Blob {
@@ -122,6 +133,14 @@ impl Layout {
     /// # Errors
     /// If they cannot be written.
     pub fn finish(self) -> Result<Self> {
+        self.finish_as(|_, _| ())
+    }
+
+    /// As [`Self::finish`], but each document is edited before it is written and referred to.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn finish_as(self, edit: impl Fn(Document, &mut Value)) -> Result<Self> {
         let diff_ids: Vec<String> = self.layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
         let mut config = json!({
             "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -129,15 +148,18 @@ impl Layout {
         if !self.history.is_empty() {
             config["history"] = self.history.iter().map(|step| json!({"created_by": step})).collect();
         }
-        let config = self.descriptor("application/vnd.oci.image.config.v1+json", &config)?;
+        edit(Document::Config, &mut config);
+        let config = self.document("application/vnd.oci.image.config.v1+json", &config)?;
         let layers: Vec<Value> = self.layers.iter().map(Blob::descriptor).collect();
-        let manifest = json!({
+        let mut manifest = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config, "layers": layers,
         });
-        let mut manifest = self.descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)?;
+        edit(Document::Manifest, &mut manifest);
+        let mut manifest = self.document("application/vnd.oci.image.manifest.v1+json", &manifest)?;
         manifest["annotations"] = json!({"org.opencontainers.image.ref.name": TAG});
-        let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+        let mut index = json!({"schemaVersion": 2, "manifests": [manifest]});
+        edit(Document::Index, &mut index);
         fs::write(self.dir.join("index.json"), index.to_string())?;
         Ok(self)
     }
@@ -174,7 +196,11 @@ impl Layout {
         Ok(Blob { sha256, path, size: bytes.len(), diff_id: String::new() })
     }
 
-    fn descriptor(&self, media_type: &str, document: &Value) -> Result<Value> {
+    /// Writes a document as a blob; the descriptor of it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn document(&self, media_type: &str, document: &Value) -> Result<Value> {
         let blob = self.blob(document.to_string().as_bytes())?;
         Ok(json!({"mediaType": media_type, "digest": format!("sha256:{}", blob.sha256), "size": blob.size}))
     }

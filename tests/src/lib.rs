@@ -19,6 +19,7 @@ pub mod fuzz;
 pub mod history;
 pub mod http;
 pub mod image;
+pub mod language;
 pub mod machine;
 pub mod mapped;
 pub mod memory_group;

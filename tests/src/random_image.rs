@@ -146,8 +146,8 @@ impl Subject<'_> {
 
     /// Whether everything above `path` is a directory or can become one.
     fn is_open(&self, path: &[Vec<u8>]) -> bool {
-        let above = (1..path.len()).filter_map(|length| self.there.get(&path[..length]));
-        above.into_iter().all(|there| there.kind == Kind::Directory)
+        let mut above = (1..path.len()).filter_map(|length| self.there.get(&path[..length]));
+        above.all(|there| there.kind == Kind::Directory)
     }
 
     /// As the archive has it: with what means nothing, at times.
@@ -318,9 +318,8 @@ impl Subject<'_> {
 
     /// Whether no link is above `path`, and none was made to what it hides.
     fn may_hide(&self, path: &[Vec<u8>]) -> bool {
-        let above = (1..path.len()).filter_map(|length| self.there.get(&path[..length]));
-        above.into_iter().all(|there| there.kind != Kind::Symlink)
-            && !self.linked.iter().any(|target| target.starts_with(path))
+        let mut above = (1..path.len()).filter_map(|length| self.there.get(&path[..length]));
+        above.all(|there| there.kind != Kind::Symlink) && !self.linked.iter().any(|target| target.starts_with(path))
     }
 
     /// What is below `path`, and at it if `with`.

@@ -5,7 +5,7 @@ use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::path::Escaped;
 use serde::Deserialize;
 
-use super::problem::{Problem, SourceError};
+use super::problem::{Named, Problem, SourceError};
 
 /// The largest index or manifest, in bytes.
 pub(super) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
@@ -246,7 +246,7 @@ fn image(digest: Digest, document: Document, blobs: &impl Blobs) -> Result<Image
         return Err(Problem::Unusable("not an image manifest: it has no configuration and layers".into()).at(place));
     };
     if !config_descriptor.is_image_config() {
-        let text = format!("not an image, but {}", Escaped(config_descriptor.media_type.as_bytes()));
+        let text = format!("not an image, but {}", Named(config_descriptor.media_type.as_bytes()));
         return Err(Problem::Unusable(text).at(place));
     }
     if layers.len() > MAX_LAYERS {
@@ -334,10 +334,11 @@ impl Descriptor {
         ];
         let media_type = self.media_type.as_str();
         if LAYERS.contains(&media_type) {
-            Ok(())
-        } else {
-            let shown = Escaped(media_type.as_bytes());
-            Err(Problem::Unusable(format!("a layer of the type {shown}, which is not a tree of files")))
+            return Ok(());
         }
+        Err(Problem::Unusable(match media_type {
+            "" => "a layer that does not say its media type".to_owned(),
+            other => format!("a layer of the type {}, which is not a tree of files", Named(other.as_bytes())),
+        }))
     }
 }

@@ -1,11 +1,12 @@
 //! Owns reading an OCI image layout on disk (OCI image-spec, image-layout.md). Must not own the documents' meaning.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use driftlock_common::digest::{Digest, OciDigest};
 use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
 
 use super::image::{self, Blobs, Descriptor, Image, MAX_MANIFEST, blob_place};
 use super::layer::{self, Layer, Options};
@@ -34,7 +35,8 @@ impl Layout {
     /// The image that is meant.
     pub(super) fn image(&self, wanted: Option<OciDigest>, platform: &str) -> Result<Image, SourceError> {
         let path = self.root.join("index.json");
-        let bytes = read_bounded(&path, MAX_MANIFEST)?;
+        let file = self.open_within(&path).map_err(|problem| problem.at(place(&path)))?;
+        let bytes = read_to_limit(file, MAX_MANIFEST).map_err(|problem| problem.at(place(&path)))?;
         image::resolve(&bytes, &place(&path), wanted, platform, self)
     }
 
@@ -73,15 +75,34 @@ impl Layout {
     fn blob(&self, digest: Digest, size: Option<u64>) -> Result<File, SourceError> {
         let at = || format!("{}: {}", place(&self.root), blob_place(digest));
         let path = self.root.join("blobs/sha256").join(digest.to_hex());
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Problem::Missing.at(at()),
-            _ => Problem::Open(error).at(at()),
+        let file = self.open_within(&path).map_err(|problem| match problem {
+            Problem::Open(error) if error.kind() == ErrorKind::NotFound => Problem::Missing.at(at()),
+            problem => problem.at(at()),
         })?;
         let found = file.metadata().map_err(|error| Problem::Device(error).at(at()))?.len();
         match size {
             Some(expected) if expected != found => Err(Problem::WrongSize { expected, found }.at(at())),
             _ => Ok(file),
         }
+    }
+
+    /// Opens a file of the layout. A FIFO would be waited for, a device have no end, and what a link has elsewhere is not
+    /// part of the layout.
+    fn open_within(&self, path: &Path) -> Result<File, Problem> {
+        let real = path.canonicalize().map_err(Problem::Open)?;
+        if !real.starts_with(self.root.canonicalize().map_err(Problem::Open)?) {
+            return Err(Problem::NotThis("a link that leads out of the layout: copy the layout with cp -rL"));
+        }
+        let special = || Problem::NotThis("not a regular file");
+        // A device may do something when it is opened.
+        if !real.metadata().map_err(Problem::Open)?.is_file() {
+            return Err(special());
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file =
+            File::from(rustix::fs::open(&real, flags, Mode::empty()).map_err(|error| Problem::Open(error.into()))?);
+        // Another may have come into its place.
+        if file.metadata().map_err(Problem::Device)?.is_file() { Ok(file) } else { Err(special()) }
     }
 }
 
@@ -104,11 +125,6 @@ pub(super) fn check_diff_id(layer: &Layer, expected: Digest) -> Result<(), Probl
         Some(found) if found != expected => Err(Problem::WrongDiffId { expected, found }),
         _ => Ok(()),
     }
-}
-
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, SourceError> {
-    let file = File::open(path).map_err(|error| Problem::Open(error).at(place(path)))?;
-    read_to_limit(file, limit).map_err(|problem| problem.at(place(path)))
 }
 
 /// Reads a document that may not be larger than `limit`.

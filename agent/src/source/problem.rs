@@ -62,7 +62,7 @@ pub enum Problem {
         fault: Fault,
     },
     /// An entry that cannot be part of a tree.
-    #[error("entry {}: {fault}", Escaped(.path))]
+    #[error("entry {}: {fault}", Named(.path))]
     Entry {
         /// Its name as it stands in the archive.
         path: Vec<u8>,
@@ -243,14 +243,29 @@ pub enum Fault {
     #[error("a directory name begins with .wh., which is kept for whiteouts")]
     WhiteoutDirectory,
     /// A hard link to something that is not there.
-    #[error("hard link to {}, which is not there", Escaped(.0))]
+    #[error("hard link to {}, which is not there", Named(.0))]
     LinkMissing(Vec<u8>),
     /// A hard link to a directory.
-    #[error("hard link to {}, which is a directory", Escaped(.0))]
+    #[error("hard link to {}, which is a directory", Named(.0))]
     LinkDirectory(Vec<u8>),
     /// A hard link that replaces its own target.
-    #[error("hard link to {}, which it replaces", Escaped(.0))]
+    #[error("hard link to {}, which it replaces", Named(.0))]
     LinkReplaces(Vec<u8>),
+}
+
+/// The most bytes of a name that an error shows: in an image it may be a megabyte long.
+const SHOWN: usize = 512;
+
+/// A name out of an image, safe to print, and cut if it is long.
+pub(super) struct Named<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_at_checked(SHOWN) {
+            Some((shown, rest)) if !rest.is_empty() => write!(f, "{}… ({} bytes)", Escaped(shown), self.0.len()),
+            _ => Escaped(self.0).fmt(f),
+        }
+    }
 }
 
 /// A problem of what carries a stream (the disk, or an archive around it), on its way up through readers that know

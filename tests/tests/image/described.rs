@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use driftlock_common::path::from_base64;
+use driftlock_tests::debian;
 use driftlock_tests::sandbox::Sandbox;
 use serde_json::Value;
 
@@ -28,12 +29,10 @@ pub(crate) struct Unpacked {
 /// Unpacks the image `tag` of a layout into a new directory `bundle` of the sandbox.
 pub(crate) fn unpack(sandbox: &Sandbox, layout: &Path, tag: &str, bundle: &str) -> Result<Unpacked> {
     let bundle = sandbox.path(bundle);
-    let image = format!("{}:{tag}", layout.display());
-    let arguments = ["unpack".as_ref(), "--image".as_ref(), image.as_ref(), bundle.as_os_str()];
-    sandbox.command("umoci".as_ref(), arguments).run()?.expect(0)?;
+    let root = debian::unpack_from(layout, tag, &bundle)?;
     let files = fs::read_dir(&bundle)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     let listing = files.iter().find(|file| file.extension().is_some_and(|it| it == "mtree")).context("no mtree")?;
-    Ok(Unpacked { root: bundle.join("rootfs"), described: mtree(&fs::read(listing)?)? })
+    Ok(Unpacked { root, described: mtree(&fs::read(listing)?)? })
 }
 
 /// Fails unless the image that umoci unpacked and the image that driftlock sealed are one, attribute by attribute.

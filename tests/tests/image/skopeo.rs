@@ -174,7 +174,8 @@ fn ensure_stored(layout: &Path, layers: Layers) -> Result<()> {
         ensure!(!layout.join("oci-layout").exists(), "not what docker saves");
         let layer = parse(&layout.join("manifest.json"))?[0]["Layers"][0].clone();
         let content = fs::read(layout.join(layer.as_str().context("a layer")?))?;
-        return Ok(ensure!(content.get(257..262) == Some(b"ustar"), "not plain"));
+        ensure!(content.get(257..262) == Some(b"ustar"), "not plain");
+        return Ok(());
     }
     let index = parse(&layout.join("index.json"))?;
     let blob = |descriptor: &Value| {

@@ -56,6 +56,9 @@ pub struct TermsArgs {
     /// Which image of an index
     #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64")]
     pub platform: String,
+    /// Keep what layers of oci: and registry: say in a directory of your own, and do not read them again
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
 }
 
 /// `driftlock seal`.

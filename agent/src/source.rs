@@ -3,6 +3,7 @@
 
 pub mod archive;
 mod block;
+mod cache;
 pub mod budget;
 mod dir;
 mod docker;
@@ -38,6 +39,7 @@ use driftlock_common::profile::Profile;
 use driftlock_common::tree::Tree;
 
 use self::budget::Budget;
+use self::cache::Cache;
 use self::layer::{Dialect, Layer, Options};
 use self::layout::Layout;
 use self::merge::Merge;
@@ -108,6 +110,8 @@ pub struct Terms {
     pub sha256: bool,
     /// Whether an image of which container engines make different trees is refused.
     pub strict: bool,
+    /// Where what layers say is kept, so that an image that has them is not read again.
+    pub cache: Option<PathBuf>,
 }
 
 /// A sealed source.
@@ -120,15 +124,16 @@ pub struct Sealed {
 }
 
 impl Terms {
-    /// The terms of a manifest, to read something else that is to be compared with it.
-    pub fn of(header: &Header, platform: &str) -> Self {
+    /// The terms of a manifest, to read something else that is to be compared with it, found as was stated.
+    pub fn of(header: &Header, stated: &Self) -> Self {
         Self {
             profile: header.profile,
             excludes: header.excludes.clone(),
             exclude_sets: header.exclude_sets.clone(),
-            platform: platform.to_owned(),
+            platform: stated.platform.clone(),
             sha256: true,
             strict: false,
+            cache: stated.cache.clone(),
         }
     }
 }
@@ -147,7 +152,7 @@ pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, Sourc
             let place = place(layout);
             let layout = Layout::open(layout)?;
             let image = layout.image(*digest, &terms.platform)?;
-            let layers = layout.layers(&image, &options, pool)?;
+            let layers = layout.layers(&image, &options, cache(terms)?.as_ref(), pool)?;
             let unpacked = archive::Unpacked { manifest: Some(image.manifest), config: image.config, layers };
             merged_image(unpacked, &place, terms)?
         }
@@ -160,7 +165,7 @@ pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, Sourc
             let options = options(Dialect::Image, terms);
             let registry = Registry::open(repository)?;
             let image = registry.image(*digest, &terms.platform)?;
-            let layers = registry.layers(&image, &options, pool)?;
+            let layers = registry.layers(&image, &options, cache(terms)?.as_ref(), pool)?;
             let unpacked = archive::Unpacked { manifest: Some(image.manifest), config: image.config, layers };
             merged_image(unpacked, &registry.place(), terms)?
         }
@@ -200,6 +205,10 @@ fn read_mtree(input: &Input, terms: &Terms) -> Result<Sealed, SourceError> {
 struct Origin {
     source: manifest::Source,
     history: Vec<String>,
+}
+
+fn cache(terms: &Terms) -> Result<Option<Cache>, SourceError> {
+    terms.cache.as_deref().map(Cache::open).transpose()
 }
 
 fn options(dialect: Dialect, terms: &Terms) -> Options {

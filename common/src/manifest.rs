@@ -14,6 +14,7 @@ pub use header::{Diagnostic, Header, Source, SourceKind};
 pub use part::{MAX_PART_NAME, Part, SealedIn};
 pub use read::{ManifestError, Meaning, Problem, Reader};
 pub use step::MAX_STEP;
+pub use write::entry_line;
 
 use crate::canonical;
 use crate::digest::{Algorithm, Digest, OciDigest};

@@ -185,6 +185,7 @@ pub fn mtree(data: &[u8]) {
         platform: "linux/amd64".into(),
         sha256: true,
         strict: false,
+        cache: None,
     };
     let described = match description::read(data, &terms) {
         Ok(described) => described,

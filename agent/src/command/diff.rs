@@ -89,7 +89,7 @@ fn read_both(args: &DiffArgs, pool: &Pool) -> Result<(Manifest, Manifest), Failu
         }
         Ok::<_, Failure>(manifest)
     };
-    let under = |first: &Manifest| Terms::of(&first.header, &stated.platform);
+    let under = |first: &Manifest| Terms::of(&first.header, &stated);
     let (mut read_a, mut read_b) = match says(&a).cmp(&says(&b)) {
         Ordering::Less => {
             let read_b = read(&b, &args.b, &stated)?;

@@ -65,7 +65,15 @@ pub fn terms(args: &TermsArgs, sha256: bool, strict: bool) -> Result<Terms, Fail
     let mut exclude_sets = args.exclude_set.clone();
     exclude_sets.sort();
     exclude_sets.dedup();
-    Ok(Terms { profile: args.profile.into(), excludes, exclude_sets, platform: args.platform.clone(), sha256, strict })
+    Ok(Terms {
+        profile: args.profile.into(),
+        excludes,
+        exclude_sets,
+        platform: args.platform.clone(),
+        sha256,
+        strict,
+        cache: args.cache.clone(),
+    })
 }
 
 fn write(manifest: &Manifest, output: &Path) -> Result<(), Failure> {

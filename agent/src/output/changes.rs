@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     /// A tree out of paths with a mode, content (a directory has none), and the layers of content and attributes.
-    fn manifest(steps: &[&str], entries: &[(&[u8], u16, Option<&str>, &[u16])]) -> Manifest {
+    fn manifest(steps: &[&str], entries: &[Entry<'_>]) -> Manifest {
         let node = |mode, content: Option<&str>| {
             let file = |text: &str| Kind::File {
                 size: Some(text.len() as u64),

@@ -151,6 +151,19 @@ fn index_tar(input: &mut dyn Read, options: &Options) -> Result<Layer, Problem> 
 // === impl Layer ===
 
 impl Layer {
+    /// Counts what a layer says that was not read now.
+    pub(super) fn spend(&self, budget: &Budget) -> Result<(), Problem> {
+        for Item { path, what } in &self.items {
+            let xattrs = match what {
+                What::Node { node, .. } => node.xattrs.as_ref(),
+                What::Link { .. } => None,
+            };
+            let xattrs = xattrs.into_iter().flat_map(Xattrs::iter).map(|(name, value)| name.len() + value.len());
+            budget.spend(path.as_bytes().len() + xattrs.sum::<usize>())?;
+        }
+        self.whiteouts.iter().chain(&self.opaques).try_for_each(|path| budget.spend(path.as_bytes().len()))
+    }
+
     fn take<R: Read>(&mut self, entries: &mut Entries<R>, entry: Entry, options: &Options) -> Result<(), Problem> {
         let raw = entry.path.clone();
         let refuse = |fault| Problem::Entry { path: raw.clone(), fault };

@@ -8,6 +8,7 @@ use driftlock_common::digest::{Digest, OciDigest};
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 
+use super::cache::{self, Cache, Key};
 use super::image::{self, Blobs, Descriptor, Image, MAX_MANIFEST, blob_place};
 use super::layer::{self, Layer, Options};
 use super::problem::{Problem, SourceError, place};
@@ -41,13 +42,19 @@ impl Layout {
     }
 
     /// The layers of an image in order, read on the pool, verified.
-    pub(super) fn layers(&self, image: &Image, options: &Options, pool: &Pool) -> Result<Vec<Layer>, SourceError> {
+    pub(super) fn layers(
+        &self,
+        image: &Image,
+        options: &Options,
+        cache: Option<&Cache>,
+        pool: &Pool,
+    ) -> Result<Vec<Layer>, SourceError> {
         pool.run(|| {
             image
                 .layers
                 .par_iter()
                 .zip(&image.config.diff_ids)
-                .map(|(descriptor, diff_id)| self.layer(descriptor, *diff_id, options))
+                .map(|(descriptor, diff_id)| self.layer(descriptor, *diff_id, options, cache))
                 // The first in order, so that the same image always gives the same error.
                 .collect::<Vec<_>>()
         })
@@ -55,11 +62,27 @@ impl Layout {
         .collect()
     }
 
-    fn layer(&self, descriptor: &Descriptor, diff_id: Digest, options: &Options) -> Result<Layer, SourceError> {
-        let digest = descriptor.sha256().map_err(|problem| problem.at("layer"))?;
-        let at = || format!("{}: {}", place(&self.root), blob_place(digest));
-        descriptor.check_layer_type().map_err(|problem| problem.at(at()))?;
-        let file = self.blob(digest, Some(descriptor.size))?;
+    fn layer(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: Digest,
+        options: &Options,
+        cache: Option<&Cache>,
+    ) -> Result<Layer, SourceError> {
+        let blob = descriptor.sha256().map_err(|problem| problem.at("layer"))?;
+        descriptor.check_layer_type().map_err(|problem| problem.at(self.place_of(blob)))?;
+        let key = Key { blob, diff_id };
+        cache::through(cache, key, options, || self.read_layer(key, descriptor.size, options))
+    }
+
+    fn read_layer(
+        &self,
+        Key { blob: digest, diff_id }: Key,
+        size: u64,
+        options: &Options,
+    ) -> Result<Layer, SourceError> {
+        let at = || self.place_of(digest);
+        let file = self.blob(digest, Some(size))?;
         let mut bytes = Hashing::new(Device(file));
         let layer = layer::index(&mut bytes, options);
         let (found, _) = bytes.finish().map_err(|error| Problem::of_stream(error).at(at()))?;
@@ -72,8 +95,12 @@ impl Layout {
         Ok(layer)
     }
 
+    fn place_of(&self, digest: Digest) -> String {
+        format!("{}: {}", place(&self.root), blob_place(digest))
+    }
+
     fn blob(&self, digest: Digest, size: Option<u64>) -> Result<File, SourceError> {
-        let at = || format!("{}: {}", place(&self.root), blob_place(digest));
+        let at = || self.place_of(digest);
         let path = self.root.join("blobs/sha256").join(digest.to_hex());
         let file = self.open_within(&path).map_err(|problem| match problem {
             Problem::Open(error) if error.kind() == ErrorKind::NotFound => Problem::Missing.at(at()),
@@ -108,7 +135,7 @@ impl Layout {
 
 impl Blobs for Layout {
     fn document(&self, digest: Digest, size: Option<u64>, limit: u64) -> Result<Vec<u8>, SourceError> {
-        let at = || format!("{}: {}", place(&self.root), blob_place(digest));
+        let at = || self.place_of(digest);
         let file = self.blob(digest, size)?;
         let bytes = read_to_limit(file, limit).map_err(|problem| problem.at(at()))?;
         let found = Digest::sha256(&bytes);

@@ -38,6 +38,12 @@ pub enum Problem {
     /// The directory is none, or cannot be read.
     #[error(transparent)]
     Root(RootError),
+    /// What was read cannot be kept.
+    #[error("what layers say cannot be kept there")]
+    Cache(#[source] io::Error),
+    /// A cache in which another could say what a layer holds.
+    #[error("other users may write there, and could say what a layer holds: name a directory of your own, chmod go-w")]
+    ForeignCache,
     /// The input cannot be read.
     #[error("reading failed")]
     Device(#[source] io::Error),
@@ -333,6 +339,8 @@ impl From<SourceError> for Failure {
             Problem::Gaps { .. } => Exit::Io,
             Problem::Choice(_) => Exit::Usage,
             Problem::NoImage(_) => Exit::NoInput,
+            Problem::Cache(_) => Exit::CannotCreate,
+            Problem::ForeignCache => Exit::Refused,
             Problem::Registry(error) => error.exit(),
             _ => Exit::Malformed,
         };

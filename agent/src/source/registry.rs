@@ -35,6 +35,7 @@ use self::download::Download;
 pub use self::error::RegistryError;
 use self::limits::Limits;
 pub use self::reference::{Reference, ReferenceError, Repository};
+use super::cache::{self, Cache, Key};
 use super::image::{self, Blobs, Descriptor, Image, MAX_MANIFEST, blob_place};
 use super::layer::{self, Layer, Options};
 use super::layout::check_diff_id;
@@ -86,7 +87,13 @@ impl Registry {
     }
 
     /// The layers of an image in order, read on the pool as they come in, verified.
-    pub(super) fn layers(&self, image: &Image, options: &Options, pool: &Pool) -> Result<Vec<Layer>, SourceError> {
+    pub(super) fn layers(
+        &self,
+        image: &Image,
+        options: &Options,
+        cache: Option<&Cache>,
+        pool: &Pool,
+    ) -> Result<Vec<Layer>, SourceError> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let done = Mutex::new(BTreeMap::new());
         let work = || {
@@ -96,7 +103,7 @@ impl Registry {
                 else {
                     return;
                 };
-                let layer = self.layer(descriptor, *diff_id, options);
+                let layer = self.layer(descriptor, *diff_id, options, cache);
                 // Those before it were begun and are finished, so the same image always gives the same error.
                 stop.fetch_or(layer.is_err(), Ordering::Relaxed);
                 done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, layer);
@@ -106,20 +113,28 @@ impl Registry {
         done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
     }
 
-    fn layer(&self, descriptor: &Descriptor, diff_id: Digest, options: &Options) -> Result<Layer, SourceError> {
+    fn layer(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: Digest,
+        options: &Options,
+        cache: Option<&Cache>,
+    ) -> Result<Layer, SourceError> {
         let digest = descriptor.sha256().map_err(|problem| problem.at(self.place()))?;
         let at = |problem: Problem| problem.at(self.place_of(digest));
         descriptor.check_layer_type().map_err(at)?;
         if descriptor.size > MAX_LAYER {
             return Err(at(Problem::TooLarge { limit: MAX_LAYER }));
         }
-        let mut bytes = Download::new(&self.client, digest, descriptor.size);
-        let layer = layer::index(&mut bytes, options);
-        // Whatever went wrong with a blob that is not the one meant, that is the reason.
-        bytes.finish().map_err(at)?;
-        let layer = layer.map_err(at)?;
-        check_diff_id(&layer, diff_id).map_err(at)?;
-        Ok(layer)
+        cache::through(cache, Key { blob: digest, diff_id }, options, || {
+            let mut bytes = Download::new(&self.client, digest, descriptor.size);
+            let layer = layer::index(&mut bytes, options);
+            // Whatever went wrong with a blob that is not the one meant, that is the reason.
+            bytes.finish().map_err(at)?;
+            let layer = layer.map_err(at)?;
+            check_diff_id(&layer, diff_id).map_err(at)?;
+            Ok(layer)
+        })
     }
 
     /// An index or manifest by digest or tag, whose head does not contradict it.

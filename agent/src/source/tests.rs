@@ -18,6 +18,7 @@ fn terms() -> Terms {
         platform: "linux/amd64".into(),
         sha256: true,
         strict: false,
+        cache: None,
     }
 }
 

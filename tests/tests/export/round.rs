@@ -40,6 +40,7 @@ fn one(seed: u64, privileged: bool, pool: &Pool) -> Result<()> {
         platform: "linux/amd64".into(),
         sha256: true,
         strict: false,
+        cache: None,
     };
     let sealed = read(&Source::Dir(root.path().to_owned()), &terms, pool)?.manifest;
     let exported = export(&sealed)?;

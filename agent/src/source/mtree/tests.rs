@@ -16,6 +16,7 @@ fn terms(profile: Profile) -> Terms {
         platform: "linux/amd64".into(),
         sha256: true,
         strict: false,
+        cache: None,
     }
 }
 

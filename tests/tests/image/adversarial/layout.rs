@@ -302,7 +302,7 @@ fn a_device() -> Result<()> {
 fn unreadable() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let layout = good(&sandbox)?;
-    fs::set_permissions(&layout.layers()[0].path, Permissions::from_mode(0))?;
+    fs::set_permissions(&layout.layers()[0].path, Permissions::from_mode(0o0))?;
     let arguments = ["seal".to_owned(), layout.source(), "-o".to_owned(), "-".to_owned()];
     let finished = sandbox.command(&sandbox.driftlock_for_everyone()?, arguments).unprivileged().run()?.expect(77)?;
     let line = format!("driftlock: {}/layout: blob sha256:{}: ", place(&sandbox), layout.layers()[0].sha256);

@@ -61,7 +61,7 @@ impl Layer {
 
     /// An entry.
     #[must_use]
-    pub fn add(mut self, entry: &Entry) -> Self {
+    pub fn entry(mut self, entry: &Entry) -> Self {
         self.tar.extend(entry.bytes());
         self
     }
@@ -69,19 +69,19 @@ impl Layer {
     /// A file, mode 0644, owner root. The name is written as it is.
     #[must_use]
     pub fn file(self, name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Self {
-        self.add(&Entry::file(name, content))
+        self.entry(&Entry::file(name, content))
     }
 
     /// A program: a file with mode 0755.
     #[must_use]
     pub fn program(self, name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Self {
-        self.add(&Entry::file(name, content).mode(0o755))
+        self.entry(&Entry::file(name, content).mode(0o755))
     }
 
     /// A directory, mode 0755, owner root.
     #[must_use]
     pub fn dir(self, name: impl AsRef<[u8]>) -> Self {
-        self.add(&Entry::dir(name))
+        self.entry(&Entry::dir(name))
     }
 
     /// The archive with its two empty blocks at the end.

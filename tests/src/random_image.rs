@@ -87,7 +87,7 @@ impl RandomImage {
             let mut layer = std::mem::take(&mut self.layers[index]);
             for _ in 0..4 + subject.random.below(24) {
                 if let Some(entry) = subject.entry() {
-                    layer = layer.add(&entry);
+                    layer = layer.entry(&entry);
                 }
             }
             self.layers[index] = layer;

@@ -125,6 +125,9 @@ mod tests {
     use super::super::sample;
     use super::*;
 
+    /// Path, mode, content of a file, and the layers of content and attributes.
+    type Entry<'a> = (&'a [u8], u16, Option<&'a str>, &'a [u16]);
+
     /// A tree out of paths with a mode, content (a directory has none), and the layers of content and attributes.
     fn manifest(steps: &[&str], entries: &[Entry<'_>]) -> Manifest {
         let node = |mode, content: Option<&str>| {

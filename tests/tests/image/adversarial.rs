@@ -137,5 +137,5 @@ fn layers(sandbox: &Sandbox, layers: impl IntoIterator<Item = Layer>) -> Result<
 
 /// A layer of these entries.
 fn of(entries: impl IntoIterator<Item = Entry>) -> Layer {
-    entries.into_iter().fold(Layer::new(), |layer, entry| layer.add(&entry))
+    entries.into_iter().fold(Layer::new(), |layer, entry| layer.entry(&entry))
 }

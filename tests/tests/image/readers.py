@@ -51,7 +51,7 @@ for name, result, arguments in [
     ("archive_read_support_format_tar", ctypes.c_int, [POINTER]),
     ("archive_read_open_memory", ctypes.c_int, [POINTER, TEXT, ctypes.c_size_t]),
     ("archive_read_next_header", ctypes.c_int, [POINTER, ctypes.POINTER(POINTER)]),
-    ("archive_read_data", ctypes.c_ssize_t, [POINTER, POINTER, ctypes.c_size_t]),
+    ("archive_read_data_block", ctypes.c_int, [POINTER, *map(ctypes.POINTER, (POINTER, ctypes.c_size_t, ctypes.c_int64))]),
     ("archive_read_data_skip", ctypes.c_int, [POINTER]),
     ("archive_read_free", ctypes.c_int, [POINTER]),
     ("archive_entry_pathname", TEXT, [POINTER]),
@@ -66,7 +66,22 @@ for name, result, arguments in [
     function.restype, function.argtypes = result, arguments
 
 OK, EOF, WARN = 0, 1, -20
-BUFFER = ctypes.create_string_buffer(1 << 16)
+
+
+def content_by_libarchive(archive, size):
+    """The content with its holes; archive_read_data() leaves out one at the end."""
+    block, length, offset = POINTER(), ctypes.c_size_t(), ctypes.c_int64()
+    content = bytearray()
+    while True:
+        result = LIB.archive_read_data_block(archive, *map(ctypes.byref, (block, length, offset)))
+        if result == EOF:
+            break
+        if result not in (OK, WARN) or offset.value < len(content) or offset.value + length.value > size:
+            raise ValueError("content is cut")
+        content.extend(bytes(offset.value - len(content)))
+        content.extend(ctypes.string_at(block, length.value))
+    content.extend(bytes(size - len(content)))
+    return bytes(content)
 
 
 def by_libarchive(data):
@@ -89,13 +104,7 @@ def by_libarchive(data):
             size = LIB.archive_entry_size(entry) if kind == "f" else None
             sha256 = None
             if kind == "f" and size <= MOST:
-                digest, left = hashlib.sha256(), size
-                while (read := LIB.archive_read_data(archive, BUFFER, len(BUFFER))) > 0:
-                    digest.update(BUFFER.raw[:read])
-                    left -= read
-                if read < 0 or left != 0:
-                    raise ValueError("content is cut")
-                sha256 = digest.hexdigest()
+                sha256 = hashlib.sha256(content_by_libarchive(archive, size)).hexdigest()
             elif LIB.archive_read_data_skip(archive) not in (OK, WARN):
                 raise ValueError("content is cut")
             device = None

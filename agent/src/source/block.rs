@@ -203,7 +203,7 @@ mod tests {
             assert_eq!(pax_records(bad).unwrap_err(), Fault::Extended, "{bad:?}");
         }
         assert_eq!(pax_records(b"").unwrap(), []);
-        assert_eq!(pax_records(b"10 path\0=a\n").unwrap_err(), Fault::Nul);
+        assert_eq!(pax_records(b"11 path\0=a\n").unwrap_err(), Fault::Nul);
     }
 
     #[test]

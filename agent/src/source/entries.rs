@@ -676,6 +676,10 @@ mod tests {
                 tar().add(raw(b'S', "x").patch(257, &[0; 255])),
                 "entry x: the map of a sparse file is malformed; write the archive without --sparse".into(),
             ),
+            (
+                Tar([&tar().add(long(b'L', "a")).0[..512], b"abc", &[0; 509]].concat()).add(gnu(raw(b'0', "x"))),
+                format!("{header}an extended header is malformed"),
+            ),
             (tar().add(raw(b'0', "x/")), "entry x/: a file whose name ends in a slash".into()),
             (tar().add(raw(b'V', "x")), "entry x: the entry type 0x56 is not known".into()),
             (tar().add(raw(b'x', "x").patch(257, &[0; 255])), "entry x: the entry type 0x78 is not known".into()),

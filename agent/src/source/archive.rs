@@ -11,7 +11,7 @@ use tar_core::Header;
 
 use super::block::BLOCK;
 use super::docker;
-use super::entries::{Ending, Entries, EntryKind};
+use super::entries::{Entries, EntryKind, Readers};
 use super::image::{self, Blobs, Config, MAX_CONFIG, blob_place};
 use super::layer::{self, Layer, Options};
 use super::layout::{check_diff_id, read_to_limit};
@@ -89,7 +89,7 @@ impl Archive {
         let mut archive = Self::default();
         let (input, stored) = Counted::new(Device(input));
         let input = Guarded::new(Decoded::new(input)?, &options.budget, &stored, 0);
-        let mut entries = Entries::new(input, Ending::Closed);
+        let mut entries = Entries::new(input, Readers::Any);
         while let Some(entry) = entries.next()? {
             let path = archive_path(&entry.path)
                 .map_err(|error| Problem::Entry { path: entry.path.clone(), fault: error.into() })?;

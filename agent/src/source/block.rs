@@ -53,6 +53,7 @@ pub(super) fn check_chain(mut chain: &[u8]) -> Result<Chain<'_>, Fault> {
             _ => break,
         }
         let padded = usize::try_from(size.next_multiple_of(BLOCK as u64)).map_err(|_| Fault::Number("size"))?;
+        check_padding(after, size)?;
         chain = after.get(padded..).ok_or(Fault::Extended)?;
     }
     // Go lets the GNU name win, others the PAX path; to which header a size of the PAX header belongs is another
@@ -63,6 +64,13 @@ pub(super) fn check_chain(mut chain: &[u8]) -> Result<Chain<'_>, Fault> {
     let records = records.unwrap_or_default();
     records.iter().try_for_each(|(key, value)| check_value(key, value))?;
     Ok(Chain { records, own: chain })
+}
+
+/// Nothing behind the content of an extension header: Python's tarfile reads on to the end of the block.
+fn check_padding(content: &[u8], size: u64) -> Result<(), Fault> {
+    let size = usize::try_from(size).map_err(|_| Fault::Number("size"))?;
+    let padding = content.get(size..size.next_multiple_of(BLOCK)).ok_or(Fault::Extended)?;
+    if padding.iter().all(|b| *b == 0) { Ok(()) } else { Err(Fault::Extended) }
 }
 
 /// What every tool reads the same in the values that change an entry.
@@ -118,6 +126,7 @@ pub(super) fn check_global(chain: &[u8], data: &[u8]) -> Result<(), Fault> {
         return Err(Fault::GlobalBetween);
     }
     check_header(header)?;
+    check_padding(&chain[BLOCK..], data.len() as u64)?;
     for (key, _) in pax_records(data)? {
         if CHANGING.contains(&key) || PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
             return Err(Fault::Global(String::from_utf8_lossy(key).into_owned()));
@@ -203,7 +212,7 @@ mod tests {
             assert_eq!(pax_records(bad).unwrap_err(), Fault::Extended, "{bad:?}");
         }
         assert_eq!(pax_records(b"").unwrap(), []);
-        assert_eq!(pax_records(b"10 path\0=a\n").unwrap_err(), Fault::Nul);
+        assert_eq!(pax_records(b"11 path\0=a\n").unwrap_err(), Fault::Nul);
     }
 
     #[test]

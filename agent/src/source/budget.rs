@@ -67,8 +67,10 @@ fn within(used: &AtomicU64, more: u64, limit: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entries::{Ending, Entries};
-    use super::super::kit::{Tar, gzip, raw, sparse};
+    use std::io::Write as _;
+
+    use super::super::entries::{Entries, Readers};
+    use super::super::kit::{Tar, raw, sparse};
     use super::super::layer::{Dialect, Layer, Options, index};
     use super::*;
     use driftlock_common::profile::Profile;
@@ -114,15 +116,17 @@ mod tests {
 
     #[test]
     fn what_gzip_can_make_of_a_byte_is_free() {
-        let stream = gzip(&Tar::default().file("zeros", vec![0; 30_000_000]).end());
-        assert!(stream.len() < 200_000);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&Tar::default().file("zeros", vec![0; 30_000_000]).end()).unwrap();
+        let stream = encoder.finish().unwrap();
+        assert!(stream.len() < 30_000_000 / 1000);
         assert!(read(&stream, 0).is_ok());
     }
 
     #[test]
     fn holes_are_counted_before_they_are_hashed() {
         let gib = 1024 * MIB;
-        for (real, accepted) in [(3 * MIB, true), (16 * gib + 1, false), (10_000 * gib, false), ((1 << 63) - 1, false)]
+        for (real, accepted) in [(3 * MIB, true), (16 * gib + 4, false), (10_000 * gib, false), ((1 << 63) - 1, false)]
         {
             for format in 0..4 {
                 // Not in eleven octal digits.
@@ -141,7 +145,7 @@ mod tests {
     #[test]
     fn a_sparse_file_of_ten_gigabytes_is_within_the_limits() {
         let stream = sparse(3, "s", &[(5_000_000_000, b"abc")], 10_000_000_000).end();
-        let mut entries = Entries::new(stream.as_slice(), Ending::Closed);
+        let mut entries = Entries::new(stream.as_slice(), Readers::Any);
         let entry = entries.next().unwrap().unwrap();
         assert_eq!((entry.size, entry.holes), (10_000_000_000, Some(9_999_999_997)));
         assert!(Budget::default().inflate(entry.holes.unwrap()).is_ok());

@@ -35,19 +35,21 @@ pub(super) struct Entries<R> {
     padding: u64,
     /// Global extended headers seen.
     pub(super) globals: u64,
-    ending: Ending,
-    /// Whether the stream ended before its two zero blocks, as [`Ending::Open`] allows.
+    readers: Readers,
+    /// Whether the stream ended before its two zero blocks, as [`Readers::Engines`] allows.
     pub(super) unterminated: bool,
 }
 
-/// How a stream may end.
+/// Who reads an archive besides us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// In two zero blocks: without a digest over the stream nothing else tells that it is whole.
-    Closed,
-    /// Behind any whole entry: some tools leave the zero blocks out, even the last padding, and Go's `archive/tar`,
-    /// which the engines use, takes that for the end. Only where a digest proves the stream whole.
-    Open,
+pub(super) enum Readers {
+    /// Any tool: a release, an image archive. It ends in two zero blocks, as nothing else tells that it is whole, and a
+    /// hard link has no size: to some tools content would follow, to others the next entry.
+    Any,
+    /// Container engines, all with Go's `archive/tar`: a layer, which a digest proves whole. It may end behind any
+    /// whole entry, as some tools leave the zero blocks out, even the last padding. A hard link has no content,
+    /// whatever its size says: some tools write that of the file.
+    Engines,
 }
 
 /// An entry as the archive has it, extension headers applied.
@@ -88,7 +90,7 @@ pub(super) struct Body<'a, R>(&'a mut Entries<R>);
 // === impl Entries ===
 
 impl<R: Read> Entries<R> {
-    pub(super) fn new(input: R, ending: Ending) -> Self {
+    pub(super) fn new(input: R, readers: Readers) -> Self {
         let limits = Limits { max_sparse_entries: MAX_PIECES, ..Limits::default() };
         Self {
             input,
@@ -100,7 +102,7 @@ impl<R: Read> Entries<R> {
             body: Pieces::new(),
             padding: 0,
             globals: 0,
-            ending,
+            readers,
             unterminated: false,
         }
     }
@@ -110,16 +112,21 @@ impl<R: Read> Entries<R> {
         if !self.pass_body()? {
             return self.open_end();
         }
+        let mut global = None;
         loop {
             if !self.require(BLOCK)? {
                 return if self.start == self.end { self.open_end() } else { Err(self.truncated()) };
             }
             if self.buffer[self.start..self.start + BLOCK].iter().all(|b| *b == 0) {
-                return self.end_of_archive();
+                return match global.filter(|_| self.readers == Readers::Any) {
+                    Some(at) => Err(Problem::TarHeader { at, fault: Fault::GlobalLast }),
+                    None => self.end_of_archive(),
+                };
             }
+            let at = self.offset;
             match self.parse()? {
                 Step::Entry(entry) => return Ok(Some(*entry)),
-                Step::Again => {}
+                Step::Again => global = Some(at),
                 Step::More(bytes) => {
                     if !self.require(bytes)? {
                         return Err(self.truncated());
@@ -174,11 +181,12 @@ impl<R: Read> Entries<R> {
             Ok(ParseEvent::End { .. }) => return Err(in_header(Fault::LoneZeroBlock)),
             Err(error) => return Err(in_header(fault_of(&error))),
         };
-        // What is in the archive; our parser takes the map of PAX 1.0 off.
-        let stored = parsed.size;
-        let padded = stored.checked_next_multiple_of(BLOCK as u64).ok_or(in_header(Fault::Number("size")))?;
         let chain = check_chain(&available[..consumed]).map_err(in_header)?;
-        let (entry, body) = own(&parsed, &chain, map)
+        let link = parsed.entry_type == EntryType::Link;
+        // What is in the archive; our parser takes the map of PAX 1.0 off.
+        let stored = if link && self.readers == Readers::Engines { 0 } else { parsed.size };
+        let padded = stored.checked_next_multiple_of(BLOCK as u64).ok_or(in_header(Fault::Number("size")))?;
+        let (entry, body) = own(&parsed, stored, &chain, map)
             .map_err(|fault| Problem::Entry { path: parsed.path.clone().into_owned(), fault })?;
         self.start += consumed;
         self.offset += consumed as u64;
@@ -201,7 +209,7 @@ impl<R: Read> Entries<R> {
 
     /// The end of the stream where there could be more; the caller knows that no entry is cut.
     fn open_end(&mut self) -> Result<Option<Entry>, Problem> {
-        if self.ending == Ending::Closed {
+        if self.readers == Readers::Any {
             return Err(self.truncated());
         }
         self.unterminated = true;
@@ -325,21 +333,28 @@ impl<R: Read> BufRead for Body<'_, R> {
 
 // === impl Entry ===
 
-fn own(entry: &ParsedEntry<'_>, chain: &Chain<'_>, sparse: Option<Sparse>) -> Result<(Entry, Pieces), Fault> {
+fn own(
+    entry: &ParsedEntry<'_>,
+    stored: u64,
+    chain: &Chain<'_>,
+    sparse: Option<Sparse>,
+) -> Result<(Entry, Pieces), Fault> {
     let (xattrs, libarchive_xattrs) = xattrs(&chain.records)?;
     let kind = kind(entry)?;
-    if kind != EntryKind::File && entry.size != 0 {
+    if kind != EntryKind::File && stored != 0 {
         return Err(Fault::Content);
     }
+    // Some tools take an old header of this type for a sparse file, our parser does not.
+    let is_sparse = chain.own.get(156) == Some(&b'S') || sparse::is_in(&chain.records);
     let (size, body) = match sparse {
-        None if sparse::is_in(&chain.records) => return Err(Fault::SparseMap),
-        None => (entry.size, (entry.size > 0).then_some(Piece::Data(entry.size)).into_iter().collect()),
+        None if is_sparse => return Err(Fault::SparseMap),
+        None => (stored, (stored > 0).then_some(Piece::Data(stored)).into_iter().collect()),
         Some(Sparse { map, real_size }) => {
             sparse::check(entry.entry_type, chain.own, &chain.records)?;
-            (real_size, sparse::pieces(&map, real_size, entry.size)?)
+            (real_size, sparse::pieces(&map, real_size, stored)?)
         }
     };
-    let holes = (chain.own.get(156) == Some(&b'S') || sparse::is_in(&chain.records)).then(|| size - entry.size);
+    let holes = is_sparse.then(|| size - stored);
     let owner = |name, value: u64| u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or(Fault::Owner(name));
     let entry = Entry {
         path: entry.path.to_vec(),
@@ -456,8 +471,8 @@ mod tests {
     use super::*;
 
     /// A line for each entry, bodies included.
-    fn read(bytes: &[u8]) -> Result<Vec<String>, Problem> {
-        let mut entries = Entries::new(bytes, Ending::Closed);
+    fn read_as(bytes: &[u8], readers: Readers) -> Result<Vec<String>, Problem> {
+        let mut entries = Entries::new(bytes, readers);
         let mut lines = Vec::new();
         while let Some(entry) = entries.next()? {
             let mut line =
@@ -479,6 +494,10 @@ mod tests {
         }
         entries.finish()?;
         Ok(lines)
+    }
+
+    fn read(bytes: &[u8]) -> Result<Vec<String>, Problem> {
+        read_as(bytes, Readers::Any)
     }
 
     fn tar() -> Tar {
@@ -547,6 +566,21 @@ mod tests {
             ),
         ] {
             assert_eq!(read(&archive.end()).unwrap(), [line], "{what}");
+        }
+    }
+
+    #[test]
+    fn to_engines_a_hard_link_has_no_body_whatever_its_size_says() {
+        let mut link = raw(b'1', "y");
+        link.link = b"x".into();
+        link.size = Some(5);
+        let sized = tar().file("x", "a").add(link).file("z", "b").end();
+        let record = tar().file("x", "a").pax(&[(b"size", b"700")]).hardlink("y", "x").file("z", "b").end();
+        for archive in [sized, record] {
+            let lines = read_as(&archive, Readers::Engines).unwrap();
+            assert_eq!(lines, ["x 644 0:0 1600000000 a", "y 644 0:0 1600000000 -> x", "z 644 0:0 1600000000 b"]);
+            let problem = read(&archive).unwrap_err().to_string();
+            assert_eq!(problem, "entry y: it has content, but only files can");
         }
     }
 
@@ -638,11 +672,19 @@ mod tests {
                 tar().pax(&[(b"GNU.sparse.name", b"y")]).file("x", ""),
                 "entry y: the map of a sparse file is malformed; write the archive without --sparse".into(),
             ),
+            (
+                tar().add(raw(b'S', "x").patch(257, &[0; 255])),
+                "entry x: the map of a sparse file is malformed; write the archive without --sparse".into(),
+            ),
+            (
+                Tar([&tar().add(long(b'L', "a")).0[..512], b"abc", &[0; 509]].concat()).add(gnu(raw(b'0', "x"))),
+                format!("{header}an extended header is malformed"),
+            ),
             (tar().add(raw(b'0', "x/")), "entry x/: a file whose name ends in a slash".into()),
             (tar().add(raw(b'V', "x")), "entry x: the entry type 0x56 is not known".into()),
-            (tar().add(raw(b'x', "x").patch(257, &[0; 8])), "entry x: the entry type 0x78 is not known".into()),
+            (tar().add(raw(b'x', "x").patch(257, &[0; 255])), "entry x: the entry type 0x78 is not known".into()),
             (tar().add(raw(b'2', "x")), "entry x: a link without a target".into()),
-            (tar().add(raw(b'3', "x").patch(257, &[0; 8])), "entry x: a device without device numbers".into()),
+            (tar().add(raw(b'3', "x").patch(257, &[0; 255])), "entry x: a device without device numbers".into()),
             (sized(b'5', 512), "entry x: it has content, but only files can".into()),
             (sized(b'2', 1), "entry x: it has content, but only files can".into()),
             (
@@ -661,6 +703,12 @@ mod tests {
             assert_eq!(read(&archive.end()).unwrap_err().to_string(), text);
         }
         assert!(read(&global(&[(b"comment", b"a commit")]).end()).is_ok());
+        let mut last = raw(b'g', "g");
+        last.body = pax(&[(b"comment", b"a commit")]);
+        let last = tar().add(last).end();
+        let text = format!("{header}a global extended header with no entry behind it, which some tools refuse");
+        assert_eq!(read(&last).unwrap_err().to_string(), text);
+        assert_eq!(read_as(&last, Readers::Engines).unwrap(), [""; 0]);
     }
 
     #[test]
@@ -680,7 +728,7 @@ mod tests {
         let content = |end: usize, size: usize| end.next_multiple_of(BLOCK) - BLOCK * size.div_ceil(BLOCK) + size;
         let second = whole.len() - 2 * BLOCK;
         for length in 0..=whole.len() {
-            let mut entries = Entries::new(&whole[..length], Ending::Open);
+            let mut entries = Entries::new(&whole[..length], Readers::Engines);
             let read = std::iter::from_fn(|| entries.next().transpose()).collect::<Result<Vec<_>, _>>();
             let expected = match length {
                 0 => Some(0),

@@ -12,11 +12,11 @@ use driftlock_common::tree::archive_path;
 use sha2::Digest as _;
 
 use super::budget::Budget;
-use super::entries::{Ending, Entries, Entry, EntryKind};
+use super::entries::{Entries, Entry, EntryKind, Readers};
 use super::notes::{Code, Notes};
 use super::problem::{Fault, Problem};
 use super::stream::{Counted, Decoded, Guarded, Hashing, Stored, read_ahead};
-use super::toc;
+use super::toc::{self, Toc};
 
 /// The most bytes of extended attributes of one path: with them its line is within the manifest's limit.
 const MAX_XATTRS: usize = 256 * 1024;
@@ -61,8 +61,8 @@ pub struct Layer {
     pub opaques: Vec<TreePath>,
     /// What is odd about it.
     pub notes: Notes,
-    /// The table of contents in it; the inner `None` is one that was too large to keep.
-    toc: Option<Option<Vec<u8>>>,
+    /// The table of contents among its files.
+    toc: Option<Toc>,
 }
 
 /// A path of a layer.
@@ -113,8 +113,8 @@ pub(super) fn index_within(input: impl Read + Send, stored: &Stored, options: &O
             let mut layer = read_ahead(unpacked, |input| index_tar(input, options))?;
             let skipped =
                 skipped.map(|skipped| std::mem::take(&mut *skipped.lock().unwrap_or_else(PoisonError::into_inner)));
-            if let Some(json) = skipped.as_ref().and_then(toc::chunked) {
-                toc::compare(&mut layer, json.as_deref());
+            if let Some(table) = skipped.as_ref().and_then(toc::chunked) {
+                toc::compare(&mut layer, &table);
             }
             Ok(layer)
         }
@@ -124,11 +124,11 @@ pub(super) fn index_within(input: impl Read + Send, stored: &Stored, options: &O
 fn index_tar(input: &mut dyn Read, options: &Options) -> Result<Layer, Problem> {
     let mut hashing = Hashing::new(input);
     let mut layer = Layer::default();
-    let ending = match options.dialect {
-        Dialect::Image => Ending::Open,
-        Dialect::Release => Ending::Closed,
+    let readers = match options.dialect {
+        Dialect::Image => Readers::Engines,
+        Dialect::Release => Readers::Any,
     };
-    let mut entries = Entries::new(&mut hashing, ending);
+    let mut entries = Entries::new(&mut hashing, readers);
     while let Some(entry) = entries.next()? {
         layer.take(&mut entries, entry, options)?;
     }
@@ -141,8 +141,8 @@ fn index_tar(input: &mut dyn Read, options: &Options) -> Result<Layer, Problem> 
     if entries.finish()? {
         layer.notes.add(Code::TrailingData, &TreePath::root(), None);
     }
-    if let Some(json) = layer.toc.take() {
-        toc::compare(&mut layer, json.as_deref());
+    if let Some(table) = layer.toc.take() {
+        toc::compare(&mut layer, &table);
     }
     layer.diff_id = Some(hashing.finish().map_err(Problem::of_stream)?.0);
     Ok(layer)
@@ -230,7 +230,7 @@ impl Layer {
                 let mut kept = (table && entry.size <= toc::MAX_TOC).then(Vec::new);
                 let (content, other) = hash_body(entries, options.sha256, kept.as_mut())?;
                 if table {
-                    self.toc = Some(kept);
+                    self.toc = Some(kept.map_or(Toc::Unreadable, Toc::Json));
                 }
                 kind = Kind::File { size: Some(entry.size), content: Some(content) };
                 sha256 = other;

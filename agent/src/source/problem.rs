@@ -203,6 +203,9 @@ pub enum Fault {
     /// A global extended header between an entry and its own extension headers.
     #[error("a global extended header stands between an entry and its own extended headers")]
     GlobalBetween,
+    /// A global extended header at the end: Python's tarfile refuses the archive.
+    #[error("a global extended header with no entry behind it, which some tools refuse")]
+    GlobalLast,
     /// A key, or the value of a name, with a NUL.
     #[error("an extended header has a NUL byte in a key or a name")]
     Nul,

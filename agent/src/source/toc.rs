@@ -31,6 +31,15 @@ const FOOTER_MAGIC: &[u8] = b"GNUlInUx";
 const FOOTER_FIELDS: usize = 4;
 const HEADER: u64 = 8;
 
+/// A table of contents as it was found.
+#[derive(Clone, Debug)]
+pub(super) enum Toc {
+    /// Its JSON.
+    Json(Vec<u8>),
+    /// It is larger than [`MAX_TOC`], or the frames that should hold it do not.
+    Unreadable,
+}
+
 #[derive(Deserialize)]
 struct Table {
     version: u64,
@@ -60,11 +69,9 @@ struct Row {
     digest: String,
 }
 
-/// Notes where the table in `json` says something else than `layer`; `None` is a table that was too large to keep.
-pub(super) fn compare(layer: &mut Layer, json: Option<&[u8]>) {
-    let table = json.and_then(|json| serde_json::from_slice::<Table>(json).ok()).filter(|table| table.version == 1);
-    let rows = table.and_then(|table| rows(table.entries));
-    let Some(mut rows) = rows else {
+/// Notes where the table says something else than `layer`.
+pub(super) fn compare(layer: &mut Layer, toc: &Toc) {
+    let Some(mut rows) = toc.rows() else {
         layer.notes.add(Code::TocUnread, &TreePath::root(), None);
         return;
     };
@@ -101,25 +108,8 @@ pub(super) fn compare(layer: &mut Layer, json: Option<&[u8]>) {
     }
 }
 
-/// By path; `None` if one is not a path.
-fn rows(rows: Vec<Row>) -> Option<BTreeMap<TreePath, Row>> {
-    let mut all = BTreeMap::new();
-    for row in rows {
-        // The further pieces of a file.
-        if row.kind == "chunk" {
-            continue;
-        }
-        let path = archive_path(row.name.as_bytes()).ok()?;
-        if !path.is_root() && path.as_bytes() != ESTARGZ {
-            all.insert(path, row);
-        }
-    }
-    Some(all)
-}
-
-/// The table of zstd:chunked in the frames that a reader skips: `None` if there is none, `Some(None)` if there is one
-/// that cannot be read.
-pub(super) fn chunked(skipped: &Skipped) -> Option<Option<Vec<u8>>> {
+/// The table of zstd:chunked, if there is one in the frames that a reader skips.
+pub(super) fn chunked(skipped: &Skipped) -> Option<Toc> {
     let (_, footer) = skipped.frames.last()?;
     let fields = footer.strip_suffix(FOOTER_MAGIC)?;
     let read = || {
@@ -133,9 +123,34 @@ pub(super) fn chunked(skipped: &Skipped) -> Option<Option<Vec<u8>>> {
         let mut json = Vec::new();
         let mut decoder = zstd::Decoder::with_buffer(frame.as_slice()).ok()?;
         decoder.by_ref().take(unpacked + 1).read_to_end(&mut json).ok()?;
-        (json.len() as u64 == unpacked).then_some(json)
+        (json.len() as u64 == unpacked).then_some(Toc::Json(json))
     };
-    (fields.len() >= FOOTER_FIELDS * 8).then(read)
+    (fields.len() >= FOOTER_FIELDS * 8).then(|| read().unwrap_or(Toc::Unreadable))
+}
+
+// === impl Toc ===
+
+impl Toc {
+    /// By path; `None` if it is no table of a version that is known, or one of them is not a path.
+    fn rows(&self) -> Option<BTreeMap<TreePath, Row>> {
+        let Self::Json(json) = self else { return None };
+        let table: Table = serde_json::from_slice(json).ok()?;
+        if table.version != 1 {
+            return None;
+        }
+        let mut all = BTreeMap::new();
+        for row in table.entries {
+            // The further pieces of a file.
+            if row.kind == "chunk" {
+                continue;
+            }
+            let path = archive_path(row.name.as_bytes()).ok()?;
+            if !path.is_root() && path.as_bytes() != ESTARGZ {
+                all.insert(path, row);
+            }
+        }
+        Some(all)
+    }
 }
 
 // === impl Row ===

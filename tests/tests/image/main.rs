@@ -4,7 +4,9 @@
 
 mod adversarial;
 mod described;
+mod odd_tar;
 mod podman;
+mod readers;
 mod runtime;
 mod skopeo;
 mod umoci;
@@ -18,8 +20,15 @@ fn main() -> ExitCode {
     if let Some(code) = peak::main() {
         return code;
     }
-    run([adversarial::trials(), podman::trials(), runtime::trials(), skopeo::trials(), umoci::trials()]
-        .into_iter()
-        .flatten()
-        .collect())
+    run([
+        adversarial::trials(),
+        podman::trials(),
+        readers::trials(),
+        runtime::trials(),
+        skopeo::trials(),
+        umoci::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect())
 }

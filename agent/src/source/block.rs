@@ -224,7 +224,7 @@ mod tests {
             (b"   644 \0", None),
             (b"        ", None),
             (b"644\0\0\0 \0", None),
-            (b"0644\0001\0", Some(Fault::Number("size"))),
+            (b"0644\x00001\0", Some(Fault::Number("size"))),
             (b"0644x\0\0\0", Some(Fault::Number("size"))),
             (b"06 44\0\0\0", Some(Fault::Number("size"))),
             (b"0000689\0", Some(Fault::Number("size"))),

@@ -185,7 +185,7 @@ impl<R: Read> Entries<R> {
         let link = parsed.entry_type == EntryType::Link;
         // What is in the archive; our parser takes the map of PAX 1.0 off.
         let stored = if link && self.readers == Readers::Engines { 0 } else { parsed.size };
-        let padded = stored.checked_next_multiple_of(BLOCK as u64).ok_or(in_header(Fault::Number("size")))?;
+        let padded = stored.checked_next_multiple_of(BLOCK as u64).ok_or_else(|| in_header(Fault::Number("size")))?;
         let (entry, body) = own(&parsed, stored, &chain, map)
             .map_err(|fault| Problem::Entry { path: parsed.path.clone().into_owned(), fault })?;
         self.start += consumed;

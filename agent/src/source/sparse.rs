@@ -166,7 +166,11 @@ mod tests {
     use super::super::problem::Problem;
     use super::*;
 
-    fn read(archive: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>, Option<u64>)>, Problem> {
+    /// Name, content, bytes in holes.
+    type Sparse = (Vec<u8>, Vec<u8>, Option<u64>);
+    type Record = (&'static [u8], &'static [u8]);
+
+    fn read(archive: &[u8]) -> Result<Vec<Sparse>, Problem> {
         let mut entries = Entries::new(archive, Readers::Any);
         let mut all = Vec::new();
         while let Some(entry) = entries.next()? {
@@ -261,15 +265,11 @@ mod tests {
 
     #[test]
     fn records_of_no_format_or_of_two_are_refused() {
-        let (size, blocks): ((&[u8], &[u8]), (&[u8], &[u8])) =
-            ((b"GNU.sparse.size", b"9"), (b"GNU.sparse.numblocks", b"1"));
-        let (offset, length): ((&[u8], &[u8]), (&[u8], &[u8])) =
-            ((b"GNU.sparse.offset", b"0"), (b"GNU.sparse.numbytes", b"1"));
-        let (major, minor): ((&[u8], &[u8]), (&[u8], &[u8])) =
-            ((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"));
-        let (name, real): ((&[u8], &[u8]), (&[u8], &[u8])) =
-            ((b"GNU.sparse.name", b"x"), (b"GNU.sparse.realsize", b"9"));
-        let map: (&[u8], &[u8]) = (b"GNU.sparse.map", b"0,1");
+        let (size, blocks): (Record, Record) = ((b"GNU.sparse.size", b"9"), (b"GNU.sparse.numblocks", b"1"));
+        let (offset, length): (Record, Record) = ((b"GNU.sparse.offset", b"0"), (b"GNU.sparse.numbytes", b"1"));
+        let (major, minor): (Record, Record) = ((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"));
+        let (name, real): (Record, Record) = ((b"GNU.sparse.name", b"x"), (b"GNU.sparse.realsize", b"9"));
+        let map: Record = (b"GNU.sparse.map", b"0,1");
         let with = |records: &[(&[u8], &[u8])]| read(&Tar::default().pax(records).file("x", "a").end());
         assert!(with(&[size, blocks, offset, length]).is_ok());
         assert!(with(&[size, blocks, name, map]).is_ok());

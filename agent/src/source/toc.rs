@@ -25,8 +25,8 @@ pub(super) const MAX_TOC: u64 = 64 * 1024 * 1024;
 const META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// The last frame of zstd:chunked ends so.
-const FOOTER_MAGIC: &[u8] = b"GNUlInUx";
+/// The last frame of zstd:chunked ends so; before containers/storage 1.43 with a small n.
+const FOOTER_MAGICS: [&[u8]; 2] = [b"GNUlInUx", b"GnUlInUx"];
 /// Offset, compressed and uncompressed length, type of the table: little-endian, 8 bytes each.
 const FOOTER_FIELDS: usize = 4;
 const HEADER: u64 = 8;
@@ -111,7 +111,7 @@ pub(super) fn compare(layer: &mut Layer, toc: &Toc) {
 /// The table of zstd:chunked, if there is one in the frames that a reader skips.
 pub(super) fn chunked(skipped: &Skipped) -> Option<Toc> {
     let (_, footer) = skipped.frames.last()?;
-    let fields = footer.strip_suffix(FOOTER_MAGIC)?;
+    let fields = FOOTER_MAGICS.iter().find_map(|magic| footer.strip_suffix(*magic))?;
     let read = || {
         let mut numbers = fields.chunks_exact(8).map(|bytes| bytes.try_into().map(u64::from_le_bytes));
         let mut next = || numbers.next()?.ok();
@@ -234,14 +234,14 @@ mod tests {
         [&[0x50, 0x2a, 0x4d, 0x18][..], &length, content].concat()
     }
 
-    fn zstd_chunked(json: &str) -> Vec<u8> {
+    fn zstd_chunked(json: &str, magic: &[u8]) -> Vec<u8> {
         let mut stream = zstd(&archive().end());
         let (table, at) = (zstd(json.as_bytes()), stream.len() as u64 + HEADER);
         stream.extend(skippable(&table));
         stream.extend(skippable(b"tar-split"));
         let numbers = [at, table.len() as u64, json.len() as u64, 1, 0, 0, 0];
         let fields: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        stream.extend(skippable(&[&fields[..], FOOTER_MAGIC].concat()));
+        stream.extend(skippable(&[&fields[..], magic].concat()));
         stream
     }
 
@@ -256,7 +256,9 @@ mod tests {
     fn both(rows: &[Value]) -> Vec<String> {
         let json = json!({ "version": 1, "entries": rows }).to_string();
         let notes = noted(&estargz(&json));
-        assert_eq!(noted(&zstd_chunked(&json)), notes);
+        for magic in FOOTER_MAGICS {
+            assert_eq!(noted(&zstd_chunked(&json, magic)), notes);
+        }
         notes
     }
 
@@ -304,10 +306,10 @@ mod tests {
             "{\"version\":1,\"entries\":[{\"name\":\"../x\",\"type\":\"reg\"}]}",
         ] {
             assert_eq!(noted(&estargz(json)), ["toc-unread"], "{json}");
-            assert_eq!(noted(&zstd_chunked(json)), ["toc-unread"], "{json}");
+            assert_eq!(noted(&zstd_chunked(json, FOOTER_MAGICS[0])), ["toc-unread"], "{json}");
         }
         // A footer that points elsewhere.
-        let mut stream = zstd_chunked("{}");
+        let mut stream = zstd_chunked("{}", FOOTER_MAGICS[0]);
         let footer = stream.len() - 64;
         stream[footer] ^= 1;
         assert_eq!(noted(&stream), ["toc-unread"]);

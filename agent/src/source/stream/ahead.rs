@@ -135,7 +135,7 @@ mod tests {
                 return (self.end)();
             }
             for (index, byte) in buffer[..length].iter_mut().enumerate() {
-                *byte = ((self.left - index) % 251) as u8;
+                *byte = (self.left - index).to_le_bytes()[0] % 251;
             }
             self.left -= length;
             Ok(length)

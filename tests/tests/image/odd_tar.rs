@@ -24,7 +24,8 @@ pub(crate) fn archive(random: &mut Random) -> Vec<u8> {
 
 /// One of some texts.
 fn one_of<'a>(random: &mut Random, texts: &[&'a [u8]]) -> &'a [u8] {
-    random.pick(texts)
+    let one: &&[u8] = random.pick(texts);
+    one
 }
 
 fn one_in(random: &mut Random, chance: u64) -> bool {

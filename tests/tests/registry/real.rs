@@ -81,7 +81,7 @@ fn by_digest() -> Result<()> {
     let registry = Registry::open(&sandbox)?;
     // Several layers, of which some are read at a time; one twice.
     let mut layout = Layout::create(sandbox.path("image"))?;
-    let layer = |n: usize| Layer::new().dir("d/").file(&format!("d/{n}"), &vec![b'x'; n * 10_000]).finish();
+    let layer = |n: usize| Layer::new().dir("d/").file(format!("d/{n}"), vec![b'x'; n * 10_000]).finish();
     for n in (0..7).chain([3]) {
         layout = layout.layer(&layer(n))?;
     }

@@ -46,8 +46,10 @@ impl<R: Read> Read for Counted<R> {
 }
 
 impl<'a, R> Guarded<'a, R> {
-    /// `inner` may have read ahead already: what it is made of counts from `before`.
+    /// `inner` may have read ahead already: what it is made of counts from `before`. So may the archive around it, by no
+    /// more than it reads at once.
     pub(in super::super) fn new(inner: R, budget: &'a Budget, stored: &Stored, before: u64) -> Self {
+        let before = before.saturating_sub(super::CHUNK as u64);
         Self { inner, budget, stored: stored.clone(), before, made: 0, charged: 0 }
     }
 }

@@ -1,44 +1,67 @@
 //! Owns the one door from bytes to trust: only [`Baseline::load`] makes a [`Baseline`]. Must not own comparing, or
 //! deciding what happens when a manifest is refused.
 
+#[cfg(test)]
+pub(crate) mod kit;
+mod laid;
+mod left_out;
 mod origins;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use driftlock_common::digest::{Digest, OciDigest};
+use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::ManifestView;
-use driftlock_common::manifest::{Header, MAX_LINE, Manifest, ManifestError, Meaning, Problem, Reader};
-use driftlock_common::tree::{EntryId, Origin};
+use driftlock_common::manifest::{Header, MAX_LINE, Manifest, ManifestError, Meaning, Problem, Reader, SealedIn};
+use driftlock_common::path::TreePath;
+use driftlock_common::tree::{EntryId, MAX_PARTS, Origin, Tree, TreeError};
 use sha2::Digest as _;
 
 use crate::failure::Failure;
 use crate::scan::Expected;
+use laid::Laid;
 use origins::{Origins, Places};
+
+pub use left_out::LeftOut;
 
 /// Bytes read at a time: so much is held beside the tree, and what it means meanwhile, which is about as much again.
 const BLOCK: usize = 2 * 1024 * 1024;
 /// Bytes that are worth a thread.
 const PART: usize = 512 * 1024;
 
-/// A manifest that may be compared with.
+/// A manifest that may be compared with, or what several are together.
 #[derive(Debug)]
 pub struct Baseline {
-    /// Without origins, if they are in the file.
+    /// Without origins, as far as they are in files.
     manifest: Manifest,
+    /// Computed once: it takes a pass over the whole tree.
+    tree: OciDigest,
+    made: Made,
+}
+
+/// What a baseline was read from.
+#[derive(Debug)]
+enum Made {
+    One(Box<Provenance>),
+    Several(Laid),
+}
+
+/// What is known of the bytes of a manifest.
+#[derive(Debug)]
+struct Provenance {
     /// `None` for what cannot be read twice, a pipe for example: then the tree has them.
     origins: Option<Origins>,
-    /// Computed once: it takes a pass over the whole tree.
     tree: OciDigest,
     sha256: Digest,
     trust: Trust,
 }
 
-/// How far a baseline is trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a baseline is trusted, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
     /// A bare manifest: whoever could write the file could write the truth.
     Unsigned,
@@ -68,6 +91,21 @@ pub enum BaselineError {
     /// Nobody signed it, and the caller accepts no such manifest.
     #[error("{}: refused, because it is not signed and --require-signed was given; this version has no signatures: leave --require-signed out, and protect the way of the manifest by other means", .0.display())]
     NotSigned(PathBuf),
+    /// No file was named.
+    #[error("no manifest was named")]
+    None,
+    /// More files than can be laid over each other.
+    #[error("{0} manifests: at most {MAX_PARTS} are laid over each other")]
+    TooMany(usize),
+    /// One file under two names, or named twice.
+    #[error("{} and {} are the same file: a manifest is laid over others once, leave one of them out", .0.display(), .1.display())]
+    Same(PathBuf, PathBuf),
+    /// What is compared together is hashed with one algorithm.
+    #[error("{} is sealed with {}, and {} with {}: seal them with the same content digest to lay one over the other", .0.display(), .1.name(), .2.display(), .3.name())]
+    Algorithms(PathBuf, Algorithm, PathBuf, Algorithm),
+    /// Together they are no tree.
+    #[error("the manifests, laid over each other")]
+    TooLarge(#[source] TreeError),
 }
 
 impl Baseline {
@@ -76,38 +114,122 @@ impl Baseline {
     /// # Errors
     /// If the file cannot be read, is not a manifest, or `accept` does not allow it.
     pub fn load(path: &Path, accept: Accept) -> Result<Self, BaselineError> {
-        let file = File::open(path).map_err(|error| BaselineError::Open(path.to_owned(), error))?;
-        let mut places = file.metadata().is_ok_and(|metadata| metadata.is_file()).then(Places::new);
+        let (manifest, provenance) = Provenance::read(path, open(path)?, accept)?;
+        Ok(Self { manifest, tree: provenance.tree, made: Made::One(Box::new(provenance)) })
+    }
+
+    /// Reads, checks and accepts the manifests in `paths`, and lays them over each other, the last on top: a path is
+    /// compared with the last manifest that seals it, and what none of them seals may be there if any of them leaves it out.
+    /// Of one manifest it is the same as [`Baseline::load`].
+    ///
+    /// # Errors
+    /// If any of the files cannot be read, is not a manifest, or `accept` does not allow it; if they cannot be laid over each
+    /// other: a file named twice, different content digests, none, or more than [`MAX_PARTS`].
+    pub fn load_all(paths: &[PathBuf], accept: Accept) -> Result<Self, BaselineError> {
+        match paths {
+            [] => return Err(BaselineError::None),
+            [path] => return Self::load(path, accept),
+            _ if paths.len() > MAX_PARTS => return Err(BaselineError::TooMany(paths.len())),
+            _ => {}
+        }
+        let opened = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+        for (index, (_, metadata)) in opened.iter().enumerate() {
+            let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+            if let Some(first) = opened[..index].iter().position(|(_, other)| identity(other) == identity(metadata)) {
+                return Err(BaselineError::Same(paths[first].clone(), paths[index].clone()));
+            }
+        }
+        let read = paths.iter().zip(opened).map(|(path, opened)| {
+            let (manifest, provenance) = Provenance::read(path, opened, accept)?;
+            Ok((path.clone(), manifest, provenance))
+        });
+        let (manifest, laid) = laid::lay(read.collect::<Result<_, BaselineError>>()?)?;
+        Ok(Self { tree: manifest.name(), manifest, made: Made::Several(laid) })
+    }
+
+    /// The manifest, or what several are together. Where its entries came from only [`Baseline::origin`] knows.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The headers that findings are shown with.
+    pub fn sealed_in(&self) -> SealedIn<'_> {
+        let parts = match &self.made {
+            Made::One(_) => &[],
+            Made::Several(laid) => laid.parts(),
+        };
+        SealedIn { whole: &self.manifest.header, parts }
+    }
+
+    /// Where an entry came from, for showing it; nothing, if the file was changed since.
+    pub fn origin(&self, id: EntryId) -> Origin {
+        match &self.made {
+            Made::One(provenance) => provenance.origin(&self.manifest.header, id, &self.manifest.tree, id),
+            Made::Several(laid) => laid.origin(&self.manifest.tree, id),
+        }
+    }
+
+    /// Whether something may be at `path` that was not sealed.
+    pub fn leaves_out(&self, path: &TreePath) -> bool {
+        self.manifest.leaves_out(path)
+    }
+
+    /// Which manifest this is, for reports.
+    pub fn view(&self) -> ManifestView {
+        match &self.made {
+            Made::One(provenance) => ManifestView {
+                tree: self.tree,
+                sha256: provenance.sha256,
+                trust: provenance.trust.name().into(),
+                origin: origin(&self.manifest.header).into(),
+                parts: Vec::new(),
+            },
+            Made::Several(laid) => laid.view(self.tree),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<(File, Metadata), BaselineError> {
+    let opened = File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+    opened.map_err(|error| BaselineError::Open(path.to_owned(), error))
+}
+
+/// The word for what was sealed.
+fn origin(header: &Header) -> &'static str {
+    header.source.as_ref().map_or("other", |source| source.kind.origin())
+}
+
+impl Trust {
+    /// The word of reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+        }
+    }
+}
+
+impl Provenance {
+    fn read(
+        path: &Path,
+        (file, metadata): (File, Metadata),
+        accept: Accept,
+    ) -> Result<(Manifest, Self), BaselineError> {
+        let mut places = metadata.is_file().then(Places::new);
         let (manifest, tree, sha256) = read_named(&file, places.as_mut()).map_err(|error| match error {
             ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
             ReadError::Manifest(error) => BaselineError::Manifest(path.to_owned(), error),
         })?;
         let origins = places.map(|places| places.of(file, manifest.tree.iter().len()));
         match accept {
-            Accept::Unsigned => Ok(Self { manifest, origins, tree, sha256, trust: Trust::Unsigned }),
+            Accept::Unsigned => Ok((manifest, Self { origins, tree, sha256, trust: Trust::Unsigned })),
             // Last: a file that is no manifest is that first.
             Accept::Signed => Err(BaselineError::NotSigned(path.to_owned())),
         }
     }
 
-    /// The manifest. Where its entries came from only [`Baseline::origin`] knows.
-    pub const fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// Where an entry came from, for showing it; nothing, if the file was changed since.
-    pub fn origin(&self, id: EntryId) -> Origin {
-        match &self.origins {
-            Some(origins) => origins.get(&self.manifest.header, id),
-            None => self.manifest.tree.origin(id),
-        }
-    }
-
-    /// Which manifest this is, for reports.
-    pub fn view(&self) -> ManifestView {
-        let Trust::Unsigned = self.trust;
-        let origin = self.manifest.header.source.as_ref().map_or("other", |source| source.kind.origin());
-        ManifestView { tree: self.tree, sha256: self.sha256, trust: "unsigned".into(), origin: origin.into() }
+    /// Where `own`, an entry of the file with this header, came from; `id` is what it is in `tree`.
+    fn origin(&self, header: &Header, own: EntryId, tree: &Tree, id: EntryId) -> Origin {
+        self.origins.as_ref().map_or_else(|| tree.origin(id), |origins| origins.get(header, own))
     }
 }
 
@@ -118,6 +240,17 @@ impl Expected for Baseline {
 
     fn origin(&self, id: EntryId) -> Origin {
         self.origin(id)
+    }
+
+    fn part(&self, id: EntryId) -> usize {
+        match &self.made {
+            Made::One(_) => 0,
+            Made::Several(laid) => laid.part(id),
+        }
+    }
+
+    fn is_narrowed(&self) -> bool {
+        self.sealed_in().parts.iter().any(|part| part.header.profile != self.manifest.header.profile)
     }
 }
 
@@ -220,7 +353,10 @@ impl From<BaselineError> for Failure {
     fn from(error: BaselineError) -> Self {
         match error {
             BaselineError::Open(path, error) | BaselineError::Read(path, error) => Self::input(path.display(), error),
-            BaselineError::Manifest(..) => Self::new(Exit::Malformed, error),
+            BaselineError::Manifest(..) | BaselineError::Algorithms(..) | BaselineError::TooLarge(_) => {
+                Self::new(Exit::Malformed, error)
+            }
+            BaselineError::None | BaselineError::TooMany(_) | BaselineError::Same(..) => Self::new(Exit::Usage, error),
             BaselineError::NotSigned(_) => Self::new(Exit::Refused, error),
         }
     }
@@ -233,7 +369,6 @@ mod tests {
     use driftlock_common::path::TreePath;
     use driftlock_common::pattern::Excludes;
     use driftlock_common::profile::Profile;
-    use driftlock_common::tree::{Origin, Tree};
 
     use super::*;
 

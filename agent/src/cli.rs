@@ -35,6 +35,8 @@ pub enum Verb {
     Diff(DiffArgs),
     /// Show what a manifest holds
     Show(ShowArgs),
+    /// Write what other programs check a tree with: mtree, sha256sum, b3sum
+    Export(ExportArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
     /// Check the agent's configuration: everything that the agent would refuse
@@ -60,6 +62,9 @@ pub struct TermsArgs {
     /// Which image of an index
     #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64")]
     pub platform: String,
+    /// Keep what layers of oci: and registry: say in a directory of your own, and do not read them again
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
 }
 
 /// `driftlock seal`.
@@ -68,8 +73,11 @@ pub struct TermsArgs {
 Sources:
   dir:DIR                     a directory as it is now
   oci:LAYOUT[@sha256:DIGEST]  an OCI image layout
+  registry:HOST/REPO@sha256:DIGEST
+                              an image in a registry, with what docker or podman logged in with
   archive:FILE                an image as docker save or skopeo write it; - reads stdin
   tar:FILE                    a release archive, plain or gzip; - reads stdin
+  mtree:FILE                  an mtree(5) file with SHA-256 digests; - reads stdin
 Without a known kind it is a path: a directory, or a manifest.")]
 pub struct SealArgs {
     /// What to seal
@@ -98,9 +106,10 @@ pub struct SealArgs {
 /// `driftlock scan`.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// What the tree must match
-    #[arg(long, value_name = "FILE")]
-    pub manifest: PathBuf,
+    /// What the tree must match; given several times, all of them, each laid over those before it: base, application,
+    /// configuration
+    #[arg(long = "manifest", value_name = "FILE", required = true)]
+    pub manifests: Vec<PathBuf>,
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t = FormatArg::Text)]
     pub format: FormatArg,
@@ -167,12 +176,43 @@ pub struct DiffArgs {
 pub struct ShowArgs {
     /// The manifest
     pub file: PathBuf,
-    /// List every path, as ls -l does
+    /// List every path, as ls -l does, with the layers that gave it and their build steps
     #[arg(short, long)]
     pub list: bool,
     /// Form of what is shown on stdout
     #[arg(long, value_enum, default_value_t = ShowFormatArg::Text)]
     pub format: ShowFormatArg,
+}
+
+/// `driftlock export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A tree is then checked without driftlock, by what is installed:
+  driftlock export --to mtree app.manifest -o app.mtree
+  mtree -f app.mtree -p /srv/app
+
+  driftlock export --to sha256sum app.manifest -o app.sha256
+  cd /srv/app && sha256sum --check --quiet app.sha256
+
+mtree is told of types, content, modes, owners, link targets and devices, and sees what was added;
+under the profile full of times too, where it compares fractions of a second that a manifest does
+not have. A check file holds the content of regular files alone.
+
+What a form cannot hold is refused, and nothing is written: a name that b3sum cannot read or
+that mtree takes for a pattern, or a file without the digest that is needed.")]
+pub struct ExportArgs {
+    /// A manifest, or a source as for seal
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Which program is to read it
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub to: ExportFormArg,
+    /// Where it goes; - is stdout
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+    /// The terms under which a source that is not a manifest is read.
+    #[command(flatten)]
+    pub terms: TermsArgs,
 }
 
 /// `driftlock agent`.
@@ -249,6 +289,17 @@ pub enum ShowFormatArg {
     Json,
     /// A line of JSON for the manifest, and for each path
     Ndjson,
+}
+
+/// The forms of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormArg {
+    /// mtree(5) with SHA-256, for the mtree of NetBSD and FreeBSD, and bsdtar
+    Mtree,
+    /// A check file for sha256sum
+    Sha256sum,
+    /// A check file for b3sum
+    B3sum,
 }
 
 /// The profiles.

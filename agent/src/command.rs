@@ -4,6 +4,7 @@ pub mod agent;
 pub mod check_config;
 pub mod diff;
 pub mod doctor;
+pub mod export;
 pub mod policy;
 pub mod scan;
 pub mod seal;
@@ -21,6 +22,7 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Scan(args) => scan::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Show(args) => show::run(args),
+        Verb::Export(args) => export::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::CheckConfig(args) => check_config::run(args),
         Verb::Doctor(args) => doctor::run(args),

@@ -111,8 +111,8 @@ pub struct Target {
     pub name: String,
     /// The tree.
     pub root: Location,
-    /// The manifest's file, absolute.
-    pub manifest: PathBuf,
+    /// The manifests' files, absolute: one, or several that are laid over each other, the last on top.
+    pub manifests: Vec<PathBuf>,
     /// Whether a manifest without a signature is accepted.
     pub allow_unsigned: bool,
     /// Local excludes.
@@ -253,12 +253,18 @@ impl Config {
 }
 
 impl Target {
+    /// The manifests' files in one line, in order.
+    pub fn manifest_names(&self) -> String {
+        let names: Vec<String> = self.manifests.iter().map(|path| path.display().to_string()).collect();
+        names.join(" ")
+    }
+
     /// A target with the defaults: everything compared, a signature wanted.
     pub fn new(name: impl Into<String>, root: impl Into<PathBuf>, manifest: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
             root: Location::Directory(root.into()),
-            manifest: manifest.into(),
+            manifests: vec![manifest.into()],
             allow_unsigned: false,
             exclude: Excludes::none(),
             mounts: Mounts::default(),
@@ -357,6 +363,8 @@ impl Mode {
 
 #[cfg(test)]
 mod tests {
+    use driftlock_common::tree::MAX_PARTS;
+
     use super::*;
 
     fn problems(text: &str) -> Vec<String> {
@@ -389,6 +397,20 @@ mod tests {
         assert_eq!(target("process = '/usr/sbin/nginx'"), executable("/usr/sbin/nginx"));
         assert_eq!(target("root = '/proc/7/root'"), Location::Process(Selector::Pid(7)));
         assert_eq!(target("root = '/srv/proc'"), Location::Directory("/srv/proc".into()));
+    }
+
+    #[test]
+    fn a_target_may_have_several_manifests_in_an_order() {
+        let target = |list: &str| {
+            let text = TARGET.replace("'/m'", list);
+            Config::parse(Path::new("agent.toml"), &text).map(|config| config.targets[0].manifests.clone())
+        };
+        assert_eq!(target("'/m'").unwrap(), [Path::new("/m")]);
+        assert_eq!(target("['/m']").unwrap(), [Path::new("/m")]);
+        assert_eq!(target("['/z', '/a']").unwrap(), [Path::new("/z"), Path::new("/a")]);
+        let many = |count: usize| format!("{:?}", (0..count).map(|n| format!("/{n}")).collect::<Vec<_>>());
+        assert_eq!(target(&many(MAX_PARTS)).unwrap().len(), MAX_PARTS);
+        assert!(target(&many(MAX_PARTS + 1)).is_err());
     }
 
     #[test]
@@ -444,7 +466,11 @@ mod tests {
             ("target = 1", "target is written [[target]]"),
             ("[target]\nname = 'a'", "target is written [[target]]"),
             ("[[target]]\ntrust = ['/k']", "target.trust is not available in this version"),
-            ("[[target]]\nmanifest = ['/a', '/b']", "several manifests are not available in this version"),
+            ("[[target]]\nmanifest = 1", "target.manifest is not a text or a list of texts"),
+            ("[[target]]\nmanifest = ['/a', 1]", "target.manifest is not a text or a list of texts"),
+            ("[[target]]\nmanifest = []", "target.manifest is one file, or a list of at most 16"),
+            ("[[target]]\nmanifest = ['/a', 'b']", "target.manifest is not an absolute path"),
+            ("[[target]]\nmanifest = ['/a', '/b', '/a/']", "target.manifest names /a/ twice"),
             ("[[target]]\nid_map = 'on'", "target.id_map: \"on\" is not INSIDE:OUTSIDE:COUNT"),
             ("[[target]]\nid_map = '0:5:9,8:50:9'", "agent.toml:2: target.id_map: 0:5:9 and 8:50:9 overlap"),
             ("[[target]]\nid_map = ['0:5:9']", "target.id_map is not a text"),

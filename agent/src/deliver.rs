@@ -1,10 +1,7 @@
 //! Owns the way of a batch to the collector and what an answer to it means. Must not own the spool, or what is in a batch.
 
-mod backoff;
 mod client;
 mod courier;
-mod resolver;
-mod retry_after;
 
 #[cfg(test)]
 mod protocol;
@@ -13,7 +10,6 @@ use std::time::Duration;
 
 use driftlock_common::event::Answer;
 
-pub use backoff::Backoff;
 pub use client::{Client, ClientError, Timeouts};
 pub use courier::{Courier, Verdict};
 

@@ -16,6 +16,7 @@ pub mod config;
 pub mod watch;
 pub mod monitor;
 pub mod journal;
+pub mod http;
 pub mod deliver;
 pub mod runtime;
 pub mod gate;

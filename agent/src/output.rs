@@ -1,7 +1,10 @@
 //! Owns writing to stdout and stderr, and the forms of a result: text, json, ndjson, sarif, junit. Must not own deciding what is drift.
 
+mod changes;
+pub mod check_file;
 mod json;
 mod junit;
+pub mod mtree;
 #[cfg(test)]
 mod sample;
 mod sarif;
@@ -10,16 +13,17 @@ mod text;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 
-use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::{Finding, Summary};
+use driftlock_common::manifest::SealedIn;
 
 use crate::cli::FormatArg;
 use crate::failure::Failure;
 use crate::gate::Gate;
 
+pub use changes::Changes;
 pub use json::{finding_line, summary_line};
-pub use text::{drift_line, size, summary_lines};
+pub use text::{drift_line, layer_and_step, size, summary_lines};
 
 /// One line on stderr.
 pub fn complain(failure: &Failure) {
@@ -44,8 +48,8 @@ pub struct Whole<'a> {
     pub verb: &'static str,
     /// Every difference, in path order.
     pub drifts: &'a [Drift],
-    /// The manifest's algorithm.
-    pub content: Algorithm,
+    /// What it was sealed in.
+    pub sealed_in: SealedIn<'a>,
     /// What it amounts to.
     pub summary: &'a Summary,
     /// What of it fails.
@@ -117,9 +121,17 @@ impl<W: Write> Output<W> {
         }
     }
 
+    /// Writes what differs between two sides, for people: by layer, and there by directory.
+    ///
+    /// # Errors
+    /// Any but a reader that is gone.
+    pub fn changes(&mut self, changes: &Changes<'_>, colour: bool) -> Result<Reader, Failure> {
+        changes::write(self, changes, colour)
+    }
+
     fn text(&mut self, whole: &Whole<'_>, colour: bool) -> Result<Reader, Failure> {
         for drift in whole.drifts {
-            self.write(drift_line(drift, colour).as_bytes())?;
+            self.write(drift_line(drift, whole.sealed_in, colour).as_bytes())?;
         }
         self.write(summary_lines(whole.summary).as_bytes())?;
         self.finish()
@@ -130,7 +142,7 @@ impl<W: Write> Output<W> {
         self.write(b"{\"findings\":[")?;
         for (index, drift) in whole.drifts.iter().enumerate() {
             self.write(if index == 0 { b"" } else { b"," })?;
-            self.write(&json::to_json(&Finding::new(drift, whole.content)))?;
+            self.write(&json::to_json(&Finding::new(drift, whole.sealed_in)))?;
         }
         self.write(b"],\"summary\":")?;
         self.write(&json::to_json(whole.summary))?;
@@ -140,7 +152,7 @@ impl<W: Write> Output<W> {
 
     fn ndjson(&mut self, whole: &Whole<'_>) -> Result<Reader, Failure> {
         for drift in whole.drifts {
-            self.write(&finding_line(drift, whole.content))?;
+            self.write(&finding_line(drift, whole.sealed_in))?;
         }
         self.write(&summary_line(whole.summary))?;
         self.finish()

@@ -172,7 +172,8 @@ pub struct Outcome {
     pub virtual_mounts: Vec<TreePath>,
     /// Where the agent's own state directory was found and left out.
     pub own_state: Option<TreePath>,
-    /// Whether anything was left out by wish, or because it is the kernel's: local excludes, less than was sealed, skipped
+    /// Whether anything was left out by wish, or because it is the kernel's: local excludes, less than was sealed (also by one
+    /// of several manifests), skipped
     /// or virtual mounts, own state.
     pub partial: bool,
 }
@@ -184,5 +185,7 @@ impl Outcome {
     }
 }
 
+#[cfg(test)]
+mod parts;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 
 pub mod archive;
 mod block;
+mod cache;
+pub mod budget;
 mod dir;
 mod docker;
 mod entries;
@@ -10,10 +12,14 @@ mod image;
 pub mod layer;
 mod layout;
 pub mod merge;
+pub mod mtree;
 pub mod notes;
 mod problem;
+pub mod registry;
+mod sparse;
 mod spec;
 mod stream;
+mod toc;
 
 #[cfg(test)]
 mod kit;
@@ -24,7 +30,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
 
-use driftlock_common::digest::{Algorithm, OciDigest};
+use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::manifest::{self, Header, Manifest, SourceKind};
 use driftlock_common::node::Kind;
 use driftlock_common::path::plain_text;
@@ -32,14 +38,17 @@ use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::Tree;
 
-use self::layer::{Budget, Dialect, Layer, Options};
+use self::budget::Budget;
+use self::cache::Cache;
+use self::layer::{Dialect, Layer, Options};
 use self::layout::Layout;
 use self::merge::Merge;
 pub use self::notes::{Code, Note, Notes};
 use self::problem::place;
-pub use self::problem::{Fault, Problem, SourceError};
+pub use self::problem::{Fault, Format, Problem, SourceError};
+use self::registry::{Registry, Repository};
 pub use self::spec::SpecError;
-use self::stream::Device;
+use self::stream::{Decoded, Device};
 use crate::baseline::read_manifest;
 use crate::pool::Pool;
 
@@ -62,8 +71,17 @@ pub enum Source {
         /// Which image or index in it; else the only one for the platform.
         digest: Option<OciDigest>,
     },
+    /// An image in a registry.
+    Registry {
+        /// Where.
+        repository: Repository,
+        /// Which image or index.
+        digest: Digest,
+    },
     /// A release archive: one layer, in which no name means anything special.
     Tar(Input),
+    /// An mtree(5) file.
+    Mtree(Input),
     /// A manifest, which says its own terms.
     Manifest(PathBuf),
 }
@@ -92,6 +110,8 @@ pub struct Terms {
     pub sha256: bool,
     /// Whether an image of which container engines make different trees is refused.
     pub strict: bool,
+    /// Where what layers say is kept, so that an image that has them is not read again.
+    pub cache: Option<PathBuf>,
 }
 
 /// A sealed source.
@@ -104,15 +124,16 @@ pub struct Sealed {
 }
 
 impl Terms {
-    /// The terms of a manifest, to read something else that is to be compared with it.
-    pub fn of(header: &Header, platform: &str) -> Self {
+    /// The terms of a manifest, to read something else that is to be compared with it, found as was stated.
+    pub fn of(header: &Header, stated: &Self) -> Self {
         Self {
             profile: header.profile,
             excludes: header.excludes.clone(),
             exclude_sets: header.exclude_sets.clone(),
-            platform: platform.to_owned(),
+            platform: stated.platform.clone(),
             sha256: true,
             strict: false,
+            cache: stated.cache.clone(),
         }
     }
 }
@@ -124,13 +145,14 @@ impl Terms {
 pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, SourceError> {
     let (tree, notes, origin) = match source {
         Source::Manifest(path) => return read_sealed(path),
+        Source::Mtree(input) => return read_mtree(input, terms),
         Source::Dir(root) => dir::read(root, terms, pool)?,
         Source::Oci { layout, digest } => {
             let options = options(Dialect::Image, terms);
             let place = place(layout);
             let layout = Layout::open(layout)?;
             let image = layout.image(*digest, &terms.platform)?;
-            let layers = layout.layers(&image, &options, pool)?;
+            let layers = layout.layers(&image, &options, cache(terms)?.as_ref(), pool)?;
             let unpacked = archive::Unpacked { manifest: Some(image.manifest), config: image.config, layers };
             merged_image(unpacked, &place, terms)?
         }
@@ -138,6 +160,14 @@ pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, Sourc
             let options = options(Dialect::Image, terms);
             let unpacked = archive::read(input.open()?, &input.place(), *digest, &terms.platform, &options)?;
             merged_image(unpacked, &input.place(), terms)?
+        }
+        Source::Registry { repository, digest } => {
+            let options = options(Dialect::Image, terms);
+            let registry = Registry::open(repository)?;
+            let image = registry.image(*digest, &terms.platform)?;
+            let layers = registry.layers(&image, &options, cache(terms)?.as_ref(), pool)?;
+            let unpacked = archive::Unpacked { manifest: Some(image.manifest), config: image.config, layers };
+            merged_image(unpacked, &registry.place(), terms)?
         }
         Source::Tar(input) => {
             let options = options(Dialect::Release, terms);
@@ -157,10 +187,28 @@ pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, Sourc
     Ok(sealed(tree, notes, origin, terms))
 }
 
+/// Reads an mtree file. SHA-256 is what there is, and what it says is not to be compared is left out.
+fn read_mtree(input: &Input, terms: &Terms) -> Result<Sealed, SourceError> {
+    let at = |problem: Problem| problem.at(input.place());
+    let stream = Decoded::new(Device(input.open()?)).map_err(at)?;
+    let mtree::Described { tree, excludes, notes } =
+        mtree::read(BufReader::with_capacity(stream::CHUNK, stream), terms).map_err(at)?;
+    let source =
+        manifest::Source { kind: SourceKind::Mtree, manifest: None, config: None, platform: None, layers: Vec::new() };
+    let mut sealed = sealed(tree, notes, Origin { source, history: Vec::new() }, terms);
+    sealed.manifest.header.content = Algorithm::Sha256;
+    sealed.manifest.header.excludes = excludes;
+    Ok(sealed)
+}
+
 /// What the header says about the source.
 struct Origin {
     source: manifest::Source,
     history: Vec<String>,
+}
+
+fn cache(terms: &Terms) -> Result<Option<Cache>, SourceError> {
+    terms.cache.as_deref().map(Cache::open).transpose()
 }
 
 fn options(dialect: Dialect, terms: &Terms) -> Options {

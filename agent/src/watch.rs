@@ -10,8 +10,8 @@ mod place;
 mod stop;
 
 use driftlock_common::path::TreePath;
-use driftlock_common::pattern::Excludes;
 
+use crate::baseline::LeftOut;
 use crate::scan::Mounts;
 
 pub use channel::{HintSender, Hints, Seen, channel};
@@ -56,8 +56,8 @@ pub struct Armed {
 /// What of a root is to be watched.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// What the manifest leaves out, and what the configuration does: no hints from there.
-    pub excludes: [Excludes; 2],
+    /// What does not matter: no hints from there.
+    pub left_out: LeftOut,
     /// Where the agent itself writes: no hints from there.
     pub own_state: Option<TreePath>,
     /// What to do about file systems mounted inside the root: only what is crossed is watched.

@@ -28,6 +28,7 @@ use driftlock_benches::floor::{self, Floor};
 use driftlock_benches::program::{memory, timed};
 use driftlock_benches::promise::Promises;
 use driftlock_benches::table::{Amount, Row, markdown};
+use driftlock_benches::turns::{FAST, SLOW, Turn, take_turns};
 use driftlock_benches::{driftlock, growth, peer, trees};
 use driftlock_tests::page_cache::ON_DISK;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -53,9 +54,6 @@ const GROWTH: f64 = 1.1;
 /// Of one core, in percent, and how far the average may be off.
 const SHARE: NonZeroU32 = NonZeroU32::new(20).expect("not 0");
 const OFF: f64 = 0.25;
-
-/// Rounds in which the slow ones take part.
-const SLOW_ROUNDS: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -241,9 +239,6 @@ impl Sealed {
     }
 }
 
-/// Something that takes its turn in a round.
-type Turn<'a> = (&'static str, bool, Box<dyn FnMut() -> Result<Duration> + 'a>);
-
 const SCAN: &str = "driftlock scan, manifest loaded";
 const LOAD: &str = "loading the manifest alone";
 const SWEEP: &str = "driftlock scan with state, nothing changed";
@@ -256,8 +251,6 @@ const READ: &str = "floor: read";
 const STAT: &str = "floor: statx";
 
 fn warm(wish: &Wish, kind: Kind, promises: &mut Promises) -> Result<()> {
-    const FAST: bool = false;
-    const SLOW: bool = true;
     let sealed = Sealed::make(wish, kind)?;
     let (mut scan, mut b3sum, mut find) = (sealed.scan(), sealed.b3sum()?, sealed.find());
     let mut turns: Vec<Turn<'_>> = vec![
@@ -283,7 +276,7 @@ fn warm(wish: &Wish, kind: Kind, promises: &mut Promises) -> Result<()> {
     let rows = take_turns(&mut turns, wish.rounds)?;
     drop(turns);
     sealed.title("warm");
-    print!("{}", markdown(&rows, sealed.amount));
+    print!("{}", markdown("scan", &rows, sealed.amount));
     println!();
     let peak = memory(&mut sealed.scan())? as f64;
     println!("- anonymous memory of the scan (RssAnon, every 2 ms): {:.1} MB at most", peak / 1e6);
@@ -315,25 +308,6 @@ fn keeps_state(driftlock: &Path) -> Result<bool> {
     Ok(String::from_utf8_lossy(&help.stdout).contains("--state"))
 }
 
-/// Rounds in which each has its turn, beginning with another every time; the first round is not counted.
-fn take_turns(turns: &mut [Turn<'_>], rounds: usize) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = turns.iter().map(|(name, ..)| Row::new(*name)).collect();
-    let count = turns.len();
-    for round in 0..=rounds {
-        for index in (0..count).map(|index| (index + round) % count) {
-            let (_, slow, turn) = &mut turns[index];
-            if *slow && (round == 0 || round > SLOW_ROUNDS) {
-                continue;
-            }
-            let took = turn()?;
-            if round > 0 {
-                rows[index].times.push(took);
-            }
-        }
-    }
-    Ok(rows)
-}
-
 fn cold(wish: &Wish, kind: Kind, promises: &mut Promises) -> Result<()> {
     if wish.smoke && !nix::unistd::geteuid().is_root() {
         println!("\n(nothing cold: only root may drop the page cache)");
@@ -360,7 +334,7 @@ fn cold(wish: &Wish, kind: Kind, promises: &mut Promises) -> Result<()> {
         rows[1].times.push(after(&mut b3sum)?);
     }
     sealed.title("cold");
-    print!("{}", markdown(&rows, sealed.amount));
+    print!("{}", markdown("scan", &rows, sealed.amount));
     println!();
     promises.at_least("b3sum ÷ scan, cold", rows[1].seconds() / rows[0].seconds(), COLD);
     Ok(())

@@ -2,10 +2,12 @@
 
 pub mod floor;
 pub mod growth;
+pub mod image;
 pub mod program;
 pub mod promise;
 pub mod table;
 pub mod trees;
+pub mod turns;
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -35,11 +35,11 @@ impl Row {
     }
 }
 
-/// The table. The last column is the first row's median divided by that of each.
-pub fn markdown(rows: &[Row], amount: Amount) -> String {
-    let mut text = "| | median | from | to | runs | files/s | GB/s | scan ÷ this |\n".to_owned();
+/// The table. The last column is the first row's median divided by that of each; `first` is what it is called there.
+pub fn markdown(first: &str, rows: &[Row], amount: Amount) -> String {
+    let mut text = format!("| | median | from | to | runs | files/s | GB/s | {first} ÷ this |\n");
     text.push_str("|---|---:|---:|---:|---:|---:|---:|---:|\n");
-    let first = rows.first().map_or(f64::NAN, Row::seconds);
+    let of_first = rows.first().map_or(f64::NAN, Row::seconds);
     for row in rows.iter().filter(|row| !row.times.is_empty()) {
         let seconds = row.seconds();
         let end = |time: Option<&Duration>| time.map_or(f64::NAN, Duration::as_secs_f64);
@@ -52,7 +52,7 @@ pub fn markdown(rows: &[Row], amount: Amount) -> String {
             row.times.len(),
             files as f64 / seconds,
             bytes as f64 / seconds / 1e9,
-            first / seconds
+            of_first / seconds
         );
     }
     text
@@ -70,7 +70,7 @@ mod tests {
             Row { name: "other".into(), times: seconds(&[8]) },
             Row::new("absent"),
         ];
-        let text = markdown(&rows, Amount { files: 1000, bytes: 4_000_000_000 });
+        let text = markdown("scan", &rows, Amount { files: 1000, bytes: 4_000_000_000 });
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(
             lines,

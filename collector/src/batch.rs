@@ -7,8 +7,10 @@ use std::io::Read as _;
 use driftlock_common::event::{
     Body, ConditionBody, Event, FindingBody, FindingResolved, Heartbeat, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Rejected,
 };
-use driftlock_common::finding::path_fields;
+use driftlock_common::finding::{ManifestView, path_fields};
+use driftlock_common::manifest::{MAX_PART_NAME, MAX_STEP};
 use driftlock_common::path::{Escaped, TreePath, from_base64};
+use driftlock_common::tree::MAX_PARTS;
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
@@ -245,6 +247,7 @@ fn check_event(event: &Event) -> Result<(Option<u64>, Timestamp), String> {
         Body::ConditionOpened(body) | Body::ConditionResolved(body) => check_condition(body)?,
         Body::TargetSnapshot(body) => {
             check_target(&body.target)?;
+            body.manifest.as_ref().map_or(Ok(()), check_manifest)?;
             body.findings.iter().try_for_each(check_finding)?;
             if body.findings.iter().any(|finding| finding.target != body.target) {
                 return Err("a snapshot holds a finding of another target".to_owned());
@@ -254,12 +257,16 @@ fn check_event(event: &Event) -> Result<(Option<u64>, Timestamp), String> {
                 return Err("only the first part of a snapshot lists conditions".to_owned());
             }
         }
-        Body::TargetVerified(body) => check_target(&body.target)?,
+        Body::TargetVerified(body) => {
+            check_target(&body.target)?;
+            check_manifest(&body.summary.manifest)?;
+        }
         Body::Heartbeat(body) => {
             check_text("host", &body.host, MAX_NAME)?;
             check_text("version", &body.version, MAX_NAME)?;
             for beat in &body.targets {
                 check_target(&beat.target)?;
+                beat.manifest.as_ref().map_or(Ok(()), check_manifest)?;
                 if let Some(time) = &beat.coverage.last_full {
                     check_time(time)?;
                 }
@@ -289,10 +296,19 @@ fn check_finding(body: &FindingBody) -> Result<(), String> {
     if path_fields(path.as_bytes()) != (body.finding.path.clone(), body.finding.path_b64.clone()) {
         return Err("path and path_b64 are not the two spellings of one path".to_owned());
     }
+    check_text("manifest", body.finding.manifest.as_deref().unwrap_or_default(), MAX_PART_NAME)?;
+    check_text("step", body.finding.step.as_deref().unwrap_or_default(), MAX_STEP)?;
     if i64::try_from(body.count).is_err() {
         return Err("count is out of range".to_owned());
     }
     Ok(())
+}
+
+fn check_manifest(manifest: &ManifestView) -> Result<(), String> {
+    if manifest.parts.len() > MAX_PARTS {
+        return Err(format!("a manifest of more than {MAX_PARTS} parts"));
+    }
+    manifest.parts.iter().try_for_each(|part| check_text("the name of a part", &part.name, MAX_PART_NAME))
 }
 
 fn check_condition(body: &ConditionBody) -> Result<(), String> {

@@ -87,6 +87,7 @@ fn deploy(directory: Option<&Path>, work: &Path) -> Result<Deployed, Failure> {
         platform: PLATFORM.to_owned(),
         sha256: true,
         strict: false,
+        cache: None,
     };
     let (name, root, source) = match directory {
         Some(directory) => {

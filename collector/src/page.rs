@@ -97,6 +97,8 @@ struct Sealed {
     short: String,
     trust: Shown,
     origin: Shown,
+    /// Names of what was laid over each other.
+    parts: Vec<Shown>,
 }
 
 struct ConditionRow {
@@ -121,7 +123,10 @@ struct FindingRow {
     reason: Option<&'static str>,
     covers: Option<u64>,
     collapsed: Option<u64>,
+    manifest: Option<Shown>,
     layer: Option<u16>,
+    meta_layer: Option<u16>,
+    step: Option<Shown>,
     open: bool,
     since: Moment,
     updated: Moment,
@@ -286,6 +291,7 @@ impl Sealed {
             tree,
             trust: Shown::name(&manifest.trust),
             origin: Shown::name(origin),
+            parts: manifest.parts.iter().map(|part| Shown::escaped_text(&part.name)).collect(),
         }
     }
 }
@@ -305,7 +311,10 @@ impl FindingRow {
             reason: finding.reason.map(driftlock_common::gap::Reason::name),
             covers: finding.covers,
             collapsed: finding.collapsed,
+            manifest: finding.manifest.as_deref().map(Shown::escaped_text),
             layer: finding.layer,
+            meta_layer: finding.meta_layer,
+            step: finding.step.as_deref().map(Shown::escaped_text),
             open: record.state == Lifetime::Open,
             since: Moment::new(record.opened_at, now),
             updated: Moment::new(record.updated_at, now),

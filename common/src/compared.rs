@@ -148,7 +148,7 @@ mod tests {
             path: TreePath::new("a").unwrap(),
             delta: Delta::Changed {
                 attributes: differences(expected, observed),
-                expected: Sealed { node: expected.clone(), origin: Origin::default() },
+                expected: Sealed { node: expected.clone(), origin: Origin::default(), part: 0 },
                 observed: observed.clone(),
                 unverified: None,
             },

@@ -110,6 +110,8 @@ pub struct Sealed {
     pub node: Node,
     /// Where it came from.
     pub origin: Origin,
+    /// Which of several manifests sealed it; 0 of one.
+    pub part: usize,
 }
 
 /// Attributes that could not be established, and why.
@@ -126,6 +128,14 @@ pub struct Unverified {
 impl Attributes {
     /// None.
     pub const NONE: Self = Self(0);
+    /// What a layer can give to a path whose content another gave.
+    const GIVEN_APART: Self = Self(
+        1 << Attribute::Mode as u8
+            | 1 << Attribute::Uid as u8
+            | 1 << Attribute::Gid as u8
+            | 1 << Attribute::Xattrs as u8
+            | 1 << Attribute::Mtime as u8,
+    );
 
     /// The set of one.
     pub const fn of(attribute: Attribute) -> Self {
@@ -297,6 +307,33 @@ impl Drift {
         self.change() as u8 | if self.has_gap() { Change::Unverifiable as u8 } else { 0 }
     }
 
+    /// What was sealed, if anything was.
+    pub const fn expected(&self) -> Option<&Sealed> {
+        match &self.delta {
+            Delta::Removed { expected } | Delta::Changed { expected, .. } => Some(expected),
+            Delta::Unverifiable { expected, .. } => expected.as_ref(),
+            Delta::Added { .. } => None,
+        }
+    }
+
+    /// Index of the layer that gave what differs of the sealed side; see [`Drift::layer_of`].
+    pub fn layer(&self) -> Option<u16> {
+        self.layer_of(&self.expected()?.origin)
+    }
+
+    /// Index of the layer that gave what differs, of a side that came from `origin`: that of the attributes if only
+    /// those do.
+    pub fn layer_of(&self, origin: &Origin) -> Option<u16> {
+        match &self.delta {
+            Delta::Changed { attributes, .. } if attributes.without(Attributes::GIVEN_APART).is_empty() => {
+                origin.attributes_layer()
+            }
+            Delta::Added { .. } | Delta::Removed { .. } | Delta::Changed { .. } | Delta::Unverifiable { .. } => {
+                origin.layer
+            }
+        }
+    }
+
     /// What is on disk, as far as it was established.
     pub const fn observed(&self) -> Option<&Node> {
         match &self.delta {
@@ -356,7 +393,7 @@ pub fn differences(expected: &Node, observed: &Node) -> Attributes {
 
 /// The sealed side of an entry.
 pub fn sealed(tree: &Tree, id: EntryId) -> Sealed {
-    Sealed { node: tree.node(id), origin: tree.origin(id) }
+    Sealed { node: tree.node(id), origin: tree.origin(id), part: 0 }
 }
 
 /// Every difference between two whole trees, in path order: one merge over both, a directory at a time.
@@ -382,7 +419,7 @@ fn compare_pair(expected: &Tree, e: EntryId, observed: &Tree, o: EntryId, found:
     if !attributes.is_empty() {
         let delta = Delta::Changed {
             attributes,
-            expected: Sealed { node: sealed_node, origin: expected.origin(e) },
+            expected: Sealed { node: sealed_node, origin: expected.origin(e), part: 0 },
             observed: observed_node,
             unverified: None,
         };

@@ -9,6 +9,7 @@ use crate::canonical::put_bytes;
 use crate::digest::{Algorithm, Digest, OciDigest};
 use crate::drift::{Attributes, Change, Delta, Drift, Sealed, Unverified};
 use crate::gap::Reason;
+use crate::manifest::SealedIn;
 use crate::node::{Kind, Node};
 use crate::path::{Escaped, TreePath, from_base64, plain_text, to_base64};
 use crate::profile::Profile;
@@ -32,9 +33,22 @@ pub struct Finding {
     /// The side on disk; absent when removed or not established.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<NodeView>,
+    /// Which of several manifests it breaks, of at most [`MAX_PART_NAME`] bytes; absent if there is one, and when added.
+    ///
+    /// [`MAX_PART_NAME`]: crate::manifest::MAX_PART_NAME
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
     /// Index of the layer that gave the sealed content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<u16>,
+    /// Index of the layer that gave the sealed attributes, if another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta_layer: Option<u16>,
+    /// The build step of the layer that gave what differs, for display: one line of at most [`MAX_STEP`] bytes.
+    ///
+    /// [`MAX_STEP`]: crate::manifest::MAX_STEP
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// Attributes that could not be established.
     #[serde(default, skip_serializing_if = "Attributes::is_empty_ref")]
     pub unverified: Attributes,
@@ -156,8 +170,30 @@ pub struct ManifestView {
     pub sha256: Digest,
     /// `signed` or `unsigned`.
     pub trust: Cow<'static, str>,
+    /// `image`, `archive`, `dir`, …; `several` for what is of different ones.
+    pub origin: Cow<'static, str>,
+    /// What was laid over each other, in order, the last on top; absent if it is one manifest. Then `tree` is the digest of
+    /// the tree that they make under the terms that they make, which nobody sealed, and `sha256` that of their SHA-256s
+    /// in hexadecimal, each with a line feed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartView>,
+}
+
+/// One of several manifests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartView {
+    /// What findings call it.
+    pub name: String,
+    /// Digest of its own tree.
+    pub tree: OciDigest,
+    /// SHA-256 of its bytes.
+    pub sha256: Digest,
+    /// `signed` or `unsigned`.
+    pub trust: Cow<'static, str>,
     /// `image`, `archive`, `dir`, ….
     pub origin: Cow<'static, str>,
+    /// The profile that it was sealed under; what is compared is the least of them.
+    pub profile: Profile,
 }
 
 /// What was left out: patterns, and places. Keys that came later are absent where there is nothing.
@@ -180,8 +216,11 @@ pub struct ExcludedView {
 // === impl Finding ===
 
 impl Finding {
-    /// The JSON form of a difference. `content` is the manifest's algorithm, so that digests get the right key.
-    pub fn new(drift: &Drift, content: Algorithm) -> Self {
+    /// The JSON form of a difference from what was sealed with these headers, which say what the digests are and which step
+    /// made a layer.
+    pub fn new<'a>(drift: &Drift, sealed_in: impl Into<SealedIn<'a>>) -> Self {
+        let sealed_in = sealed_in.into();
+        let content = sealed_in.content();
         let (path, path_b64) = path_fields(drift.path.as_bytes());
         let mut finding = Self {
             path,
@@ -190,7 +229,10 @@ impl Finding {
             attributes: Attributes::NONE,
             expected: None,
             observed: None,
+            manifest: sealed_in.name_of(drift).map(str::to_owned),
             layer: None,
+            meta_layer: None,
+            step: drift.layer().and_then(|layer| sealed_in.header_of(drift).step(layer)),
             unverified: Attributes::NONE,
             reason: None,
             covers: None,
@@ -237,6 +279,7 @@ impl Finding {
     fn set_expected(&mut self, expected: &Sealed, content: Algorithm) {
         self.expected = Some(NodeView::new(&expected.node, expected.origin.sha256, content));
         self.layer = expected.origin.layer;
+        self.meta_layer = expected.origin.meta_layer;
     }
 
     fn set_unverified(&mut self, unverified: Option<Unverified>) {
@@ -329,6 +372,8 @@ pub fn open_digest<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Diges
 mod tests {
     use super::*;
     use crate::drift::Attribute;
+    use crate::manifest::{Header, Part};
+    use crate::pattern::Excludes;
     use crate::tree::Origin;
 
     #[test]
@@ -346,21 +391,93 @@ mod tests {
             path: TreePath::new(b"usr/\xff".to_vec()).unwrap(),
             delta: Delta::Changed {
                 attributes: [Attribute::Mode].into_iter().collect(),
-                expected: Sealed { node: file(0o755), origin: Origin { layer: Some(3), ..Origin::default() } },
+                expected: Sealed {
+                    node: file(0o755),
+                    origin: Origin { layer: Some(1), meta_layer: Some(2), ..Origin::default() },
+                    part: 0,
+                },
                 observed: file(0o4755),
                 unverified: None,
             },
         };
-        let finding = Finding::new(&drift, Algorithm::Blake3);
+        let history = ["", "COPY app / # buildkit", "RUN chmod +x /usr/\u{202e} # buildkit"].map(str::to_owned).into();
+        let header = Header { history, ..Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()) };
+        let finding = Finding::new(&drift, &header);
         let json = serde_json::to_string(&finding).unwrap();
         assert_eq!(
             json,
             format!(
-                r#"{{"path":"usr/\\xff","path_b64":"dXNyL/8=","change":"changed","attributes":["mode"],"expected":{{"type":"file","size":0,"mode":"0755","uid":0,"gid":0,"blake3":"{digest}"}},"observed":{{"type":"file","size":0,"mode":"4755","uid":0,"gid":0,"blake3":"{digest}"}},"layer":3}}"#
+                r#"{{"path":"usr/\\xff","path_b64":"dXNyL/8=","change":"changed","attributes":["mode"],"expected":{{"type":"file","size":0,"mode":"0755","uid":0,"gid":0,"blake3":"{digest}"}},"observed":{{"type":"file","size":0,"mode":"4755","uid":0,"gid":0,"blake3":"{digest}"}},"layer":1,"meta_layer":2,"step":"RUN chmod +x /usr/\\xe2\\x80\\xae"}}"#
             )
         );
         assert_eq!(serde_json::from_str::<Finding>(&json).unwrap(), finding);
         assert_eq!(finding.tree_path().unwrap(), drift.path);
+    }
+
+    #[test]
+    fn a_finding_says_which_of_several_manifests_it_breaks_and_is_shown_with_its_header() {
+        let mut header = Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none());
+        let whole = header.clone();
+        header.history = vec!["RUN make".to_owned()];
+        let part = |name: &str, header: &Header| Part { name: name.to_owned(), header: header.clone() };
+        let parts = [part("/base", &whole), part("/app", &header)];
+        let sealed = |part| Sealed {
+            node: Node::implicit_directory(),
+            origin: Origin { layer: Some(0), ..Origin::default() },
+            part,
+        };
+        let added = Delta::Added { observed: Node::implicit_directory(), unverified: None, collapsed: None };
+        let cut = |part| Delta::Unverifiable { reason: Reason::Mount, covers: 2, expected: Some(sealed(part)) };
+        for (delta, manifest, step) in [
+            (Delta::Removed { expected: sealed(0) }, Some("/base"), None),
+            (Delta::Removed { expected: sealed(1) }, Some("/app"), Some("RUN make")),
+            (cut(1), Some("/app"), Some("RUN make")),
+            (added, None, None),
+        ] {
+            let drift = Drift { path: TreePath::root(), delta };
+            let finding = Finding::new(&drift, SealedIn { whole: &whole, parts: &parts });
+            assert_eq!((finding.manifest.as_deref(), finding.step.as_deref()), (manifest, step), "{drift:?}");
+            assert_eq!(Finding::new(&drift, &header).manifest, None);
+            let json = serde_json::to_string(&finding).unwrap();
+            assert_eq!(serde_json::from_str::<Finding>(&json).unwrap(), finding);
+        }
+    }
+
+    #[test]
+    fn the_step_is_of_the_layer_that_gave_what_differs() {
+        let file = |mode| Node { mode: Some(mode), ..Node::bare(Kind::File { size: Some(0), content: None }) };
+        let sealed = |meta_layer| Sealed {
+            node: file(0o755),
+            origin: Origin { layer: Some(0), meta_layer, ..Origin::default() },
+            part: 0,
+        };
+        let changed = |attributes: &[Attribute], meta_layer| Delta::Changed {
+            attributes: attributes.iter().copied().collect(),
+            expected: sealed(meta_layer),
+            observed: file(0o700),
+            unverified: None,
+        };
+        let gap = |expected| Delta::Unverifiable { reason: Reason::Denied, covers: 1, expected };
+        let history = vec!["content".into(), "attributes".into()];
+        let header = Header { history, ..Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()) };
+        for (delta, step) in [
+            (changed(&[Attribute::Mode, Attribute::Mtime], Some(1)), Some("attributes")),
+            (changed(&[Attribute::Uid, Attribute::Gid, Attribute::Xattrs], Some(1)), Some("attributes")),
+            (changed(&[Attribute::Mode], None), Some("content")),
+            (changed(&[Attribute::Content, Attribute::Mode], Some(1)), Some("content")),
+            (changed(&[Attribute::Target], Some(1)), Some("content")),
+            (changed(&[Attribute::Device], Some(1)), Some("content")),
+            (changed(&[Attribute::Type], Some(1)), Some("content")),
+            // Of a layer that the history does not have.
+            (changed(&[Attribute::Mode], Some(7)), None),
+            (Delta::Removed { expected: sealed(Some(1)) }, Some("content")),
+            (gap(Some(sealed(Some(1)))), Some("content")),
+            (gap(None), None),
+            (Delta::Added { observed: file(0o755), unverified: None, collapsed: None }, None),
+        ] {
+            let finding = Finding::new(&Drift { path: TreePath::root(), delta }, &header);
+            assert_eq!(finding.step.as_deref(), step, "{finding:?}");
+        }
     }
 
     #[test]

@@ -286,6 +286,12 @@ impl Excludes {
         Ok(Self(all.into_iter().collect()))
     }
 
+    /// What any of several leaves out.
+    pub fn union<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let patterns: BTreeSet<Pattern> = all.into_iter().flat_map(|excludes| excludes.0.iter().cloned()).collect();
+        Self(patterns.into_iter().collect())
+    }
+
     /// Whether the path or one of its ancestors matches.
     pub fn excludes(&self, path: &TreePath) -> bool {
         if self.0.is_empty() {

@@ -5,11 +5,14 @@
 //! more for a file's size and digest.
 
 mod nodes;
+mod overlay;
 
 use crate::digest::Digest;
 use crate::node::{FileType, Node, Presence};
 use crate::path::{PathError, TreePath, compare_paths};
 use nodes::{Known, Nodes};
+
+pub use overlay::{MAX_PARTS, Overlay, Places};
 
 /// The most entries a tree may have.
 pub const MAX_ENTRIES: usize = 100_000_000;
@@ -39,6 +42,13 @@ pub struct Origin {
     pub layer: Option<u16>,
     /// Index of the layer that gave the attributes, if another.
     pub meta_layer: Option<u16>,
+}
+
+impl Origin {
+    /// Index of the layer that gave the attributes.
+    pub fn attributes_layer(&self) -> Option<u16> {
+        self.meta_layer.or(self.layer)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

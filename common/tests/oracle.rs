@@ -7,14 +7,17 @@ mod naive;
 #[path = "support/random.rs"]
 mod random;
 
+use std::collections::BTreeMap;
+
 use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::{Delta, apply, diff, differences};
 use driftlock_common::finding::{Finding, open_digest};
 use driftlock_common::manifest::{Header, Manifest};
-use driftlock_common::node::Node;
+use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 use driftlock_common::path::{Escaped, TreePath, compare_paths};
 use driftlock_common::pattern::{Excludes, Pattern};
-use driftlock_common::tree::{Tree, archive_path};
+use driftlock_common::profile::Profile;
+use driftlock_common::tree::{Origin, Overlay, Tree, archive_path};
 use proptest::prelude::*;
 
 proptest! {
@@ -89,11 +92,53 @@ proptest! {
     }
 
     #[test]
+    fn trees_laid_over_each_other_are_what_the_naive_laying_says(
+        (narrow, parts) in random::profile().prop_flat_map(|narrow| {
+            let part = random::profile().prop_flat_map(|profile| {
+                let allowed = profile.allows(FileType::Directory);
+                let root = random::node(profile).prop_map(move |node| Node { kind: Kind::Directory, ..node }.masked(allowed));
+                (random::nodes(profile, true), prop::option::of(root))
+            });
+            (Just(narrow), prop::collection::vec(part, 1..5))
+        }),
+    ) {
+        let trees: Vec<Tree> = parts
+            .iter()
+            .enumerate()
+            .map(|(part, (nodes, root))| {
+                let root = root.clone().map(|root| (TreePath::root(), root));
+                let nodes = root.into_iter().chain(nodes.clone());
+                // The layer tells which part an origin is from.
+                let origin = Origin { layer: u16::try_from(part).ok(), ..Origin::default() };
+                Tree::from_sorted(nodes.map(|(path, node)| (path, node, origin))).unwrap()
+            })
+            .collect();
+        let Overlay { tree, places } = Overlay::of(&trees.iter().collect::<Vec<_>>(), narrow).unwrap();
+        let found: BTreeMap<TreePath, (Node, usize)> =
+            tree.iter().map(|id| (tree.path(id), (tree.node(id), places.get(id).0))).collect();
+        prop_assert_eq!(found, naive_laying(&trees, narrow));
+        for id in tree.iter() {
+            let (part, own) = places.get(id);
+            prop_assert_eq!(tree.path(id), trees[part].path(own));
+            prop_assert_eq!(tree.origin(id), trees[part].origin(own));
+            prop_assert!(narrow.allows(tree.file_type(id)).contains(tree.presence(id)));
+        }
+        // On top of itself, and on top of nothing, a tree is what it was.
+        for tree in &trees {
+            for parts in [&[tree][..], &[tree, tree], &[&Tree::from_sorted([]).unwrap(), tree]] {
+                let same = Overlay::of(parts, Profile::Full).unwrap();
+                prop_assert_eq!(&same.tree, tree);
+            }
+        }
+    }
+
+    #[test]
     fn a_finding_leads_back_to_its_path(
         (a, b) in random::profile().prop_flat_map(|p| (random::nodes(p, true), random::nodes(p, false))),
     ) {
         let drifts = diff(&random::tree(&a, None), &random::tree(&b, None));
-        let findings: Vec<Finding> = drifts.iter().map(|drift| Finding::new(drift, Algorithm::Blake3)).collect();
+        let header = Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none());
+        let findings: Vec<Finding> = drifts.iter().map(|drift| Finding::new(drift, &header)).collect();
         for (drift, finding) in drifts.iter().zip(&findings) {
             prop_assert_eq!(finding.tree_path().unwrap(), drift.path.clone());
             prop_assert!(!finding.path.chars().any(char::is_control), "{:?}", finding.path);
@@ -170,9 +215,39 @@ proptest! {
     }
 }
 
+/// One tree after another onto a map of paths; with each node the number of the tree that it is from.
+fn naive_laying(trees: &[Tree], narrow: Profile) -> BTreeMap<TreePath, (Node, usize)> {
+    let mut laid: BTreeMap<TreePath, (Node, usize)> = BTreeMap::new();
+    laid.insert(TreePath::root(), (Node::implicit_directory(), 0));
+    for (part, tree) in trees.iter().enumerate() {
+        for id in tree.iter() {
+            let (path, node) = (tree.path(id), tree.node(id));
+            let held = |xattrs: &Xattrs| {
+                let held = xattrs.iter().filter(|(name, _)| narrow.holds_xattr(name));
+                Xattrs::new(held.map(|(name, value)| (name.into(), value.into())).collect()).unwrap()
+            };
+            let xattrs = node.xattrs.as_ref().map(held);
+            let mut node = Node { xattrs, ..node };
+            node = node.clone().masked(narrow.allows(node.file_type()));
+            let states = node.presence() != Presence::NONE;
+            let entry = match laid.get(&path).cloned() {
+                Some((lower, from)) if lower.kind == Kind::Directory && node.kind == Kind::Directory => {
+                    let from = if states || lower.presence() == Presence::NONE { part } else { from };
+                    (filled(&node, &lower), from)
+                }
+                _ => {
+                    laid.retain(|other, _| !other.is_within(&path));
+                    (node, part)
+                }
+            };
+            laid.insert(path, entry);
+        }
+    }
+    laid
+}
+
 /// `sealed` with what it leaves open taken from `other`, a node of the same type.
 fn filled(sealed: &Node, other: &Node) -> Node {
-    use driftlock_common::node::Kind;
     let kind = match (&sealed.kind, &other.kind) {
         (Kind::File { size, content }, Kind::File { size: other_size, content: other_content }) => {
             Kind::File { size: size.or(*other_size), content: content.or(*other_content) }

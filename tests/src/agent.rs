@@ -21,7 +21,8 @@ use crate::sandbox::Sandbox;
 pub struct AgentHome {
     dir: PathBuf,
     id: String,
-    targets: Vec<(String, PathBuf, PathBuf)>,
+    /// Each with its name, its root, and its manifest as written.
+    targets: Vec<(String, PathBuf, String)>,
     endpoint: Option<SocketAddr>,
     /// Time between sweeps, in seconds.
     pub sweep: u64,
@@ -69,7 +70,14 @@ impl AgentHome {
     /// Another target.
     #[must_use]
     pub fn target(mut self, name: &str, root: &Path, manifest: &Path) -> Self {
-        self.targets.push((name.to_owned(), root.to_owned(), manifest.to_owned()));
+        self.targets.push((name.to_owned(), root.to_owned(), format!("{manifest:?}")));
+        self
+    }
+
+    /// Another target, of several manifests over each other.
+    #[must_use]
+    pub fn laid_target(mut self, name: &str, root: &Path, manifests: &[PathBuf]) -> Self {
+        self.targets.push((name.to_owned(), root.to_owned(), format!("{manifests:?}")));
         self
     }
 
@@ -111,7 +119,7 @@ impl AgentHome {
     pub fn config(&self) -> String {
         let mut text = format!("state_dir = {:?}\n\n[host]\nid = {:?}\n", self.state_dir(), self.id);
         for (name, root, manifest) in &self.targets {
-            let target = format!("name = {name:?}\nroot = {root:?}\nmanifest = {manifest:?}\nallow_unsigned = true\n");
+            let target = format!("name = {name:?}\nroot = {root:?}\nmanifest = {manifest}\nallow_unsigned = true\n");
             let _infallible = write!(text, "\n[[target]]\n{target}{}\n", self.keys);
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);

@@ -70,7 +70,15 @@ pub fn image() -> Result<DebianImage> {
 /// # Errors
 /// If umoci fails.
 pub fn unpack(image: &DebianImage, bundle: &Path) -> Result<PathBuf> {
-    run(Command::new("umoci").arg("unpack").arg("--image").arg(tagged(&image.layout, TAG)).arg(bundle))?;
+    unpack_from(&image.layout, TAG, bundle)
+}
+
+/// Unpacks the image `tag` of a layout with umoci into `bundle`; the root of the unpacked tree.
+///
+/// # Errors
+/// If umoci fails.
+pub fn unpack_from(layout: &Path, tag: &str, bundle: &Path) -> Result<PathBuf> {
+    run(Command::new("umoci").arg("unpack").arg("--image").arg(tagged(layout, tag)).arg(bundle))?;
     Ok(bundle.join("rootfs"))
 }
 

@@ -5,12 +5,18 @@
 //! bytes, and be shown without anything that acts on a terminal; no input may take time out of proportion to its length.
 
 use driftlock_agent::host::mountinfo::{self as mount_table, Mount};
+use driftlock_agent::output::mtree::lines;
 use driftlock_agent::scan::{Identity, State};
-use driftlock_agent::source::layer::{Budget, Dialect, Layer, Options, index};
+use driftlock_agent::source::budget::Budget;
+use driftlock_agent::source::layer::{Dialect, Layer, Options, index};
 use driftlock_agent::source::merge::Merge;
-use driftlock_agent::source::{SourceError, archive as image_archive};
+use driftlock_agent::source::registry::challenge::{self, Challenge, MAX_CHALLENGES};
+use driftlock_agent::source::registry::credentials::{Entry, File};
+use driftlock_agent::source::registry::{Reference, range};
+use driftlock_agent::source::{SourceError, Terms, archive as image_archive, mtree as description};
+use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Algorithm, Digest};
-use driftlock_common::drift::{Delta, Drift, diff};
+use driftlock_common::drift::{Attribute, Attributes, Delta, Drift, diff};
 use driftlock_common::event::{Body, Event};
 use driftlock_common::finding::{Finding, path_fields};
 use driftlock_common::gap::Reason;
@@ -37,6 +43,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mountinfo", mountinfo),
     ("state", state),
     ("policy", policy),
+    ("registry", registry),
+    ("mtree", mtree),
 ];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
@@ -173,6 +181,41 @@ fn check_layers(layers: Vec<Layer>) {
     assert!(again == sealed, "sealing and reading changed a manifest");
 }
 
+/// An mtree file: what is read can be sealed, and its export is read as the same tree.
+pub fn mtree(data: &[u8]) {
+    let terms = Terms {
+        profile: PROFILE,
+        excludes: Excludes::none(),
+        exclude_sets: Vec::new(),
+        platform: "linux/amd64".into(),
+        sha256: true,
+        strict: false,
+        cache: None,
+    };
+    let described = match description::read(data, &terms) {
+        Ok(described) => described,
+        Err(problem) => return assert_shown(&problem.to_string()),
+    };
+    described.notes.listed().iter().for_each(|note| assert_shown(&note.to_string()));
+    let mut header = Header::new(PROFILE, Algorithm::Sha256, described.excludes);
+    header.diagnostics = described.notes.diagnostics();
+    let sealed = Manifest { header, tree: described.tree };
+    let again = Manifest::decode(&sealed.encode()).expect("what was sealed can be read");
+    assert!(again == sealed, "sealing and reading changed a manifest");
+    let exported: Vec<u8> = match lines(&sealed).collect::<Result<Vec<_>, _>>() {
+        Ok(lines) => lines.concat(),
+        Err(refusal) => return assert_shown(&refusal.to_string()),
+    };
+    let back = description::read(exported.as_slice(), &terms).expect("what was exported can be read");
+    let narrower = |drift| Compared::all(PROFILE).only(all_but_xattrs()).narrow(drift);
+    let differences = diff(&sealed.tree, &back.tree).into_iter().filter_map(narrower).count();
+    assert!(differences == 0 && back.tree.len() == sealed.tree.len(), "an export is another tree");
+}
+
+fn all_but_xattrs() -> Attributes {
+    Attribute::ALL.into_iter().filter(|attribute| *attribute != Attribute::Xattrs).collect()
+}
+
 /// A state file of a scan, as one that it claims to be.
 pub fn state(data: &[u8]) {
     /// More than any input has.
@@ -212,6 +255,64 @@ pub fn policy(data: &[u8]) {
         let matching = policy.rules().iter().filter(|rule| rule.patterns().any(|pattern| pattern.matches(&path)));
         assert!(matching.skip(passed.len()).map(|rule| &rule.id).next() == verdict.rule().map(|rule| &rule.id));
     }
+}
+
+/// What a registry says, and what is written about one: a reference, a challenge, a range, a file of credentials.
+pub fn registry(data: &[u8]) {
+    credentials(data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Reference::parse(text) {
+        Ok(reference) => check_reference(&reference),
+        Err(error) => assert_shown(&error.to_string()),
+    }
+    if let Some(challenges) = challenge::parse(text) {
+        assert!(challenges.len() <= MAX_CHALLENGES, "more challenges than are allowed");
+        let written: Vec<String> = challenges.iter().map(challenge_line).collect();
+        // Quoting makes it longer, and there is a bound.
+        if let Some(again) = challenge::parse(&written.join(", ")) {
+            assert!(again == challenges, "reading and writing changed a challenge");
+        }
+    }
+    if let Some(range) = range::parse(text) {
+        assert!(range.range.is_some() || range.length.is_some(), "a range that says nothing");
+        let within = range.range.is_none_or(|(first, last)| first <= last && range.length.is_none_or(|all| last < all));
+        assert!(within, "a range that contradicts itself");
+    }
+}
+
+fn credentials(data: &[u8]) {
+    const ASKED: &str = "registry.example:5000/team/app";
+    let Ok(Reference::Tagged(repository, _)) = Reference::parse(ASKED) else { panic!("{ASKED} is a reference") };
+    let entry = File::parse(data).and_then(|file| file.entry(&repository));
+    match entry {
+        Ok(Entry::Helper { name, server, .. }) => {
+            assert!(!name.contains(['/', '\0']) && !name.is_empty(), "a helper that is a path");
+            assert!(server == "registry.example:5000", "a helper is asked for another registry");
+        }
+        Ok(_) => {}
+        Err(error) => assert_shown(&error.to_string()),
+    }
+}
+
+/// A reference leads to the one host that it names, and to nothing but its repository.
+fn check_reference(reference: &Reference) {
+    let (Reference::Pinned(repository, _) | Reference::Tagged(repository, _)) = reference;
+    let written = reference.to_string();
+    assert_shown(&written);
+    assert!(Reference::parse(&written).as_ref() == Ok(reference), "reading and writing changed a reference");
+    let url = repository.url("manifests/x").expect("what is a reference has an address");
+    assert!(url.username().is_empty() && url.query().is_none() && url.fragment().is_none(), "more than host and path");
+    assert!(url.path() == format!("/v2/{}/manifests/x", repository.name()), "an address of something else");
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    assert!(url.scheme() == "https" || here, "plain text to another host");
+}
+
+fn challenge_line(challenge: &Challenge) -> String {
+    let quote = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let parameters: Vec<String> =
+        challenge.parameters.iter().map(|(name, value)| format!("{name}=\"{}\"", quote(value))).collect();
+    format!("{} {}", challenge.scheme, parameters.join(", "))
 }
 
 /// A batch of events, as a collector receives it.

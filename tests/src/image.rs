@@ -11,7 +11,12 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
-/// A layer in the making: a tar archive written header by header, so that names may be what no library would write.
+use crate::archive::Entry;
+
+/// The image's tag in the layout, for tools that want one.
+pub const TAG: &str = "made";
+
+/// A layer in the making.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
     tar: Vec<u8>,
@@ -22,6 +27,19 @@ pub struct Layer {
 pub struct Layout {
     dir: PathBuf,
     layers: Vec<Blob>,
+    /// The build step of each layer; all have one, or none.
+    history: Vec<String>,
+}
+
+/// A document of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// What names the layers' uncompressed digests.
+    Config,
+    /// What names the layers.
+    Manifest,
+    /// What names the manifest.
+    Index,
 }
 
 /// A blob of a layout.
@@ -41,39 +59,35 @@ impl Layer {
         Self::default()
     }
 
+    /// An entry.
+    #[must_use]
+    pub fn entry(mut self, entry: &Entry) -> Self {
+        self.tar.extend(entry.bytes());
+        self
+    }
+
     /// A file, mode 0644, owner root. The name is written as it is.
     #[must_use]
-    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
-        self.header(name, b'0', 0o644, content.len());
-        self.tar.extend_from_slice(content);
-        self.tar.resize(self.tar.len().next_multiple_of(512), 0);
-        self
+    pub fn file(self, name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Self {
+        self.entry(&Entry::file(name, content))
+    }
+
+    /// A program: a file with mode 0755.
+    #[must_use]
+    pub fn program(self, name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Self {
+        self.entry(&Entry::file(name, content).mode(0o755))
     }
 
     /// A directory, mode 0755, owner root.
     #[must_use]
-    pub fn dir(mut self, name: &str) -> Self {
-        self.header(name, b'5', 0o755, 0);
-        self
+    pub fn dir(self, name: impl AsRef<[u8]>) -> Self {
+        self.entry(&Entry::dir(name))
     }
 
     /// The archive with its two empty blocks at the end.
     pub fn finish(mut self) -> Vec<u8> {
         self.tar.resize(self.tar.len() + 1024, 0);
         self.tar
-    }
-
-    /// A ustar header (POSIX.1-1988, as GNU tar writes it).
-    fn header(&mut self, name: &str, kind: u8, mode: u32, size: usize) {
-        let mut block = [0_u8; 512];
-        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, name.as_bytes());
-        put(100, format!("{mode:07o}\0{:07o}\0{:07o}\0{size:011o}\0{:011o}\0        ", 0, 0, 0).as_bytes());
-        put(156, &[kind]);
-        put(257, b"ustar\x0000");
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        self.tar.extend_from_slice(&block);
     }
 }
 
@@ -85,7 +99,7 @@ impl Layout {
     pub fn create(dir: PathBuf) -> Result<Self> {
         fs::create_dir_all(dir.join("blobs/sha256"))?;
         fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        Ok(Self { dir, layers: Vec::new() })
+        Ok(Self { dir, layers: Vec::new(), history: Vec::new() })
     }
 
     /// Adds a layer, compressed with gzip.
@@ -107,23 +121,45 @@ impl Layout {
         Ok(self)
     }
 
+    /// Says what made the layer that was added last.
+    #[must_use]
+    pub fn made_by(mut self, step: &str) -> Self {
+        self.history.push(step.to_owned());
+        self
+    }
+
     /// Writes configuration, manifest and index: the layout is then complete.
     ///
     /// # Errors
     /// If they cannot be written.
     pub fn finish(self) -> Result<Self> {
+        self.finish_as(|_, _| ())
+    }
+
+    /// As [`Self::finish`], but each document is edited before it is written and referred to.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn finish_as(self, edit: impl Fn(Document, &mut Value)) -> Result<Self> {
         let diff_ids: Vec<String> = self.layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
-        let config = json!({
+        let mut config = json!({
             "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
-        let config = self.descriptor("application/vnd.oci.image.config.v1+json", &config)?;
+        if !self.history.is_empty() {
+            config["history"] = self.history.iter().map(|step| json!({"created_by": step})).collect();
+        }
+        edit(Document::Config, &mut config);
+        let config = self.document("application/vnd.oci.image.config.v1+json", &config)?;
         let layers: Vec<Value> = self.layers.iter().map(Blob::descriptor).collect();
-        let manifest = json!({
+        let mut manifest = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config, "layers": layers,
         });
-        let manifest = self.descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)?;
-        let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+        edit(Document::Manifest, &mut manifest);
+        let mut manifest = self.document("application/vnd.oci.image.manifest.v1+json", &manifest)?;
+        manifest["annotations"] = json!({"org.opencontainers.image.ref.name": TAG});
+        let mut index = json!({"schemaVersion": 2, "manifests": [manifest]});
+        edit(Document::Index, &mut index);
         fs::write(self.dir.join("index.json"), index.to_string())?;
         Ok(self)
     }
@@ -160,7 +196,11 @@ impl Layout {
         Ok(Blob { sha256, path, size: bytes.len(), diff_id: String::new() })
     }
 
-    fn descriptor(&self, media_type: &str, document: &Value) -> Result<Value> {
+    /// Writes a document as a blob; the descriptor of it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn document(&self, media_type: &str, document: &Value) -> Result<Value> {
         let blob = self.blob(document.to_string().as_bytes())?;
         Ok(json!({"mediaType": media_type, "digest": format!("sha256:{}", blob.sha256), "size": blob.size}))
     }

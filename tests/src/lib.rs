@@ -6,6 +6,7 @@
 //! what is right. ([`fuzz`] is another matter: what the fuzz targets call.)
 
 pub mod agent;
+pub mod archive;
 pub mod binaries;
 pub mod bulk;
 pub mod canary;
@@ -18,6 +19,7 @@ pub mod fuzz;
 pub mod history;
 pub mod http;
 pub mod image;
+pub mod language;
 pub mod machine;
 pub mod mapped;
 pub mod memory_group;
@@ -32,6 +34,7 @@ pub mod peak;
 pub mod podman;
 pub mod process;
 pub mod random;
+pub mod random_image;
 pub mod random_tree;
 pub mod require;
 pub mod sandbox;

@@ -81,6 +81,16 @@ pub enum Requirement {
     Strace,
     /// Another program that compares a tree with a description.
     Mtree,
+    /// A registry of images.
+    DockerRegistry,
+    /// Makes certificates.
+    Openssl,
+    /// Writes and reads such descriptions too.
+    Bsdtar,
+    /// Checks files against their BLAKE3.
+    B3sum,
+    /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
+    Readers,
 }
 
 impl Requirement {
@@ -105,6 +115,11 @@ impl Requirement {
                 let found = Command::new(PYTHON).args(["-c", PYTHON_MODULES]).stderr(Stdio::null()).status();
                 let is_there = found.is_ok_and(|status| status.success());
                 (!is_there).then(|| format!("needs jsonschema and rfc3987 for {PYTHON}: not installed"))
+            }
+            Self::Readers => {
+                let load = ["-c", "import ctypes, tarfile; ctypes.CDLL('libarchive.so.13')"];
+                let loaded = Command::new(PYTHON).args(load).stderr(Stdio::null()).status();
+                (!loaded.is_ok_and(|status| status.success())).then(|| format!("needs {PYTHON} and libarchive.so.13"))
             }
             Self::Disk => crate::page_cache::no_disk(),
             Self::Overlay => crate::overlay::missing(),
@@ -133,6 +148,7 @@ impl Requirement {
             | Self::Namespaces
             | Self::DebianMirror
             | Self::JsonSchema
+            | Self::Readers
             | Self::Disk
             | Self::Overlay
             | Self::MemoryGroup
@@ -160,6 +176,10 @@ impl Requirement {
             Self::Prlimit => &["prlimit"],
             Self::Strace => &["strace"],
             Self::Mtree => &["mtree"],
+            Self::DockerRegistry => &["docker-registry"],
+            Self::Openssl => &["openssl"],
+            Self::Bsdtar => &["bsdtar"],
+            Self::B3sum => &["b3sum"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

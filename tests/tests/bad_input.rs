@@ -273,7 +273,7 @@ const IMAGES: &[BadImage] = &[
     BadImage {
         name: "truncated gzip",
         make: |sandbox| {
-            let layer = Layer::new().file("etc/motd", &[7; 5000]).finish();
+            let layer = Layer::new().file("etc/motd", [7; 5000]).finish();
             let packed = gzip(&layer)?;
             let layout = Layout::create(sandbox.path("layout"))?.layer_as(&layer, &packed[..packed.len() / 2])?;
             Ok(layout.finish()?.source())
@@ -284,7 +284,7 @@ const IMAGES: &[BadImage] = &[
     BadImage {
         name: "truncated tar",
         make: |sandbox| {
-            let layer = Layer::new().file("etc/motd", &[7; 5000]).finish();
+            let layer = Layer::new().file("etc/motd", [7; 5000]).finish();
             let layer = &layer[..2000];
             Ok(Layout::create(sandbox.path("layout"))?.layer(layer)?.finish()?.source())
         },
@@ -358,7 +358,7 @@ const IMAGES: &[BadImage] = &[
     BadImage {
         name: "a truncated tar.gz",
         make: |sandbox| {
-            let packed = gzip(&Layer::new().file("etc/motd", &[7; 5000]).finish())?;
+            let packed = gzip(&Layer::new().file("etc/motd", [7; 5000]).finish())?;
             let file = sandbox.write("release.tar.gz", &packed[..packed.len() / 2])?;
             Ok(format!("tar:{}", file.display()))
         },

@@ -32,7 +32,7 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
     }
     write_agent(&mut text, &config);
     for target in &config.targets {
-        let manifest = Baseline::load(&target.manifest, Accept::Unsigned);
+        let manifest = Baseline::load_all(&target.manifests, Accept::Unsigned);
         write_target(&mut text, target, manifest.as_ref().ok());
         let about = |failure: Failure| Failure {
             exit: failure.exit,
@@ -89,7 +89,9 @@ fn write_agent(text: &mut String, config: &Config) {
 fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>) {
     line(text, "target", &target.name);
     line(text, "  root", &target.root.to_string());
-    line(text, "  manifest", &target.manifest.display().to_string());
+    for manifest in &target.manifests {
+        line(text, "  manifest", &manifest.display().to_string());
+    }
     if let Some(baseline) = baseline {
         let (view, manifest) = (baseline.view(), baseline.manifest());
         line(text, "  tree", &view.tree.to_string());

@@ -1,10 +1,11 @@
 //! `driftlock diff`: compares two trees that are manifests, or that can be sealed, under the same terms.
 
+use std::cmp::Ordering;
 use std::time::Instant;
 
 use anyhow::anyhow;
 use driftlock_common::compared::Compared;
-use driftlock_common::digest::{Algorithm, Digest};
+use driftlock_common::digest::Digest;
 use driftlock_common::drift::{Drift, diff};
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
@@ -12,10 +13,10 @@ use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::profile::Profile;
 
 use super::seal;
-use crate::cli::{DiffArgs, TermsArgs};
+use crate::cli::{DiffArgs, FormatArg, TermsArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
-use crate::output::{self, Output, Whole};
+use crate::output::{self, Changes, Output, Whole};
 use crate::pool::Pool;
 use crate::scan::Tally;
 use crate::source::{self, Source, Terms};
@@ -55,55 +56,83 @@ pub fn run(args: DiffArgs) -> Outcome {
         },
         observed_tree: Some(b.name()),
     };
+    let changes = Changes { old: &a, new: &b, drifts: &drifts, summary: &summary };
     let whole = Whole {
         verb: "diff",
         drifts: &drifts,
-        content: a.header.content,
+        sealed_in: (&a.header).into(),
         summary: &summary,
         gate: Gate::default(),
         exit: tally.bits,
         unreached: None,
         root: None,
     };
-    Output::stdout().whole(args.format, &whole, output::colour())?;
+    let colour = output::colour();
+    match args.format {
+        FormatArg::Text => Output::stdout().changes(&changes, colour)?,
+        form @ (FormatArg::Json | FormatArg::Ndjson | FormatArg::Sarif | FormatArg::Junit) => {
+            Output::stdout().whole(form, &whole, colour)?
+        }
+    };
     Ok(Exit::Found(tally.bits))
 }
 
-/// Reads both sides. A manifest states the terms; what is not one is read under them.
+/// Reads both sides. A manifest states the terms; what is not one is read under them. An mtree file states what it leaves
+/// out.
 fn read_both(args: &DiffArgs, pool: &Pool) -> Result<(Manifest, Manifest), Failure> {
     let stated = seal::terms(&args.terms, true, false)?;
-    let sources = (Source::parse(args.a.as_str())?, Source::parse(args.b.as_str())?);
-    let read = |source: &Source, terms: &Terms| Ok::<_, Failure>(source::read(source, terms, pool)?.manifest);
-    let under = |manifest: &Manifest, name: &str| {
-        check_stated(&args.terms, &stated, &manifest.header, name)?;
-        if manifest.header.content != Algorithm::Blake3 {
-            return Err(usage(anyhow!("{name} has SHA-256 digests only; a source cannot be read under these terms")));
+    let (a, b) = (Source::parse(args.a.as_str())?, Source::parse(args.b.as_str())?);
+    let read = |source: &Source, name: &str, terms: &Terms| {
+        let manifest = source::read(source, terms, pool)?.manifest;
+        if matches!(source, Source::Manifest(_)) {
+            check_stated(&args.terms, &stated, &manifest.header, name)?;
         }
-        Ok(Terms::of(&manifest.header, &stated.platform))
+        Ok::<_, Failure>(manifest)
     };
-    match &sources {
-        (a @ Source::Manifest(_), b @ Source::Manifest(_)) => {
-            let (a, b) = (read(a, &stated)?, read(b, &stated)?);
-            check_stated(&args.terms, &stated, &a.header, &args.a)?;
-            check_same(&a.header, &b.header)?;
-            Ok((a, b))
+    let under = |first: &Manifest| Terms::of(&first.header, &stated);
+    let (mut read_a, mut read_b) = match says(&a).cmp(&says(&b)) {
+        Ordering::Less => {
+            let read_b = read(&b, &args.b, &stated)?;
+            (read(&a, &args.a, &under(&read_b))?, read_b)
         }
-        (a @ Source::Manifest(_), b) => {
-            let a = read(a, &stated)?;
-            let b = read(b, &under(&a, &args.a)?)?;
-            Ok((a, b))
+        Ordering::Equal => (read(&a, &args.a, &stated)?, read(&b, &args.b, &stated)?),
+        Ordering::Greater => {
+            let read_a = read(&a, &args.a, &stated)?;
+            let read_b = read(&b, &args.b, &under(&read_a))?;
+            (read_a, read_b)
         }
-        (a, b @ Source::Manifest(_)) => {
-            let b = read(b, &stated)?;
-            let a = read(a, &under(&b, &args.b)?)?;
-            Ok((a, b))
-        }
-        (a, b) => Ok((read(a, &stated)?, read(b, &stated)?)),
+    };
+    if read_a.header.excludes != read_b.header.excludes {
+        return Err(usage(anyhow!("the two leave out different paths: seal both with the same excludes")));
+    }
+    if read_a.header.content != read_b.header.content {
+        read_a = by_sha256(read_a, &args.a)?;
+        read_b = by_sha256(read_b, &args.b)?;
+    }
+    Ok((read_a, read_b))
+}
+
+/// How much of the terms a source states itself.
+const fn says(source: &Source) -> u8 {
+    match source {
+        Source::Manifest(_) => 2,
+        Source::Mtree(_) => 1,
+        _ => 0,
     }
 }
 
+/// Where one side has nothing but SHA-256, the other is compared by its SHA-256 too.
+fn by_sha256(manifest: Manifest, name: &str) -> Result<Manifest, Failure> {
+    manifest.by_sha256().map_err(|path| {
+        let path = path.escaped().to_string();
+        usage(anyhow!(
+            "{name}: {path} has no SHA-256, and the other side has nothing else: seal it without --no-sha256"
+        ))
+    })
+}
+
 /// What the command line states must not contradict a manifest.
-fn check_stated(args: &TermsArgs, stated: &Terms, header: &Header, name: &str) -> Result<(), Failure> {
+pub(super) fn check_stated(args: &TermsArgs, stated: &Terms, header: &Header, name: &str) -> Result<(), Failure> {
     // The default profile cannot be told from one that was typed; it gives way.
     if stated.profile != Profile::default() && stated.profile != header.profile {
         let (asked, sealed) = (stated.profile.name(), header.profile.name());
@@ -118,17 +147,6 @@ fn check_stated(args: &TermsArgs, stated: &Terms, header: &Header, name: &str) -
     Ok(())
 }
 
-/// Two manifests can be compared if neither leaves out what the other holds.
-fn check_same(a: &Header, b: &Header) -> Result<(), Failure> {
-    if a.excludes != b.excludes {
-        return Err(usage(anyhow!("the two manifests leave out different paths: seal both with the same excludes")));
-    }
-    if a.content != b.content {
-        return Err(usage(anyhow!("the two manifests have digests of different algorithms")));
-    }
-    Ok(())
-}
-
 fn view(manifest: &Manifest) -> ManifestView {
     let origin = manifest.header.source.as_ref().map_or("other", |source| source.kind.origin());
     ManifestView {
@@ -136,6 +154,7 @@ fn view(manifest: &Manifest) -> ManifestView {
         sha256: Digest::sha256(&manifest.encode()),
         trust: "unsigned".into(),
         origin: origin.into(),
+        parts: Vec::new(),
     }
 }
 

@@ -5,13 +5,13 @@ mod form;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use driftlock_common::exit::Exit;
 use driftlock_common::path::{Escaped, TreePath};
-use driftlock_common::pattern::Excludes;
 
 use super::agent;
-use crate::baseline::{Accept, Baseline};
+use crate::baseline::{Accept, Baseline, LeftOut};
 use crate::cli::{DoctorArgs, DoctorFormatArg};
 use crate::config::{self, Config, DEFAULT_SWEEP, Location, Mode, Origin};
 use crate::failure::{Failure, Outcome};
@@ -66,9 +66,8 @@ fn setting(config: Option<&Config>) -> Setting {
 }
 
 fn look(host: &Host, target: &config::Target) -> Target {
-    let baseline = Baseline::load(&target.manifest, Accept::Unsigned);
-    let mut left_out = vec![target.exclude.clone()];
-    left_out.extend(baseline.as_ref().ok().map(|baseline| baseline.manifest().header.excludes.clone()));
+    let baseline = Baseline::load_all(&target.manifests, Accept::Unsigned).map(Arc::new);
+    let left_out = LeftOut::new(baseline.as_ref().ok().cloned(), target.exclude.clone());
     let mut mounts_allowed = target.mounts_allowed.clone();
     let site = match &target.root {
         Location::Directory(path) => {
@@ -101,7 +100,7 @@ fn look(host: &Host, target: &config::Target) -> Target {
 fn enter(
     host: &Host,
     selector: &Selector,
-    left_out: &[Excludes],
+    left_out: &LeftOut,
     inside: Mounts,
 ) -> Result<(Site, Vec<TreePath>), Closed> {
     let process = Process::find(selector).map_err(|error| Closed {
@@ -129,7 +128,7 @@ fn closed(error: RootError) -> Closed {
     Closed { why: Failure::from(error).to_string(), denied }
 }
 
-fn visit(host: &Host, root: &Root, left_out: &[Excludes], inside: Mounts) -> Site {
+fn visit(host: &Host, root: &Root, left_out: &LeftOut, inside: Mounts) -> Site {
     let fd = root.as_fd();
     // The kernel knows where the directory lies, whatever links led to it.
     let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));

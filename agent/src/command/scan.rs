@@ -35,7 +35,7 @@ pub fn run(args: ScanArgs) -> Outcome {
     let only = args.only.as_deref().map(only::parse).transpose().map_err(usage)?;
     let gate = args.fail_on.as_deref().map(Gate::parse).transpose().map_err(usage)?.unwrap_or_default();
     let accept = if args.require_signed { Accept::Signed } else { Accept::Unsigned };
-    let baseline = Baseline::load(&args.manifest, accept)?;
+    let baseline = Baseline::load_all(&args.manifests, accept)?;
     let sealed = baseline.manifest().header.profile;
     let profile = args.profile.map(Profile::from);
     if let Some(profile) = profile.filter(|profile| *profile > sealed) {
@@ -79,7 +79,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         let whole = Whole {
             verb: "scan",
             drifts: &result.drifts,
-            content: baseline.manifest().header.content,
+            sealed_in: baseline.sealed_in(),
             summary: &result.summary,
             gate,
             exit,
@@ -113,7 +113,6 @@ fn scan_and_stream(
     gate: Gate,
     format: FormatArg,
 ) -> Result<ScanReport, Failure> {
-    let manifest = baseline.manifest();
     let view = baseline.view();
     let stream = Mutex::new((Output::new(std::io::stdout()), Ok(Reader::There)));
     let write = |line: &[u8]| {
@@ -129,7 +128,7 @@ fn scan_and_stream(
     let streamed = format == FormatArg::Ndjson;
     let mut result = report(root, baseline, &view, options, pool, cancel, &|drift| {
         if streamed {
-            write(&output::finding_line(drift, manifest.header.content));
+            write(&output::finding_line(drift, baseline.sealed_in()));
         }
     });
     result.summary.fail_on = gate.named();

@@ -65,36 +65,54 @@ pub fn terms(args: &TermsArgs, sha256: bool, strict: bool) -> Result<Terms, Fail
     let mut exclude_sets = args.exclude_set.clone();
     exclude_sets.sort();
     exclude_sets.dedup();
-    Ok(Terms { profile: args.profile.into(), excludes, exclude_sets, platform: args.platform.clone(), sha256, strict })
+    Ok(Terms {
+        profile: args.profile.into(),
+        excludes,
+        exclude_sets,
+        platform: args.platform.clone(),
+        sha256,
+        strict,
+        cache: args.cache.clone(),
+    })
 }
 
-/// Writes a manifest; the file appears, or is replaced, only when it is complete and on disk.
 fn write(manifest: &Manifest, output: &Path) -> Result<(), Failure> {
+    write_whole(output, |output| write_lines(manifest, output))
+}
+
+/// Writes to a file, or to stdout if it is `-`; the file appears, or is replaced, only when it is complete and on disk.
+///
+/// # Errors
+/// If `fill` fails, or the file cannot be written.
+pub(super) fn write_whole(output: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let fail = |error| Failure::output(output.display(), error);
+    let buffered = |output: &mut dyn Write| {
+        let mut output = BufWriter::with_capacity(256 * 1024, output);
+        fill(&mut output)?;
+        output.flush()
+    };
     if output.as_os_str() == "-" {
-        return write_lines(manifest, io::stdout().lock()).map_err(|error| Failure::output("stdout", error));
+        return buffered(&mut io::stdout().lock()).map_err(|error| Failure::output("stdout", error));
     }
     let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut builder = tempfile::Builder::new();
     // A manifest is no secret; the umask decides as for any file.
     builder.prefix(".driftlock-").permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.tempfile_in(directory).map_err(fail)?;
-    write_lines(manifest, file.as_file()).map_err(fail)?;
+    buffered(&mut file.as_file()).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(output).map_err(|error| fail(error.error))?;
     Ok(())
 }
 
-fn write_lines(manifest: &Manifest, output: impl Write) -> io::Result<()> {
-    let mut output = BufWriter::with_capacity(256 * 1024, output);
+fn write_lines(manifest: &Manifest, output: &mut dyn Write) -> io::Result<()> {
     manifest.write(&mut |line: &[u8]| {
         // What no reader would take must not be written.
         if line.len() > MAX_LINE + 1 {
             return Err(io::Error::other("a line is longer than the format allows: seal with fewer excludes"));
         }
         output.write_all(line)
-    })?;
-    output.flush()
+    })
 }
 
 #[cfg(test)]

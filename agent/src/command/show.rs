@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::{ManifestView, NodeView, path_fields};
-use driftlock_common::manifest::{Diagnostic, Manifest, Source};
+use driftlock_common::manifest::{Diagnostic, Header, Manifest, Source};
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::Escaped;
 use driftlock_common::tree::{EntryId, Origin};
@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::baseline::{Accept, Baseline};
 use crate::cli::{ShowArgs, ShowFormatArg};
 use crate::failure::{Failure, Outcome};
+use crate::output::layer_and_step;
 
 /// Runs the verb.
 ///
@@ -63,6 +64,11 @@ struct Listed {
     layer: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     meta_layer: Option<u16>,
+    /// The build step of `layer`, and of `meta_layer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta_step: Option<String>,
 }
 
 fn overview(baseline: &Baseline) -> Overview<'_> {
@@ -89,7 +95,9 @@ fn listed(baseline: &Baseline) -> impl Iterator<Item = Listed> + '_ {
         let (path, path_b64) = path_fields(manifest.tree.path(id).as_bytes());
         let origin = baseline.origin(id);
         let node = NodeView::new(&manifest.tree.node(id), origin.sha256, manifest.header.content);
-        Listed { r#type: "entry", path, path_b64, node, layer: origin.layer, meta_layer: origin.meta_layer }
+        let Origin { layer, meta_layer, .. } = origin;
+        let [step, meta_step] = [layer, meta_layer].map(|layer| layer.and_then(|layer| manifest.header.step(layer)));
+        Listed { r#type: "entry", path, path_b64, node, layer, meta_layer, step, meta_step }
     })
 }
 
@@ -148,8 +156,8 @@ fn text(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()>
         if let Some(platform) = &source.platform {
             writeln!(out, "  platform  {}", shown(platform))?;
         }
-        for (index, layer) in source.layers.iter().enumerate() {
-            let step = all.history.get(index).map(|line| format!("  {}", shown(line))).unwrap_or_default();
+        for (index, layer) in (0..).zip(&source.layers) {
+            let step = baseline.manifest().header.step(index).map(|step| format!("  {step}")).unwrap_or_default();
             writeln!(out, "  layer {index:<3} {layer}{step}")?;
         }
     }
@@ -167,14 +175,21 @@ fn text(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()>
         for id in entries(manifest) {
             let path = manifest.tree.path(id);
             let shown = if path.is_root() { "/".to_owned() } else { path.escaped().to_string() };
-            list_line(out, &shown, &manifest.tree.node(id), &baseline.origin(id))?;
+            list_line(out, &shown, &manifest.tree.node(id), &given_by(&baseline.origin(id), &manifest.header))?;
         }
     }
     Ok(())
 }
 
-/// A path as `ls -l` shows it; `?` is what was not specified.
-fn list_line(out: &mut impl Write, path: &str, node: &Node, origin: &Origin) -> io::Result<()> {
+/// The layers that gave an entry, for example `  (layer 0: ADD rootfs.tar /, attributes layer 3: RUN chmod +x /app)`.
+fn given_by(origin: &Origin, header: &Header) -> String {
+    let Some(layer) = origin.layer else { return String::new() };
+    let attributes = origin.meta_layer.map(|layer| format!(", attributes {}", layer_and_step(layer, header)));
+    format!("  ({}{})", layer_and_step(layer, header), attributes.unwrap_or_default())
+}
+
+/// A path as `ls -l` shows it, and what gave it; `?` is what was not specified.
+fn list_line(out: &mut impl Write, path: &str, node: &Node, given_by: &str) -> io::Result<()> {
     fn or_unknown<T: ToString>(value: Option<T>) -> String {
         value.map_or_else(|| "?".to_owned(), |value| value.to_string())
     }
@@ -183,7 +198,6 @@ fn list_line(out: &mut impl Write, path: &str, node: &Node, origin: &Origin) -> 
         other => char::from(other),
     };
     let mode = node.mode.map_or_else(|| "?".to_owned(), |mode| format!("{mode:04o}"));
-    let layer = origin.layer.map_or_else(|| "-".to_owned(), |layer| layer.to_string());
     let (size, tail) = match &node.kind {
         Kind::File { size, .. } => (or_unknown(*size), String::new()),
         Kind::Symlink { target } => ("-".to_owned(), format!(" -> {}", Escaped(target))),
@@ -193,5 +207,5 @@ fn list_line(out: &mut impl Write, path: &str, node: &Node, origin: &Origin) -> 
         Kind::Directory | Kind::Fifo | Kind::Socket => ("-".to_owned(), String::new()),
     };
     let (uid, gid) = (or_unknown(node.uid), or_unknown(node.gid));
-    writeln!(out, "{letter} {mode:>4} {uid:>5} {gid:>5} {size:>12} {layer:>3}  {path}{tail}")
+    writeln!(out, "{letter} {mode:>4} {uid:>5} {gid:>5} {size:>12}  {path}{tail}{given_by}")
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
+use driftlock_common::tree::MAX_PARTS;
 
 use super::read::{At, Raw, RawTarget};
 use super::{
@@ -171,13 +172,13 @@ impl Check {
         let allow_unsigned = raw.allow_unsigned.is_some_and(|at| at.value);
         let name = self.name("target.name", raw.name);
         let root = self.location(&raw.place, raw.root, raw.process);
-        let manifest = raw.manifest.map(|at| {
+        let manifests = raw.manifest.map(|at| {
             if !allow_unsigned {
                 let what = "manifests without a signature are refused unless target.allow_unsigned = true \
                             (signatures come in a later version)";
                 self.complain(&at.place, what);
             }
-            self.absolute("target.manifest", at)
+            self.manifests(at)
         });
         let exclude = match raw.exclude {
             None => Excludes::none(),
@@ -195,13 +196,29 @@ impl Check {
         Some(Target {
             name: name?,
             root: root?,
-            manifest: manifest?,
+            manifests: manifests?,
             allow_unsigned,
             exclude,
             mounts,
             mounts_allowed,
             id_map: id_map.unwrap_or_default(),
         })
+    }
+
+    fn manifests(&mut self, At { value, place }: At<Vec<PathBuf>>) -> Vec<PathBuf> {
+        if value.is_empty() || value.len() > MAX_PARTS {
+            self.complain(&place, format!("target.manifest is one file, or a list of at most {MAX_PARTS}"));
+        }
+        let mut manifests: Vec<PathBuf> = Vec::with_capacity(value.len());
+        for value in value {
+            let manifest = self.absolute("target.manifest", At { value, place: place.clone() });
+            if manifests.iter().any(|other| other.components().eq(manifest.components())) {
+                let what = format!("target.manifest names {} twice: leave one of them out", manifest.display());
+                self.complain(&place, what);
+            }
+            manifests.push(manifest);
+        }
+        manifests
     }
 
     /// A root that a path names, or one of a process.

@@ -1,11 +1,12 @@
 //! Owns what an address of a collector may be.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use reqwest::Url;
+
+use crate::http::is_loopback;
 
 /// The address of a collector: `https://…`, or `http://…` on this host, or `unix:///path` to a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,12 +85,6 @@ impl FromStr for Endpoint {
         }
         Ok(Self { base, socket: None })
     }
-}
-
-/// Whether `host`, as it stands in a URL, cannot leave this host.
-fn is_loopback(host: &str) -> bool {
-    let literal = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl fmt::Display for Endpoint {

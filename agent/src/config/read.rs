@@ -53,7 +53,7 @@ pub(super) struct RawTarget {
     pub(super) name: Option<At<String>>,
     pub(super) root: Option<At<PathBuf>>,
     pub(super) process: Option<At<String>>,
-    pub(super) manifest: Option<At<PathBuf>>,
+    pub(super) manifest: Option<At<Vec<PathBuf>>>,
     pub(super) allow_unsigned: Option<At<bool>>,
     pub(super) exclude: Option<At<Vec<String>>>,
     pub(super) mounts: Option<At<Mounts>>,
@@ -206,6 +206,17 @@ impl<'a> Section<'a> {
         self.text(key).map(|At { value, place }| At { value: PathBuf::from(value), place })
     }
 
+    /// One, or a list of them.
+    fn paths(&mut self, key: &str) -> Option<At<Vec<PathBuf>>> {
+        self.take(key, "a text or a list of texts", |value| {
+            let path = |value: &DeValue<'_>| value.as_str().map(PathBuf::from);
+            match value.as_array() {
+                Some(list) => list.iter().map(|item| path(item.get_ref())).collect(),
+                None => path(value).map(|path| vec![path]),
+            }
+        })
+    }
+
     /// Empty stands for not set.
     fn optional_path(&mut self, key: &str) -> Option<At<PathBuf>> {
         self.path(key).filter(|path| !path.value.as_os_str().is_empty())
@@ -319,22 +330,12 @@ impl<'a> Section<'a> {
 
     fn target(&mut self, place: Place) -> RawTarget {
         self.nothing("trust");
-        let manifest = match self.value("manifest") {
-            Some((offset, DeValue::Array(_))) => {
-                self.complain(
-                    offset,
-                    "target.manifest: several manifests are not available in this version".to_owned(),
-                );
-                None
-            }
-            _ => self.path("manifest"),
-        };
         RawTarget {
             place,
             name: self.text("name"),
             root: self.path("root"),
             process: self.text("process"),
-            manifest,
+            manifest: self.paths("manifest"),
             allow_unsigned: self.flag("allow_unsigned"),
             exclude: self.texts("exclude"),
             mounts: self.parsed("mounts", "one of report, skip, cross", |word| match word {

@@ -1,4 +1,4 @@
-//! Owns the HTTP client: the one function that builds it, sending a batch, and reading what came back as a [`Reply`].
+//! Owns the client of a collector: its credential, sending a batch, and reading what came back as a [`Reply`].
 //! Must not own when to send, or what a reply leads to.
 
 use std::fmt;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, EVENTS_PATH};
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Response, StatusCode, Url, redirect, retry};
+use reqwest::{Response, StatusCode, Url};
 use time::OffsetDateTime;
 
-use super::resolver::HostResolver;
-use super::{Reply, retry_after};
+use super::Reply;
 use crate::config::{Endpoint, Report};
+use crate::http::{self, BuildError, Roots, Settings, chain, parse_retry_after};
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -48,14 +48,23 @@ pub enum ClientError {
     /// It holds no usable credential.
     #[error("{} does not hold a token of printable characters", .0.display())]
     Token(PathBuf),
-    /// It holds no certificate.
-    #[error("{} holds no PEM certificates", .0.display())]
-    Certificates(PathBuf),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Build(BuildError),
     /// The library refuses.
     #[error(
         "the HTTPS client cannot be set up; if the system has no certificates, name a file of them in report.ca_file"
     )]
-    Build(#[source] reqwest::Error),
+    Library(#[source] reqwest::Error),
+}
+
+impl From<BuildError> for ClientError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Refused(error) => Self::Library(error),
+            error => Self::Build(error),
+        }
+    }
 }
 
 impl Default for Timeouts {
@@ -83,7 +92,7 @@ impl Client {
                 Some(value)
             }
         };
-        let http = build(report, timeouts)?;
+        let http = http::client(&settings(report, timeouts))?;
         Ok(Some(Self { http, url: endpoint.url(EVENTS_PATH), token }))
     }
 
@@ -109,34 +118,15 @@ impl Client {
     }
 }
 
-/// Builds the one kind of client that driftlock uses.
-fn build(report: &Report, timeouts: Timeouts) -> Result<reqwest::Client, ClientError> {
-    // An error means that another one is installed already; in this program that is the same one.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("driftlock/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .retry(retry::never())
-        .no_proxy()
-        .connect_timeout(timeouts.connect)
-        .timeout(timeouts.whole)
-        .pool_max_idle_per_host(1)
-        .dns_resolver(HostResolver::default());
-    if let Some(path) = &report.ca_file {
-        let pem = std::fs::read(path).map_err(|error| ClientError::Read(path.clone(), error))?;
-        let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
-        if certificates.is_empty() {
-            return Err(ClientError::Certificates(path.clone()));
-        }
-        builder = builder.tls_certs_only(certificates);
-    } else if !report.endpoint.as_ref().is_some_and(Endpoint::is_https) {
-        // None are needed, and a container of one binary has none: looking for the system's would be an error.
-        builder = builder.tls_certs_only([]);
-    }
-    if let Some(socket) = report.endpoint.as_ref().and_then(|endpoint| endpoint.socket()) {
-        builder = builder.unix_socket(socket.clone());
-    }
-    builder.build().map_err(ClientError::Build)
+fn settings(report: &Report, timeouts: Timeouts) -> Settings {
+    let encrypted = report.endpoint.as_ref().is_some_and(Endpoint::is_https);
+    let roots = match &report.ca_file {
+        Some(path) => Roots::File(path.clone()),
+        None if encrypted => Roots::System,
+        None => Roots::Nobody,
+    };
+    let socket = report.endpoint.as_ref().and_then(|endpoint| endpoint.socket()).cloned();
+    Settings { connect: timeouts.connect, whole: Some(timeouts.whole), roots, socket }
 }
 
 async fn read(response: Response) -> Reply {
@@ -145,7 +135,7 @@ async fn read(response: Response) -> Reply {
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry_after::parse(value, OffsetDateTime::now_utc()));
+        .and_then(|value| parse_retry_after(value, OffsetDateTime::now_utc()));
     let body = match body(response).await {
         Ok(body) => body,
         Err(why) => return retry(why),
@@ -188,17 +178,6 @@ fn explain(status: StatusCode, body: &[u8]) -> String {
 
 const fn retry(why: String) -> Reply {
     Reply::Retry { why, after: None }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 impl fmt::Display for Reply {

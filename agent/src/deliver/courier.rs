@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use driftlock_common::event::{Answer, MAX_BATCH_EVENTS};
 
-use super::{Backoff, Reply};
+use super::Reply;
+use crate::http::Backoff;
 
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_mins(1);

@@ -10,12 +10,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use driftlock_common::path::{Escaped, TreePath};
-use driftlock_common::pattern::Excludes;
 
 use super::mountinfo::Mount;
 use super::site::Site;
 use super::view::{Cause, Difference};
 use super::{Host, Known};
+use crate::baseline::LeftOut;
 use crate::scan::Mounts;
 
 /// What a row amounts to.
@@ -73,7 +73,7 @@ pub struct Target {
     /// Mount points that are as wanted.
     pub mounts_allowed: BTreeSet<TreePath>,
     /// What is left out, by the manifest and locally.
-    pub left_out: Vec<Excludes>,
+    pub left_out: LeftOut,
 }
 
 /// Why a root could not be opened.

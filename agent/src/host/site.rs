@@ -4,7 +4,6 @@
 use std::os::fd::BorrowedFd;
 
 use driftlock_common::path::TreePath;
-use driftlock_common::pattern::Excludes;
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::Known;
@@ -12,6 +11,7 @@ use super::file_system::{Kind, is_virtual};
 use super::mountinfo::{Mount, containing, points_below, visible};
 use super::probe::{Answer, RootProbes};
 use super::survey::{Files, MOST_ENTRIES, Survey, Terms, survey};
+use crate::baseline::LeftOut;
 use crate::scan::Mounts;
 
 /// A root, as this process finds it.
@@ -41,7 +41,7 @@ pub struct Approach<'a> {
     /// Whether files are asked for their permission.
     pub files: Files,
     /// What does not matter.
-    pub left_out: &'a [Excludes],
+    pub left_out: &'a LeftOut,
     /// What is done about mounts inside.
     pub inside: Mounts,
 }

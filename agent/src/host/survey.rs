@@ -5,9 +5,10 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use driftlock_common::path::TreePath;
-use driftlock_common::pattern::Excludes;
 use rustix::fs::{Access, AtFlags, Dir, FileType, Mode, OFlags, accessat, openat, statat};
 use rustix::io::Errno;
+
+use crate::baseline::LeftOut;
 
 /// Entries after which a survey ends, whatever else there is.
 pub const MOST_ENTRIES: u64 = 10_000_000;
@@ -22,7 +23,7 @@ pub struct Terms<'a> {
     /// Whether permissions of files are looked at: not if this process may read everything anyway.
     pub files: Files,
     /// What is neither scanned nor watched.
-    pub left_out: &'a [Excludes],
+    pub left_out: &'a LeftOut,
     /// Directories that are not entered: mounts that are not part of the tree, or may hang.
     pub avoided: &'a [TreePath],
 }
@@ -102,12 +103,6 @@ pub fn survey(root: BorrowedFd<'_>, terms: Terms<'_>) -> Survey {
     survey
 }
 
-impl Terms<'_> {
-    fn leaves_out(&self, path: &TreePath) -> bool {
-        self.left_out.iter().any(|excludes| excludes.excludes(path))
-    }
-}
-
 impl Survey {
     fn entry(
         &mut self,
@@ -125,7 +120,7 @@ impl Survey {
         };
         match file_type {
             FileType::Directory => match path.join(name.to_bytes()) {
-                Ok(child) if terms.avoided.contains(&child) || terms.leaves_out(&child) => {}
+                Ok(child) if terms.avoided.contains(&child) || terms.left_out.has(&child) => {}
                 Ok(child) => waiting.push(child),
                 Err(_) => self.failed += 1,
             },
@@ -148,7 +143,7 @@ impl Survey {
         match error {
             // It went meanwhile.
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {}
-            _ if terms.leaves_out(path) => {}
+            _ if terms.left_out.has(path) => {}
             Errno::ACCESS | Errno::PERM => {
                 self.unreadable += 1;
                 if self.examples.len() < EXAMPLES {
@@ -173,11 +168,18 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
 
+    use driftlock_common::pattern::Excludes;
+
     fn look(dir: &std::path::Path, terms: Terms<'_>) -> Survey {
         survey(File::open(dir).unwrap().as_fd(), terms)
     }
 
-    const ALL: Terms<'_> = Terms { most_entries: 1000, files: Files::Checked, left_out: &[], avoided: &[] };
+    static NOTHING: LeftOut = LeftOut::new(None, Excludes::none());
+    const ALL: Terms<'_> = Terms { most_entries: 1000, files: Files::Checked, left_out: &NOTHING, avoided: &[] };
+
+    fn local(pattern: &str) -> LeftOut {
+        LeftOut::new(None, Excludes::new([pattern], []).unwrap())
+    }
 
     fn tree() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!((found.directories, found.end), (2, End::Bound));
         let found = look(dir.path(), Terms { avoided: &[TreePath::new("a").unwrap()], ..ALL });
         assert_eq!((found.directories, found.end), (2, End::Whole));
-        let left_out = [Excludes::new(["a/**"], []).unwrap()];
+        let left_out = local("a/**");
         let found = look(dir.path(), Terms { left_out: &left_out, ..ALL });
         assert_eq!((found.directories, found.end), (3, End::Whole));
     }
@@ -217,7 +219,7 @@ mod tests {
     fn what_cannot_be_read_is_counted_and_some_of_it_named() {
         let mut found = Survey::default();
         let path = |text: &str| TreePath::new(text).unwrap();
-        let left_out = [Excludes::new(["log/**"], []).unwrap()];
+        let left_out = local("log/**");
         let terms = Terms { left_out: &left_out, ..ALL };
         for (at, error) in [
             ("a", Errno::ACCESS),

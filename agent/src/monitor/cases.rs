@@ -169,7 +169,10 @@ pub(super) fn finding(at: &str, word: &str, variant: u64) -> Finding {
         attributes: Attributes::NONE,
         expected: None,
         observed,
+        manifest: None,
         layer: None,
+        meta_layer: None,
+        step: None,
         unverified: Attributes::NONE,
         reason: None,
         covers: None,
@@ -183,6 +186,7 @@ fn manifest(name: &str) -> ManifestView {
         sha256: Digest::sha256(name.as_bytes()),
         trust: "unsigned".into(),
         origin: "image".into(),
+        parts: Vec::new(),
     }
 }
 

@@ -98,7 +98,8 @@ fn properties(whole: &Whole<'_>) -> Vec<(&'static str, String)> {
     let summary = whole.summary;
     let compared: Vec<&str> = summary.compared.iter().map(Attribute::name).collect();
     let fail_on: Vec<&str> = Change::ALL.iter().filter(|c| whole.gate.fails_on(**c)).map(|c| c.name()).collect();
-    vec![
+    let parts: Vec<String> = summary.manifest.parts.iter().map(|part| format!("{} {}", part.tree, part.name)).collect();
+    let mut properties = vec![
         ("driftlock.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("manifest.tree", summary.manifest.tree.to_string()),
         ("manifest.sha256", summary.manifest.sha256.to_string()),
@@ -110,14 +111,19 @@ fn properties(whole: &Whole<'_>) -> Vec<(&'static str, String)> {
         ("fail_on", fail_on.join(",")),
         ("complete", summary.complete.to_string()),
         ("exit_code", whole.exit.to_string()),
-    ]
+    ];
+    if !parts.is_empty() {
+        properties.push(("manifest.parts", parts.join("\n")));
+    }
+    properties
 }
 
 /// A difference.
 fn case(xml: &mut Writer<Vec<u8>>, whole: &Whole<'_>, drift: &Drift) -> io::Result<()> {
     let change = drift.change().name();
     let ending = Ending::of(whole, drift).element();
-    write_case(xml, &shown(&drift.path), change, Some((ending, &details(drift), drift_line(drift, false).trim_end())))
+    let line = drift_line(drift, whole.sealed_in, false);
+    write_case(xml, &shown(&drift.path), change, Some((ending, &details(drift, whole.sealed_in), line.trim_end())))
 }
 
 /// What is no difference, and the end of the document.

@@ -6,8 +6,10 @@ use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Sealed, Unverified};
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
 use driftlock_common::gap::Reason;
+use driftlock_common::manifest::Header;
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::TreePath;
+use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::Origin;
 
@@ -25,7 +27,7 @@ fn file(content: &[u8], mode: u16) -> Node {
 }
 
 fn sealed(node: Node) -> Sealed {
-    Sealed { node, origin: Origin { layer: Some(1), ..Origin::default() } }
+    Sealed { node, origin: Origin { layer: Some(1), ..Origin::default() }, part: 0 }
 }
 
 /// In path order.
@@ -52,6 +54,17 @@ pub(super) fn drifts() -> Vec<Drift> {
     ]
     .map(|(path, delta)| Drift { path: TreePath::new(path).unwrap(), delta })
     .into()
+}
+
+/// Of what was sealed: the build step that they are from is hostile too.
+pub(super) fn header() -> Header {
+    let steps = [
+        "ADD rootfs.tar /",
+        "RUN |1 K=v /bin/sh -c echo \x1b[31m \u{202e}{0} ]]>\"'&<\u{ffff} > /x",
+        "COPY app / # buildkit",
+    ];
+    let history = steps.map(str::to_owned).into();
+    Header { history, ..Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()) }
 }
 
 /// A golden form with the one thing in it that a release changes.
@@ -81,6 +94,7 @@ pub(super) fn summary() -> Summary {
             sha256: Digest::sha256(b"manifest"),
             trust: "unsigned".into(),
             origin: "image".into(),
+            parts: Vec::new(),
         },
         excluded: ExcludedView { manifest: vec!["tmp/**".into()], local: Vec::new(), ..ExcludedView::default() },
         observed_tree: None,
@@ -89,11 +103,11 @@ pub(super) fn summary() -> Summary {
 
 /// The result in a form, as text.
 pub(super) fn written(form: FormatArg) -> String {
-    let (drifts, summary) = (drifts(), summary());
+    let (drifts, header, summary) = (drifts(), header(), summary());
     let whole = Whole {
         verb: "scan",
         drifts: &drifts,
-        content: Algorithm::Blake3,
+        sealed_in: (&header).into(),
         summary: &summary,
         gate: Gate::parse("removed,changed").unwrap(),
         exit: 14,
@@ -105,12 +119,13 @@ pub(super) fn written(form: FormatArg) -> String {
 
 /// The result of a clean tree in a form, as text.
 pub(super) fn clean(form: FormatArg) -> String {
+    let header = header();
     let summary =
         Summary { complete: true, fail_on: Vec::new(), added: 0, removed: 0, changed: 0, unverifiable: 0, ..summary() };
     let whole = Whole {
         verb: "diff",
         drifts: &[],
-        content: Algorithm::Blake3,
+        sealed_in: (&header).into(),
         summary: &summary,
         gate: Gate::default(),
         exit: 0,

@@ -188,7 +188,7 @@ impl Base {
 impl Outcome {
     fn new(drift: &Drift, whole: &Whole<'_>) -> Self {
         let change = drift.change();
-        let text = format!("{change} {}: {}", shown(&drift.path), details(drift));
+        let text = format!("{change} {}: {}", shown(&drift.path), details(drift, whole.sealed_in));
         let named = [change.name().as_bytes(), b"\0", drift.path.as_bytes()].concat();
         Self {
             rule_id: change.name(),
@@ -197,7 +197,7 @@ impl Outcome {
             message: message(&text),
             locations: [Location::of(&drift.path)],
             partial_fingerprints: Fingerprints { path_and_change: Digest::blake3(&named) },
-            properties: Finding::new(drift, whole.content),
+            properties: Finding::new(drift, whole.sealed_in),
         }
     }
 }
@@ -224,8 +224,8 @@ impl Invocation {
 impl Notification {
     /// What of a difference could not be verified, if anything.
     fn new(drift: &Drift, whole: &Whole<'_>) -> Option<Self> {
-        let reason = drift.has_gap().then(|| Finding::new(drift, whole.content).reason).flatten()?;
-        let text = format!("not verified: {}: {}", shown(&drift.path), details(drift));
+        let reason = drift.has_gap().then(|| Finding::new(drift, whole.sealed_in).reason).flatten()?;
+        let text = format!("not verified: {}: {}", shown(&drift.path), details(drift, whole.sealed_in));
         Some(Self {
             descriptor: Descriptor { id: reason.name() },
             level: Level::Error,

@@ -4,18 +4,28 @@
 use std::fmt::Write as _;
 
 use driftlock_common::compared::Compared;
+use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Unverified};
-use driftlock_common::finding::Summary;
+use driftlock_common::finding::{ManifestView, PartView, Summary};
+use driftlock_common::manifest::{Header, SealedIn};
 use driftlock_common::node::{Device, Kind, Node, Presence};
 use driftlock_common::path::{Escaped, TreePath};
 
 use crate::gate::tolerated;
 
-/// One difference as a line with its line feed, for example `changed       usr/bin/app  content, mode 0755 → 4755`.
-pub fn drift_line(drift: &Drift, colour: bool) -> String {
-    let change = drift.change();
-    let (before, after) = if colour { (sgr(change), "\x1b[0m") } else { ("", "") };
-    format!("{before}{:<12}{after}  {}  {}\n", change.name(), shown(&drift.path), details(drift))
+/// So much of a build step stands in a line, in characters; the whole is in the JSON forms, and in `show`.
+const MAX_STEP_IN_LINE: usize = 80;
+
+/// One difference from what was sealed with these headers as a line with its line feed, for example
+/// `changed       usr/bin/app  content, mode 0755 → 4755, layer 3: RUN make install`.
+pub fn drift_line(drift: &Drift, sealed_in: SealedIn<'_>, colour: bool) -> String {
+    let change = coloured(drift.change(), &format!("{:<12}", drift.change().name()), colour);
+    format!("{change}  {}  {}\n", shown(&drift.path), details(drift, sealed_in))
+}
+
+/// A word in the colour of a change, if colour is wanted.
+pub(super) fn coloured(change: Change, word: &str, colour: bool) -> String {
+    if colour { format!("{}{word}\x1b[0m", sgr(change)) } else { word.to_owned() }
 }
 
 /// A path as it is shown: the root has no name of its own.
@@ -23,36 +33,45 @@ pub(super) fn shown(path: &TreePath) -> String {
     if path.is_root() { ".".to_owned() } else { path.escaped().to_string() }
 }
 
-/// What a difference is, for example `content, mode 0755 → 4755`.
-pub(super) fn details(drift: &Drift) -> String {
+/// What a difference is, for example `content, mode 0755 → 4755, layer 3: RUN make install`.
+pub(super) fn details(drift: &Drift, sealed_in: SealedIn<'_>) -> String {
+    let mut details = what(drift);
+    details.extend(drift.layer().map(|layer| layer_and_step(layer, sealed_in.header_of(drift))));
+    details.extend(sealed_in.name_of(drift).map(|name| format!("sealed in {name}")));
+    details.join(", ")
+}
+
+/// What a difference is, for example `content` and `mode 0755 → 4755`.
+pub(super) fn what(drift: &Drift) -> Vec<String> {
     let mut details = Vec::new();
-    let mut layer = None;
     match &drift.delta {
         Delta::Added { observed, unverified, collapsed } => {
             details.push(describe(observed));
             details.extend(collapsed.map(|n| format!("and {n} more added below it")));
             details.extend(unverified.map(not_verified));
         }
-        Delta::Removed { expected } => {
-            details.push(expected.node.file_type().name().to_owned());
-            layer = expected.origin.layer;
-        }
+        Delta::Removed { expected } => details.push(expected.node.file_type().name().to_owned()),
         Delta::Changed { attributes, expected, observed, unverified } => {
             details.extend(attributes.iter().map(|attribute| differs(attribute, &expected.node, observed)));
             details.extend(unverified.map(not_verified));
-            let metadata_only = !attributes.contains(Attribute::Content) && !attributes.contains(Attribute::Type);
-            layer = expected.origin.meta_layer.filter(|_| metadata_only).or(expected.origin.layer);
         }
-        Delta::Unverifiable { reason, covers, expected } => {
+        Delta::Unverifiable { reason, covers, .. } => {
             details.push(reason.name().to_owned());
             if *covers > 1 {
                 details.push(format!("stands for {covers} sealed entries"));
             }
-            layer = expected.as_ref().and_then(|expected| expected.origin.layer);
         }
     }
-    details.extend(layer.map(|layer| format!("layer {layer}")));
-    details.join(", ")
+    details
+}
+
+/// A layer by its index and what made it, for example `layer 3: RUN apt-get install nginx`.
+pub fn layer_and_step(layer: u16, header: &Header) -> String {
+    let Some(step) = header.step(layer) else { return format!("layer {layer}") };
+    match step.char_indices().nth(MAX_STEP_IN_LINE) {
+        Some((end, _)) => format!("layer {layer}: {}…", &step[..end]),
+        None => format!("layer {layer}: {step}"),
+    }
 }
 
 /// What a whole result amounts to, as a few lines.
@@ -85,10 +104,12 @@ pub fn summary_lines(summary: &Summary) -> String {
         std::time::Duration::from_millis(summary.duration_ms).as_secs_f64()
     );
     text.extend(not_failing(summary));
-    let manifest = &summary.manifest;
-    let learned = if manifest.origin == "dir" { ", learned from a directory" } else { "" };
-    let _infallible =
-        writeln!(text, "manifest      {}, {}{learned}, origin {}", manifest.tree, manifest.trust, manifest.origin);
+    let ManifestView { tree, trust, origin, parts, .. } = &summary.manifest;
+    let _infallible = writeln!(text, "manifest      {}", sealed_as(tree, trust, origin));
+    for (index, PartView { name, tree, trust, origin, .. }) in parts.iter().enumerate() {
+        let number = format!("part {}", index + 1);
+        let _infallible = writeln!(text, "{number:<12}  {}: {name}", sealed_as(tree, trust, origin));
+    }
     let _infallible = write!(text, "scope         {}, profile {}", summary.scope, summary.profile.name());
     if summary.compared != Compared::all(summary.profile).attributes() {
         let _infallible = write!(text, "; compared only {}", list(summary.compared, ", "));
@@ -106,6 +127,11 @@ pub fn summary_lines(summary: &Summary) -> String {
     }
     text.push('\n');
     text
+}
+
+fn sealed_as(tree: &OciDigest, trust: &str, origin: &str) -> String {
+    let learned = if origin == "dir" { ", learned from a directory" } else { "" };
+    format!("{tree}, {trust}{learned}, origin {origin}")
 }
 
 /// A line about what was found and does not fail, so that nobody takes a passed gate for a clean tree.
@@ -238,13 +264,15 @@ mod tests {
     }
 
     fn sealed(node: Node) -> Sealed {
-        Sealed { node, origin: Origin { layer: Some(2), ..Origin::default() } }
+        Sealed { node, origin: Origin { layer: Some(2), meta_layer: Some(3), ..Origin::default() }, part: 0 }
     }
 
     #[test]
     fn each_difference_is_one_readable_line() {
         let link = |to: &str| Node::bare(Kind::Symlink { target: to.as_bytes().into() });
         let denied = Unverified { attributes: Attributes::of(Attribute::Content), reason: Reason::Denied };
+        let history = ["", "", "/bin/sh -c make \x1b[31m", "RUN chmod"].map(str::to_owned).into();
+        let header = Header { history, ..sample::header() };
         let changed = |attributes: &[Attribute], expected, observed, unverified| Delta::Changed {
             attributes: attributes.iter().copied().collect(),
             expected: sealed(expected),
@@ -255,17 +283,22 @@ mod tests {
             (
                 "usr/bin/app",
                 changed(&[Attribute::Content, Attribute::Mode], file(1, 0o755), file(1, 0o4755), None),
-                "changed       usr/bin/app  content, mode 0755 → 4755, layer 2",
+                "changed       usr/bin/app  content, mode 0755 → 4755, layer 2: RUN make \\x1b[31m",
+            ),
+            (
+                "etc",
+                changed(&[Attribute::Mode], file(1, 0o755), file(1, 0o777), None),
+                "changed       etc  mode 0755 → 0777, layer 3: RUN chmod",
             ),
             (
                 "a\x1b[31m",
                 changed(&[Attribute::Content], file(10, 0o644), file(12, 0o644), Some(denied)),
-                "changed       a\\x1b[31m  content 10 → 12 bytes, content not verified: denied, layer 2",
+                "changed       a\\x1b[31m  content 10 → 12 bytes, content not verified: denied, layer 2: RUN make \\x1b[31m",
             ),
             (
                 "l",
                 changed(&[Attribute::Target], link("x\n"), link("y"), None),
-                "changed       l  target x\\x0a → y, layer 2",
+                "changed       l  target x\\x0a → y, layer 2: RUN make \\x1b[31m",
             ),
             (
                 "new",
@@ -277,7 +310,11 @@ mod tests {
                 Delta::Added { observed: Node::implicit_directory(), unverified: None, collapsed: Some(20_000) },
                 "added         flood  directory, and 20000 more added below it",
             ),
-            ("gone", Delta::Removed { expected: sealed(file(1, 0o644)) }, "removed       gone  file, layer 2"),
+            (
+                "gone",
+                Delta::Removed { expected: sealed(file(1, 0o644)) },
+                "removed       gone  file, layer 2: RUN make \\x1b[31m",
+            ),
             (
                 "",
                 Delta::Unverifiable { reason: Reason::RootLost, covers: 7, expected: None },
@@ -285,8 +322,18 @@ mod tests {
             ),
         ] {
             let drift = Drift { path: TreePath::new(path).unwrap(), delta };
-            assert_eq!(drift_line(&drift, false), format!("{line}\n"));
+            assert_eq!(drift_line(&drift, (&header).into(), false), format!("{line}\n"));
         }
+    }
+
+    #[test]
+    fn a_step_is_cut_to_the_line_and_one_that_is_not_known_is_left_out() {
+        let history = vec!["é".repeat(80), "é".repeat(81), String::new()];
+        let header = Header { history, ..sample::header() };
+        assert_eq!(layer_and_step(0, &header), format!("layer 0: {}", "é".repeat(80)));
+        assert_eq!(layer_and_step(1, &header), format!("layer 1: {}…", "é".repeat(80)));
+        assert_eq!(layer_and_step(2, &header), "layer 2");
+        assert_eq!(layer_and_step(9, &header), "layer 9");
     }
 
     #[test]

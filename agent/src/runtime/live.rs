@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::hold::Hold;
 use super::remembered::Remembered;
 use super::{BLIND_SWEEP, Done, look};
-use crate::baseline::{Accept, Baseline};
+use crate::baseline::{Accept, Baseline, LeftOut};
 use crate::config::{self, Config, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
@@ -60,11 +60,11 @@ impl Live {
         watch: &Watch,
         state_dir: &Path,
     ) -> (Self, TargetPlan) {
-        let path = target.manifest.clone();
-        let loaded = tokio::task::spawn_blocking(move || Baseline::load(&path, Accept::Unsigned)).await;
+        let paths = target.manifests.clone();
+        let loaded = tokio::task::spawn_blocking(move || Baseline::load_all(&paths, Accept::Unsigned)).await;
         let (loaded, refused) = match loaded {
             Ok(Ok(_)) if !target.allow_unsigned => {
-                (None, format!("{} has no signature, and allow_unsigned is false", target.manifest.display()))
+                (None, format!("{} has no signature, and allow_unsigned is false", target.manifest_names()))
             }
             Ok(Ok(baseline)) => (Some(Arc::new(baseline)), String::new()),
             Ok(Err(error)) => (None, Failure::from(error).to_string()),
@@ -111,7 +111,6 @@ impl Live {
 
     /// What to watch, and where. The agent's own writing must not make it look.
     pub(super) fn watched(&self, state_dir: &Path) -> (Hold, Location, Watched) {
-        let sealed = self.baseline.as_ref().map(|baseline| baseline.manifest().header.excludes.clone());
         let own_state = || {
             // The root of a process is another file system than the agent's.
             let Location::Directory(root) = &self.target.root else { return None };
@@ -120,7 +119,7 @@ impl Live {
             TreePath::new(std::os::unix::ffi::OsStrExt::as_bytes(inside.as_os_str())).ok()
         };
         let watched = Watched {
-            excludes: [sealed.unwrap_or_default(), self.target.exclude.clone()],
+            left_out: LeftOut::new(self.baseline.clone(), self.target.exclude.clone()),
             own_state: own_state().filter(|path| !path.is_root()),
             mounts: self.target.mounts,
         };

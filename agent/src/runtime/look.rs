@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use driftlock_common::digest::Algorithm;
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::Finding;
+use driftlock_common::manifest::SealedIn;
 use tokio::sync::mpsc;
 
 use super::Done;
@@ -57,7 +57,7 @@ impl Look {
         let baseline = Arc::clone(&self.baseline);
         let baseline = &*baseline;
         let state = self.remembered.state(root, baseline, &self.options);
-        let content = baseline.manifest().header.content;
+        let sealed_in = baseline.sealed_in();
         for scope in std::mem::take(&mut self.scopes) {
             if self.cancel.load(Ordering::Relaxed) {
                 return Ending::Interrupted;
@@ -67,11 +67,11 @@ impl Look {
             self.options.state = Some((Arc::clone(&state), rely));
             let (outcome, summary) = if scope == Scope::All {
                 let view = self.baseline.view();
-                let each = |drift: &Drift| self.found(drift, content);
+                let each = |drift: &Drift| self.found(drift, sealed_in);
                 let all = report(root, baseline, &view, &self.options, pool, &self.cancel, &each);
                 (all.outcome, Some(Box::new(all.summary)))
             } else {
-                let found = |drift: Drift| self.found(&drift, content);
+                let found = |drift: Drift| self.found(&drift, sealed_in);
                 (compare(root, baseline, &self.options, &scope, pool, &self.cancel, &found), None)
             };
             let Stats { entries, duration, waited, .. } = outcome.stats;
@@ -91,8 +91,8 @@ impl Look {
         Ending::Finished(None)
     }
 
-    fn found(&self, drift: &Drift, content: Algorithm) {
-        let finding = Box::new(Finding::new(drift, content));
+    fn found(&self, drift: &Drift, sealed_in: SealedIn<'_>) {
+        let finding = Box::new(Finding::new(drift, sealed_in));
         self.send(Event::Found { scan: self.scan, path: drift.path.clone(), finding });
     }
 

@@ -31,6 +31,12 @@ pub trait Expected: Sync {
 
     /// Where an entry of the tree came from, for showing it.
     fn origin(&self, id: EntryId) -> Origin;
+
+    /// Which of several manifests sealed an entry of the tree.
+    fn part(&self, id: EntryId) -> usize;
+
+    /// Whether one of several manifests specifies more than the terms have.
+    fn is_narrowed(&self) -> bool;
 }
 
 impl Expected for Manifest {
@@ -40,6 +46,14 @@ impl Expected for Manifest {
 
     fn origin(&self, id: EntryId) -> Origin {
         self.tree.origin(id)
+    }
+
+    fn part(&self, _id: EntryId) -> usize {
+        0
+    }
+
+    fn is_narrowed(&self) -> bool {
+        false
     }
 }
 
@@ -146,6 +160,7 @@ pub fn compare(
         gaps,
         partial: !options.local_excludes.is_empty()
             || compared != Compared::all(manifest.header.profile)
+            || expected.is_narrowed()
             || own_state.is_some()
             || !virtual_mounts.is_empty()
             || mounts.iter().any(|path| options.wants_mount(path)),
@@ -171,7 +186,7 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn sealed(&self, id: EntryId) -> Sealed {
-        Sealed { node: self.tree.node(id), origin: self.expected.origin(id) }
+        Sealed { node: self.tree.node(id), origin: self.expected.origin(id), part: self.expected.part(id) }
     }
 
     fn emit(&self, drift: Drift) {

@@ -278,7 +278,7 @@ impl<'s> Walk<'s> {
         (low..high)
             .filter_map(|index| {
                 let (name, sealed) = listing.get(index);
-                if self.is_excluded(directory, name) { None } else { self.entry(directory, fd, name, sealed) }
+                if self.is_excluded(directory, name, sealed) { None } else { self.entry(directory, fd, name, sealed) }
             })
             .collect()
     }

@@ -11,12 +11,12 @@ use tar_core::Header;
 
 use super::block::BLOCK;
 use super::docker;
-use super::entries::{Ending, Entries, EntryKind};
+use super::entries::{Entries, EntryKind, Readers};
 use super::image::{self, Blobs, Config, MAX_CONFIG, blob_place};
 use super::layer::{self, Layer, Options};
 use super::layout::{check_diff_id, read_to_limit};
 use super::problem::{Fault, Problem, SourceError};
-use super::stream::{Compression, Decoded, Device, Hashing, peek};
+use super::stream::{Counted, Decoded, Device, Guarded, Hashing, Stored, peek, sniff};
 
 /// The most bytes of documents that are kept together.
 const MAX_DOCUMENTS: u64 = 64 * 1024 * 1024;
@@ -62,12 +62,12 @@ enum What {
     Other,
 }
 
-/// Reads an image archive: OCI (`skopeo copy … oci-archive:`), `docker save` of any age, plain or gzip.
+/// Reads an image archive: OCI (`skopeo copy … oci-archive:`), `docker save` of any age, plain, gzip or zstd.
 ///
 /// # Errors
 /// If the archive cannot be read, is damaged, or does not hold exactly one image that fits.
 pub fn read(
-    input: impl Read,
+    input: impl Read + Send,
     place: &str,
     wanted: Option<OciDigest>,
     platform: &str,
@@ -85,9 +85,11 @@ pub fn read(
 }
 
 impl Archive {
-    fn read(input: impl Read, options: &Options) -> Result<Self, Problem> {
+    fn read(input: impl Read + Send, options: &Options) -> Result<Self, Problem> {
         let mut archive = Self::default();
-        let mut entries = Entries::new(Decoded::new(Device(input))?, Ending::Closed);
+        let (input, stored) = Counted::new(Device(input));
+        let input = Guarded::new(Decoded::new(input)?, &options.budget, &stored, 0);
+        let mut entries = Entries::new(input, Readers::Any);
         while let Some(entry) = entries.next()? {
             let path = archive_path(&entry.path)
                 .map_err(|error| Problem::Entry { path: entry.path.clone(), fault: error.into() })?;
@@ -96,7 +98,8 @@ impl Archive {
             }
             match entry.kind {
                 EntryKind::File => {
-                    let blob = Blob::read(entries.body(), entry.size, options, &mut archive.documents)?;
+                    options.budget.inflate(entry.holes.unwrap_or_default())?;
+                    let blob = Blob::read(entries.body(), entry.size, &stored, options, &mut archive.documents)?;
                     archive.links.remove(&path);
                     archive.files.insert(path, blob);
                 }
@@ -215,11 +218,17 @@ impl Archive {
 }
 
 impl Blob {
-    fn read(body: impl Read, size: u64, options: &Options, documents: &mut u64) -> Result<Self, Problem> {
+    fn read(
+        body: impl Read + Send,
+        size: u64,
+        stored: &Stored,
+        options: &Options,
+        documents: &mut u64,
+    ) -> Result<Self, Problem> {
         let mut bytes = Hashing::new(body);
         let (first, mut stream) = peek(&mut bytes, BLOCK).map_err(Problem::of_stream)?;
         let what = if looks_like_layer(&first) {
-            match layer::index(BufReader::new(&mut stream), options) {
+            match layer::index_within(BufReader::new(&mut stream), stored, options) {
                 Ok(layer) => What::Layer(Box::new(layer)),
                 Err(problem) => What::Broken(problem),
             }
@@ -240,7 +249,7 @@ impl Blob {
 
 /// By compression, or by a tar header.
 fn looks_like_layer(first: &[u8]) -> bool {
-    if Compression::sniff(first) != Compression::None {
+    if sniff(first).is_some() {
         return true;
     }
     let Some(block) = first.first_chunk::<BLOCK>() else { return false };

@@ -5,7 +5,7 @@ use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::path::Escaped;
 use serde::Deserialize;
 
-use super::problem::{Problem, SourceError};
+use super::problem::{Named, Problem, SourceError};
 
 /// The largest index or manifest, in bytes.
 pub(super) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
@@ -101,6 +101,11 @@ pub(super) struct Image {
 pub(super) trait Blobs {
     /// The blob, at most `limit` bytes; of `size` bytes, if that is known.
     fn document(&self, digest: Digest, size: Option<u64>, limit: u64) -> Result<Vec<u8>, SourceError>;
+
+    /// An index or an image manifest: not every place keeps them where it keeps other blobs.
+    fn manifest(&self, digest: Digest, size: Option<u64>) -> Result<Vec<u8>, SourceError> {
+        self.document(digest, size, MAX_MANIFEST)
+    }
 }
 
 /// Finds the image that is meant: by digest, or the only one for the platform.
@@ -114,7 +119,7 @@ pub(super) fn resolve(
     let start = match wanted {
         Some(wanted) => {
             let digest = sha256_of(wanted).map_err(|problem| problem.at(place))?;
-            let bytes = blobs.document(digest, None, MAX_MANIFEST).map_err(|error| match error.problem {
+            let bytes = blobs.manifest(digest, None).map_err(|error| match error.problem {
                 // Nothing refers to it but whoever asked.
                 Problem::Missing => Problem::NoImage(format!("there is no image sha256:{digest} in it")).at(place),
                 problem => SourceError { problem, ..error },
@@ -134,7 +139,7 @@ pub(super) fn resolve(
     collect(start, blobs, 1, &mut candidates)?;
     let chosen = choose(&candidates, platform).map_err(|problem| problem.at(place))?;
     let digest = chosen.sha256().map_err(|problem| problem.at(place))?;
-    let bytes = blobs.document(digest, Some(chosen.size), MAX_MANIFEST)?;
+    let bytes = blobs.manifest(digest, Some(chosen.size))?;
     image(digest, parse(&bytes, &blob_place(digest))?, blobs)
 }
 
@@ -205,7 +210,7 @@ fn collect(
             if depth >= MAX_NESTING {
                 return Err(Problem::TooMuch("indexes stand in indexes more than 3 deep").at(blob_place(digest)));
             }
-            let bytes = blobs.document(digest, Some(descriptor.size), MAX_MANIFEST)?;
+            let bytes = blobs.manifest(digest, Some(descriptor.size))?;
             let document: Document = parse(&bytes, &blob_place(digest))?;
             collect(document.manifests.unwrap_or_default(), blobs, depth + 1, found)?;
         } else if !found.iter().any(|other| other.digest == descriptor.digest) {
@@ -241,7 +246,7 @@ fn image(digest: Digest, document: Document, blobs: &impl Blobs) -> Result<Image
         return Err(Problem::Unusable("not an image manifest: it has no configuration and layers".into()).at(place));
     };
     if !config_descriptor.is_image_config() {
-        let text = format!("not an image, but {}", Escaped(config_descriptor.media_type.as_bytes()));
+        let text = format!("not an image, but {}", Named(config_descriptor.media_type.as_bytes()));
         return Err(Problem::Unusable(text).at(place));
     }
     if layers.len() > MAX_LAYERS {
@@ -315,23 +320,25 @@ impl Descriptor {
 
     /// Whether a blob with this media type can be a layer of files.
     pub(super) fn check_layer_type(&self) -> Result<(), Problem> {
-        const PLAIN_OR_GZIP: &[&str] = &[
+        const LAYERS: &[&str] = &[
             "application/vnd.oci.image.layer.v1.tar",
             "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
             "application/vnd.oci.image.layer.nondistributable.v1.tar",
             "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
             "application/vnd.docker.image.rootfs.diff.tar",
             "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.zstd",
             "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
         ];
         let media_type = self.media_type.as_str();
-        if PLAIN_OR_GZIP.contains(&media_type) {
-            Ok(())
-        } else if media_type.ends_with("zstd") {
-            Err(Problem::Zstd)
-        } else {
-            let shown = Escaped(media_type.as_bytes());
-            Err(Problem::Unusable(format!("a layer of the type {shown}, which is not a tree of files")))
+        if LAYERS.contains(&media_type) {
+            return Ok(());
         }
+        Err(Problem::Unusable(match media_type {
+            "" => "a layer that does not say its media type".to_owned(),
+            other => format!("a layer of the type {}, which is not a tree of files", Named(other.as_bytes())),
+        }))
     }
 }

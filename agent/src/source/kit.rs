@@ -125,6 +125,11 @@ impl Tar {
         self.add(entry)
     }
 
+    pub(super) fn padded(mut self) -> Self {
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
     /// The archive with its end.
     pub(super) fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
@@ -149,10 +154,76 @@ pub(super) fn pax(records: &[(&[u8], &[u8])]) -> Vec<u8> {
     out
 }
 
+/// A sparse file in the old GNU format, or PAX 0.0, 0.1, 1.0, as GNU tar writes them.
+pub(super) fn sparse(format: u8, name: &str, chunks: &[(u64, &[u8])], real: u64) -> Tar {
+    let mut map: Vec<(u64, u64)> = chunks.iter().map(|(offset, data)| (*offset, data.len() as u64)).collect();
+    map.push((real, 0));
+    let data: Vec<u8> = chunks.iter().flat_map(|(_, data)| data.to_vec()).collect();
+    sparse_map(format, name, &map, &data, real)
+}
+
+/// The same with a map that need not fit.
+pub(super) fn sparse_map(format: u8, name: &str, map: &[(u64, u64)], data: &[u8], real: u64) -> Tar {
+    let mut entry = raw(if format == 0 { b'S' } else { b'0' }, name);
+    let numbers = |separator: &str| {
+        map.iter().map(|(offset, length)| format!("{offset}{separator}{length}")).collect::<Vec<_>>().join(separator)
+    };
+    let number = |value: u64| value.to_string().into_bytes();
+    let mut records: Vec<(&[u8], Vec<u8>)> = Vec::new();
+    entry.body = data.to_vec();
+    match format {
+        0 => {
+            let descriptor = |(offset, length): &(u64, u64)| format!("{offset:011o}\0{length:011o}\0").into_bytes();
+            let (first, rest) = map.split_at(map.len().min(4));
+            entry = entry.patch(257, b"ustar  \0").patch(386, &first.iter().flat_map(descriptor).collect::<Vec<_>>());
+            entry = entry.patch(482, &[u8::from(!rest.is_empty())]).patch(483, format!("{real:011o}\0").as_bytes());
+            let mut more = Vec::new();
+            for (index, chunks) in rest.chunks(21).enumerate() {
+                let mut block: Vec<u8> = chunks.iter().flat_map(descriptor).collect();
+                block.resize(512, 0);
+                block[504] = u8::from((index + 1) * 21 < rest.len());
+                more.extend(block);
+            }
+            let (size, data) = (entry.body.len() as u64, std::mem::take(&mut entry.body));
+            entry.size = Some(size);
+            return Tar([entry.bytes(), more, data].concat()).padded();
+        }
+        1 => {
+            records.push((b"GNU.sparse.size", number(real)));
+            records.push((b"GNU.sparse.numblocks", number(map.len() as u64)));
+            for (offset, length) in map {
+                records.push((b"GNU.sparse.offset", number(*offset)));
+                records.push((b"GNU.sparse.numbytes", number(*length)));
+            }
+        }
+        2 => {
+            records.push((b"GNU.sparse.size", number(real)));
+            records.push((b"GNU.sparse.numblocks", number(map.len() as u64)));
+            records.push((b"GNU.sparse.name", name.into()));
+            records.push((b"GNU.sparse.map", numbers(",").into_bytes()));
+        }
+        _ => {
+            records.push((b"GNU.sparse.major", b"1".to_vec()));
+            records.push((b"GNU.sparse.minor", b"0".to_vec()));
+            records.push((b"GNU.sparse.name", name.into()));
+            records.push((b"GNU.sparse.realsize", number(real)));
+            let mut text = format!("{}\n{}\n", map.len(), numbers("\n")).into_bytes();
+            text.resize(text.len().next_multiple_of(512), 0);
+            entry.body = [text, data.to_vec()].concat();
+        }
+    }
+    let records: Vec<(&[u8], &[u8])> = records.iter().map(|(key, value)| (*key, value.as_slice())).collect();
+    Tar::default().pax(&records).add(entry)
+}
+
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
 }
 
 /// An image in the making: blobs by digest, and the documents that name them.
@@ -190,11 +261,15 @@ impl ImageKit {
 
     /// A layer whose stored bytes need not be what they should be.
     pub(super) fn stored_layer(&mut self, tar: &[u8], stored: Vec<u8>, compressed: bool) {
+        self.typed_layer(tar, stored, if compressed { "+gzip" } else { "" });
+    }
+
+    /// The same, with any suffix to its media type.
+    pub(super) fn typed_layer(&mut self, tar: &[u8], stored: Vec<u8>, suffix: &str) {
         self.diff_ids.push(format!("sha256:{}", Digest::sha256(tar)));
         self.history.push(json!({ "created_by": format!("step\t{}", self.layers.len()) }));
         self.history.push(json!({ "created_by": "ENV x", "empty_layer": true }));
         let size = stored.len();
-        let suffix = if compressed { "+gzip" } else { "" };
         let digest = self.blob(stored);
         self.layers.push(json!({
             "mediaType": format!("application/vnd.oci.image.layer.v1.tar{suffix}"), "digest": digest, "size": size

@@ -2,7 +2,7 @@
 //! hashed as they pass. Must not own laying layers over each other.
 
 use std::io::{BufRead, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::PoisonError;
 
 use driftlock_common::digest::Digest;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
@@ -11,15 +11,13 @@ use driftlock_common::profile::{CAPABILITY, Profile, normal_capability};
 use driftlock_common::tree::archive_path;
 use sha2::Digest as _;
 
-use super::entries::{Ending, Entries, Entry, EntryKind};
+use super::budget::Budget;
+use super::entries::{Entries, Entry, EntryKind, Readers};
 use super::notes::{Code, Notes};
 use super::problem::{Fault, Problem};
-use super::stream::{Decoded, Hashing};
+use super::stream::{Counted, Decoded, Guarded, Hashing, Stored, read_ahead};
+use super::toc::{self, Toc};
 
-/// The most entries of all layers of a source together.
-pub const MAX_ENTRIES: u64 = 10_000_000;
-/// The most bytes of names, targets and attributes of all layers of a source together.
-pub const MAX_METADATA: u64 = 2 * 1024 * 1024 * 1024;
 /// The most bytes of extended attributes of one path: with them its line is within the manifest's limit.
 const MAX_XATTRS: usize = 256 * 1024;
 
@@ -50,13 +48,6 @@ pub struct Options {
     pub budget: Budget,
 }
 
-/// Counts entries and metadata of a source, against archives that are made to exhaust memory.
-#[derive(Debug, Default)]
-pub struct Budget {
-    entries: AtomicU64,
-    metadata: AtomicU64,
-}
-
 /// What one layer says, in the order of its archive.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
@@ -70,6 +61,8 @@ pub struct Layer {
     pub opaques: Vec<TreePath>,
     /// What is odd about it.
     pub notes: Notes,
+    /// The table of contents among its files.
+    toc: Option<Toc>,
 }
 
 /// A path of a layer.
@@ -100,18 +93,42 @@ pub enum What {
     },
 }
 
-/// Reads a layer as it is stored, plain or gzip, to the end of the stream.
+/// Reads a layer as it is stored, plain, gzip or zstd, to the end of the stream.
 ///
 /// # Errors
 /// If the stream cannot be read, is damaged or cut short, or holds what cannot be part of a tree.
-pub fn index(input: impl Read, options: &Options) -> Result<Layer, Problem> {
-    let mut hashing = Hashing::new(Decoded::new(input)?);
+pub fn index(input: impl Read + Send, options: &Options) -> Result<Layer, Problem> {
+    let (input, stored) = Counted::new(input);
+    index_within(input, &stored, options)
+}
+
+/// The same for a layer within an archive, of which `stored` counts the bytes.
+pub(super) fn index_within(input: impl Read + Send, stored: &Stored, options: &Options) -> Result<Layer, Problem> {
+    let before = stored.count();
+    match Decoded::new(input)? {
+        Decoded::Plain(mut input) => index_tar(&mut input, options),
+        packed => {
+            let skipped = packed.skipped();
+            let unpacked = Guarded::new(packed, &options.budget, stored, before);
+            let mut layer = read_ahead(unpacked, |input| index_tar(input, options))?;
+            let skipped =
+                skipped.map(|skipped| std::mem::take(&mut *skipped.lock().unwrap_or_else(PoisonError::into_inner)));
+            if let Some(table) = skipped.as_ref().and_then(toc::chunked) {
+                toc::compare(&mut layer, &table);
+            }
+            Ok(layer)
+        }
+    }
+}
+
+fn index_tar(input: &mut dyn Read, options: &Options) -> Result<Layer, Problem> {
+    let mut hashing = Hashing::new(input);
     let mut layer = Layer::default();
-    let ending = match options.dialect {
-        Dialect::Image => Ending::Open,
-        Dialect::Release => Ending::Closed,
+    let readers = match options.dialect {
+        Dialect::Image => Readers::Engines,
+        Dialect::Release => Readers::Any,
     };
-    let mut entries = Entries::new(&mut hashing, ending);
+    let mut entries = Entries::new(&mut hashing, readers);
     while let Some(entry) = entries.next()? {
         layer.take(&mut entries, entry, options)?;
     }
@@ -124,28 +141,29 @@ pub fn index(input: impl Read, options: &Options) -> Result<Layer, Problem> {
     if entries.finish()? {
         layer.notes.add(Code::TrailingData, &TreePath::root(), None);
     }
+    if let Some(table) = layer.toc.take() {
+        toc::compare(&mut layer, &table);
+    }
     layer.diff_id = Some(hashing.finish().map_err(Problem::of_stream)?.0);
     Ok(layer)
-}
-
-// === impl Budget ===
-
-impl Budget {
-    fn spend(&self, metadata: usize) -> Result<(), Problem> {
-        if self.entries.fetch_add(1, Ordering::Relaxed) >= MAX_ENTRIES {
-            return Err(Problem::TooMuch("more than 10 million entries"));
-        }
-        let metadata = metadata as u64;
-        if self.metadata.fetch_add(metadata, Ordering::Relaxed).saturating_add(metadata) > MAX_METADATA {
-            return Err(Problem::TooMuch("more than 2 GiB of names and attributes"));
-        }
-        Ok(())
-    }
 }
 
 // === impl Layer ===
 
 impl Layer {
+    /// Counts what a layer says that was not read now.
+    pub(super) fn spend(&self, budget: &Budget) -> Result<(), Problem> {
+        for Item { path, what } in &self.items {
+            let xattrs = match what {
+                What::Node { node, .. } => node.xattrs.as_ref(),
+                What::Link { .. } => None,
+            };
+            let xattrs = xattrs.into_iter().flat_map(Xattrs::iter).map(|(name, value)| name.len() + value.len());
+            budget.spend(path.as_bytes().len() + xattrs.sum::<usize>())?;
+        }
+        self.whiteouts.iter().chain(&self.opaques).try_for_each(|path| budget.spend(path.as_bytes().len()))
+    }
+
     fn take<R: Read>(&mut self, entries: &mut Entries<R>, entry: Entry, options: &Options) -> Result<(), Problem> {
         let raw = entry.path.clone();
         let refuse = |fault| Problem::Entry { path: raw.clone(), fault };
@@ -204,7 +222,16 @@ impl Layer {
         let (mut kind, mut sha256, mut target) = (Kind::Fifo, None, None);
         match entry.kind {
             EntryKind::File => {
-                let (content, other) = hash_body(entries, options.sha256)?;
+                if let Some(holes) = entry.holes {
+                    options.budget.inflate(holes)?;
+                    self.notes.add(Code::Sparse, path, None);
+                }
+                let table = options.dialect == Dialect::Image && path.as_bytes() == toc::ESTARGZ;
+                let mut kept = (table && entry.size <= toc::MAX_TOC).then(Vec::new);
+                let (content, other) = hash_body(entries, options.sha256, kept.as_mut())?;
+                if table {
+                    self.toc = Some(kept.map_or(Toc::Unreadable, Toc::Json));
+                }
                 kind = Kind::File { size: Some(entry.size), content: Some(content) };
                 sha256 = other;
             }
@@ -248,7 +275,9 @@ impl Layer {
         allowed: Presence,
     ) -> Result<Option<Xattrs>, Fault> {
         let mut kept = entry.xattrs.clone();
-        let mut dropped = 0;
+        // To Go's `archive/tar` an empty value is a record taken back.
+        kept.retain(|_, value| options.dialect == Dialect::Release || !value.is_empty());
+        let mut dropped = entry.xattrs.len() - kept.len();
         for (name, value) in &entry.libarchive_xattrs {
             match options.dialect {
                 Dialect::Release => {
@@ -291,7 +320,12 @@ fn kind_type(kind: &Kind) -> FileType {
     }
 }
 
-fn hash_body<R: Read>(entries: &mut Entries<R>, sha256: bool) -> Result<(Digest, Option<Digest>), Problem> {
+/// Hashes the content, and keeps it where it is wanted.
+fn hash_body<R: Read>(
+    entries: &mut Entries<R>,
+    sha256: bool,
+    mut kept: Option<&mut Vec<u8>>,
+) -> Result<(Digest, Option<Digest>), Problem> {
     let mut blake3 = blake3::Hasher::new();
     let mut sha256 = sha256.then(sha2::Sha256::new);
     let mut body = entries.body();
@@ -303,6 +337,9 @@ fn hash_body<R: Read>(entries: &mut Entries<R>, sha256: bool) -> Result<(Digest,
         blake3.update(chunk);
         if let Some(sha256) = &mut sha256 {
             sha256.update(chunk);
+        }
+        if let Some(kept) = &mut kept {
+            kept.extend_from_slice(chunk);
         }
         let length = chunk.len();
         body.consume(length);

@@ -1,12 +1,14 @@
 //! Owns reading an OCI image layout on disk (OCI image-spec, image-layout.md). Must not own the documents' meaning.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use driftlock_common::digest::{Digest, OciDigest};
 use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
 
+use super::cache::{self, Cache, Key};
 use super::image::{self, Blobs, Descriptor, Image, MAX_MANIFEST, blob_place};
 use super::layer::{self, Layer, Options};
 use super::problem::{Problem, SourceError, place};
@@ -34,18 +36,25 @@ impl Layout {
     /// The image that is meant.
     pub(super) fn image(&self, wanted: Option<OciDigest>, platform: &str) -> Result<Image, SourceError> {
         let path = self.root.join("index.json");
-        let bytes = read_bounded(&path, MAX_MANIFEST)?;
+        let file = self.open_within(&path).map_err(|problem| problem.at(place(&path)))?;
+        let bytes = read_to_limit(file, MAX_MANIFEST).map_err(|problem| problem.at(place(&path)))?;
         image::resolve(&bytes, &place(&path), wanted, platform, self)
     }
 
     /// The layers of an image in order, read on the pool, verified.
-    pub(super) fn layers(&self, image: &Image, options: &Options, pool: &Pool) -> Result<Vec<Layer>, SourceError> {
+    pub(super) fn layers(
+        &self,
+        image: &Image,
+        options: &Options,
+        cache: Option<&Cache>,
+        pool: &Pool,
+    ) -> Result<Vec<Layer>, SourceError> {
         pool.run(|| {
             image
                 .layers
                 .par_iter()
                 .zip(&image.config.diff_ids)
-                .map(|(descriptor, diff_id)| self.layer(descriptor, *diff_id, options))
+                .map(|(descriptor, diff_id)| self.layer(descriptor, *diff_id, options, cache))
                 // The first in order, so that the same image always gives the same error.
                 .collect::<Vec<_>>()
         })
@@ -53,11 +62,27 @@ impl Layout {
         .collect()
     }
 
-    fn layer(&self, descriptor: &Descriptor, diff_id: Digest, options: &Options) -> Result<Layer, SourceError> {
-        let digest = descriptor.sha256().map_err(|problem| problem.at("layer"))?;
-        let at = || format!("{}: {}", place(&self.root), blob_place(digest));
-        descriptor.check_layer_type().map_err(|problem| problem.at(at()))?;
-        let file = self.blob(digest, Some(descriptor.size))?;
+    fn layer(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: Digest,
+        options: &Options,
+        cache: Option<&Cache>,
+    ) -> Result<Layer, SourceError> {
+        let blob = descriptor.sha256().map_err(|problem| problem.at("layer"))?;
+        descriptor.check_layer_type().map_err(|problem| problem.at(self.place_of(blob)))?;
+        let key = Key { blob, diff_id };
+        cache::through(cache, key, options, || self.read_layer(key, descriptor.size, options))
+    }
+
+    fn read_layer(
+        &self,
+        Key { blob: digest, diff_id }: Key,
+        size: u64,
+        options: &Options,
+    ) -> Result<Layer, SourceError> {
+        let at = || self.place_of(digest);
+        let file = self.blob(digest, Some(size))?;
         let mut bytes = Hashing::new(Device(file));
         let layer = layer::index(&mut bytes, options);
         let (found, _) = bytes.finish().map_err(|error| Problem::of_stream(error).at(at()))?;
@@ -70,12 +95,16 @@ impl Layout {
         Ok(layer)
     }
 
+    fn place_of(&self, digest: Digest) -> String {
+        format!("{}: {}", place(&self.root), blob_place(digest))
+    }
+
     fn blob(&self, digest: Digest, size: Option<u64>) -> Result<File, SourceError> {
-        let at = || format!("{}: {}", place(&self.root), blob_place(digest));
+        let at = || self.place_of(digest);
         let path = self.root.join("blobs/sha256").join(digest.to_hex());
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Problem::Missing.at(at()),
-            _ => Problem::Open(error).at(at()),
+        let file = self.open_within(&path).map_err(|problem| match problem {
+            Problem::Open(error) if error.kind() == ErrorKind::NotFound => Problem::Missing.at(at()),
+            problem => problem.at(at()),
         })?;
         let found = file.metadata().map_err(|error| Problem::Device(error).at(at()))?.len();
         match size {
@@ -83,11 +112,30 @@ impl Layout {
             _ => Ok(file),
         }
     }
+
+    /// Opens a file of the layout. A FIFO would be waited for, a device have no end, and what a link has elsewhere is not
+    /// part of the layout.
+    fn open_within(&self, path: &Path) -> Result<File, Problem> {
+        let real = path.canonicalize().map_err(Problem::Open)?;
+        if !real.starts_with(self.root.canonicalize().map_err(Problem::Open)?) {
+            return Err(Problem::NotThis("a link that leads out of the layout: copy the layout with cp -rL"));
+        }
+        let special = || Problem::NotThis("not a regular file");
+        // A device may do something when it is opened.
+        if !real.metadata().map_err(Problem::Open)?.is_file() {
+            return Err(special());
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file =
+            File::from(rustix::fs::open(&real, flags, Mode::empty()).map_err(|error| Problem::Open(error.into()))?);
+        // Another may have come into its place.
+        if file.metadata().map_err(Problem::Device)?.is_file() { Ok(file) } else { Err(special()) }
+    }
 }
 
 impl Blobs for Layout {
     fn document(&self, digest: Digest, size: Option<u64>, limit: u64) -> Result<Vec<u8>, SourceError> {
-        let at = || format!("{}: {}", place(&self.root), blob_place(digest));
+        let at = || self.place_of(digest);
         let file = self.blob(digest, size)?;
         let bytes = read_to_limit(file, limit).map_err(|problem| problem.at(at()))?;
         let found = Digest::sha256(&bytes);
@@ -104,11 +152,6 @@ pub(super) fn check_diff_id(layer: &Layer, expected: Digest) -> Result<(), Probl
         Some(found) if found != expected => Err(Problem::WrongDiffId { expected, found }),
         _ => Ok(()),
     }
-}
-
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, SourceError> {
-    let file = File::open(path).map_err(|error| Problem::Open(error).at(place(path)))?;
-    read_to_limit(file, limit).map_err(|problem| problem.at(place(path)))
 }
 
 /// Reads a document that may not be larger than `limit`.

@@ -139,7 +139,7 @@ impl Merge {
             return Err(refuse(Fault::LinkReplaces(name())));
         }
         if target.is_root() {
-            return Err(refuse(Fault::LinkDirectory(name())));
+            return Err(refuse(Fault::LinkDirectory(b"/".to_vec())));
         }
         let Some(there) = self.slots.get(target) else { return Err(refuse(Fault::LinkMissing(name()))) };
         if matches!(there.node.kind, Kind::Directory) {
@@ -224,8 +224,9 @@ mod tests {
     use driftlock_common::tree::EntryId;
     use proptest::prelude::*;
 
+    use super::super::budget::Budget;
     use super::super::kit::{Tar, raw};
-    use super::super::layer::{Budget, Dialect, Options, index};
+    use super::super::layer::{Dialect, Options, index};
     use super::*;
 
     fn options() -> Options {
@@ -420,7 +421,7 @@ mod tests {
                 "entry y: hard link to x, which is not there",
             ),
             (vec![tar().dir("d").hardlink("y", "d")], "entry y: hard link to d, which is a directory"),
-            (vec![tar().dir("d").hardlink("y", "/")], "entry y: hard link to , which is a directory"),
+            (vec![tar().dir("d").hardlink("y", "/")], "entry y: hard link to /, which is a directory"),
             (vec![tar().file("y", "a"), tar().hardlink("y", "y")], "entry y: hard link to y, which it replaces"),
             (vec![tar().file("d/x", "a"), tar().hardlink("d", "d/x")], "entry d: hard link to d/x, which it replaces"),
             (vec![tar().hardlink("y", "../x")], "entry y: a path has a component \".\" or \"..\""),

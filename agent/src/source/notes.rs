@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use driftlock_common::manifest::Diagnostic;
-use driftlock_common::path::TreePath;
+use driftlock_common::path::{TreePath, from_base64, to_base64};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How many notes are kept with their paths; all are counted.
 pub const LISTED: usize = 1000;
 
 /// A code. The words are part of the manifest format: they are added, never changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Code {
     /// A path stands twice in one layer. The last one counts.
     DuplicateEntry,
@@ -41,28 +43,52 @@ pub enum Code {
     TrailingData,
     /// Where what the kernel makes was mounted: of that only that it was there is sealed.
     VirtualMount,
+    /// A file with holes that are not stored. Its content is what it has with zeros there.
+    Sparse,
+    /// The table of contents of a layer says something else than its archive: who pulls lazily may unpack another tree.
+    TocTarDivergence,
+    /// A table of contents that could not be read, so that nobody knows what it says.
+    TocUnread,
     /// A layer without the zero blocks that end an archive; its digest proves it whole.
     Unterminated,
+    /// A regular file of which an mtree file states no SHA-256: its content is not compared.
+    ContentUnspecified,
+    /// What an mtree file states but a manifest does not hold: flags, an owner by name only, devices of another system.
+    AttributeDropped,
+    /// What an mtree file says is not to be compared: optional, ignore, nochange.
+    NotCompared,
+    /// A name of an mtree file with an unescaped wildcard, which is taken as it stands.
+    PatternName,
 }
 
 /// One oddity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// What.
     pub code: Code,
     /// Where; the root for something about a whole layer.
+    #[serde(serialize_with = "write_path", deserialize_with = "read_path")]
     pub path: TreePath,
     /// Index of the layer, if there are any.
     pub layer: Option<u16>,
 }
 
 /// The oddities of a source.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Notes {
     counts: BTreeMap<Code, u64>,
     listed: Vec<Note>,
     /// Kept even when `listed` is full of harmless ones.
     ambiguous: Option<Note>,
+}
+
+fn write_path<S: Serializer>(path: &TreePath, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&to_base64(path.as_bytes()))
+}
+
+fn read_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TreePath, D::Error> {
+    let bytes = from_base64(&String::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("not base64"))?;
+    TreePath::new(bytes).map_err(D::Error::custom)
 }
 
 // === impl Code ===
@@ -85,7 +111,14 @@ impl Code {
             Self::PaxGlobal => "pax-global",
             Self::TrailingData => "trailing-data",
             Self::VirtualMount => "virtual-mount",
+            Self::Sparse => "sparse",
+            Self::TocTarDivergence => "toc-tar-divergence",
+            Self::TocUnread => "toc-unread",
             Self::Unterminated => "unterminated",
+            Self::ContentUnspecified => "content-unspecified",
+            Self::AttributeDropped => "attribute-dropped",
+            Self::NotCompared => "not-compared",
+            Self::PatternName => "pattern-name",
         }
     }
 
@@ -98,6 +131,8 @@ impl Code {
                 | Self::CrossLayerHardlink
                 | Self::HardlinkMetadataMismatch
                 | Self::ParentReplaced
+                | Self::TocTarDivergence
+                | Self::TocUnread
         )
     }
 }

@@ -11,7 +11,9 @@ use driftlock_common::gap::Reason;
 use driftlock_common::path::{Escaped, PathError, TreePath};
 use driftlock_common::tree::TreeError;
 
+use super::mtree::LineFault;
 use super::notes::Code;
+use super::registry::RegistryError;
 use crate::baseline::ReadError;
 use crate::failure::Failure;
 use crate::scan::RootError;
@@ -36,6 +38,12 @@ pub enum Problem {
     /// The directory is none, or cannot be read.
     #[error(transparent)]
     Root(RootError),
+    /// What was read cannot be kept.
+    #[error("what layers say cannot be kept there")]
+    Cache(#[source] io::Error),
+    /// A cache in which another could say what a layer holds.
+    #[error("other users may write there, and could say what a layer holds: name a directory of your own, chmod go-w")]
+    ForeignCache,
     /// The input cannot be read.
     #[error("reading failed")]
     Device(#[source] io::Error),
@@ -43,14 +51,11 @@ pub enum Problem {
     #[error("{0}")]
     NotThis(&'static str),
     /// A compressed stream that ends too early.
-    #[error("the gzip stream is truncated")]
-    GzipTruncated,
-    /// A compressed stream that is damaged.
-    #[error("the gzip stream is damaged: {0}")]
-    GzipDamaged(String),
-    /// Compressed with something that is not read.
-    #[error("compressed with zstd, which is not read yet: recompress it with gzip")]
-    Zstd,
+    #[error("the {0} stream is truncated")]
+    Truncated(Format),
+    /// A compressed stream that is damaged, or not one that is read.
+    #[error("the {0} stream is damaged: {1}")]
+    Damaged(Format, String),
     /// A tar stream that ends before its two zero blocks.
     #[error("the tar archive is truncated at byte {0}")]
     TarTruncated(u64),
@@ -63,12 +68,20 @@ pub enum Problem {
         fault: Fault,
     },
     /// An entry that cannot be part of a tree.
-    #[error("entry {}: {fault}", Escaped(.path))]
+    #[error("entry {}: {fault}", Named(.path))]
     Entry {
         /// Its name as it stands in the archive.
         path: Vec<u8>,
         /// What is wrong with it.
         fault: Fault,
+    },
+    /// A line of an mtree file that cannot be used.
+    #[error("line {line}: {fault}")]
+    Line {
+        /// Where it begins, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        fault: LineFault,
     },
     /// More than the limits against decompression bombs allow.
     #[error("{0}")]
@@ -134,12 +147,24 @@ pub enum Problem {
         /// How many in all.
         count: usize,
     },
+    /// A registry that does not give what it should.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     /// A manifest that cannot be read.
     #[error("not a manifest that can be used")]
     Manifest(#[source] ReadError),
     /// The entries do not make a tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
+}
+
+/// What a stream is compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 1952, of one or more members.
+    Gzip,
+    /// RFC 8878, of one or more frames, without a dictionary.
+    Zstd,
 }
 
 /// What is wrong with a tar header or entry.
@@ -163,18 +188,33 @@ pub enum Fault {
     /// A record of an extended header that is not `length key=value`.
     #[error("an extended header is malformed")]
     Extended,
-    /// A GNU long name and a PAX path: the two are ranked differently by tools.
-    #[error("the name is given twice, as GNU long name and in an extended header")]
-    NamedTwice,
     /// One zero block, where two end an archive.
     #[error("a single zero block in the middle of the archive")]
     LoneZeroBlock,
     /// A global extended header with a key that changes entries.
     #[error("a global extended header sets {0:?}, which only some tools apply")]
     Global(String),
-    /// Sparse files are stored in pieces.
-    #[error("a GNU sparse file, which is not supported: write the archive without --sparse")]
-    Sparse,
+    /// The map of a sparse file that does not fit the file, or that tools read differently.
+    #[error("the map of a sparse file is malformed; write the archive without --sparse")]
+    SparseMap,
+    /// A PAX header and a GNU long name or target: tools rank and combine the two differently.
+    #[error("it has a GNU long name or target and an extended header, of which tools make different entries")]
+    Mixed,
+    /// A global extended header between an entry and its own extension headers.
+    #[error("a global extended header stands between an entry and its own extended headers")]
+    GlobalBetween,
+    /// A global extended header at the end: Python's tarfile refuses the archive.
+    #[error("a global extended header with no entry behind it, which some tools refuse")]
+    GlobalLast,
+    /// A key, or the value of a name, with a NUL.
+    #[error("an extended header has a NUL byte in a key or a name")]
+    Nul,
+    /// A key that only some tools apply.
+    #[error("an extended header sets {0:?}, which only some tools apply")]
+    Partial(String),
+    /// Bytes that some tools take for a part of the name.
+    #[error("bytes where some tools see the beginning of the name")]
+    Prefix,
     /// A type that no engine unpacks.
     #[error("the entry type 0x{0:02x} is not known")]
     Type(u8),
@@ -212,14 +252,29 @@ pub enum Fault {
     #[error("a directory name begins with .wh., which is kept for whiteouts")]
     WhiteoutDirectory,
     /// A hard link to something that is not there.
-    #[error("hard link to {}, which is not there", Escaped(.0))]
+    #[error("hard link to {}, which is not there", Named(.0))]
     LinkMissing(Vec<u8>),
     /// A hard link to a directory.
-    #[error("hard link to {}, which is a directory", Escaped(.0))]
+    #[error("hard link to {}, which is a directory", Named(.0))]
     LinkDirectory(Vec<u8>),
     /// A hard link that replaces its own target.
-    #[error("hard link to {}, which it replaces", Escaped(.0))]
+    #[error("hard link to {}, which it replaces", Named(.0))]
     LinkReplaces(Vec<u8>),
+}
+
+/// The most bytes of a name that an error shows: in an image it may be a megabyte long.
+const SHOWN: usize = 512;
+
+/// A name out of an image, safe to print, and cut if it is long.
+pub(super) struct Named<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_at_checked(SHOWN) {
+            Some((shown, rest)) if !rest.is_empty() => write!(f, "{}… ({} bytes)", Escaped(shown), self.0.len()),
+            _ => Escaped(self.0).fmt(f),
+        }
+    }
 }
 
 /// A problem of what carries a stream (the disk, or an archive around it), on its way up through readers that know
@@ -235,15 +290,27 @@ impl fmt::Display for Below {
 
 impl std::error::Error for Below {}
 
+// === impl Format ===
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
 // === impl Problem ===
 
 impl Problem {
-    /// What an error of a reader means: a problem below, or damage of the gzip stream.
+    /// What an error of a reader means: a problem below, or damage of a gzip stream, the only one that does not mark
+    /// its own.
     pub(super) fn of_stream(error: io::Error) -> Self {
         match error.downcast::<Below>() {
             Ok(Below(problem)) => problem,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::GzipTruncated,
-            Err(error) => Self::GzipDamaged(error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Truncated(Format::Gzip),
+            Err(error) => Self::Damaged(Format::Gzip, error.to_string()),
         }
     }
 
@@ -275,6 +342,9 @@ impl From<SourceError> for Failure {
             Problem::Gaps { .. } => Exit::Io,
             Problem::Choice(_) => Exit::Usage,
             Problem::NoImage(_) => Exit::NoInput,
+            Problem::Cache(_) => Exit::CannotCreate,
+            Problem::ForeignCache => Exit::Refused,
+            Problem::Registry(error) => error.exit(),
             _ => Exit::Malformed,
         };
         match problem {

@@ -1,4 +1,4 @@
-//! Owns how sources are written on the command line. Must not own reading them.
+//! Owns how sources are written on the command line. Must not own reading them; what a tag leads to is asked for a hint.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -9,11 +9,13 @@ use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
 
 use super::problem::place;
+use super::registry::{self, Reference, ReferenceError};
 use super::{Input, Source};
 use crate::failure::Failure;
+use crate::http::chain;
 
 /// Kinds that are known words, but not read by this version.
-const LATER: &[&str] = &["registry", "mtree", "deb", "rpm", "dpkg"];
+const LATER: &[&str] = &["deb", "rpm", "dpkg"];
 
 /// Why a text is not a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +29,19 @@ pub enum SpecError {
     /// What is behind `@sha256:` is not a digest.
     #[error("{0}: what stands behind @sha256: is not 64 lower-case hexadecimal digits")]
     Digest(String),
+    /// What is behind `registry:` is none.
+    #[error("{0}: {1}")]
+    Reference(String, ReferenceError),
+    /// An image in a registry without its digest.
+    #[error("{written}: a tag may lead elsewhere tomorrow, so only a digest is taken: {hint}")]
+    Tag {
+        /// What was written.
+        written: String,
+        /// What to write instead.
+        hint: String,
+    },
     /// A digest where none can be meant.
-    #[error("{0}: only oci: and archive: can be asked for a digest")]
+    #[error("{0}: only oci:, archive: and registry: can be asked for a digest")]
     DigestNotMeant(String),
     /// A path that is not there.
     #[error("{0}: there is no such file or directory, and it does not begin with a kind such as dir: or oci:")]
@@ -46,12 +59,15 @@ impl Source {
         let shown = || Escaped(bytes).to_string();
         let known = bytes.iter().position(|b| *b == b':').and_then(|colon| {
             let kind = std::str::from_utf8(&bytes[..colon]).ok()?;
-            (matches!(kind, "dir" | "oci" | "archive" | "tar") || LATER.contains(&kind))
+            (matches!(kind, "dir" | "oci" | "archive" | "tar" | "mtree" | "registry") || LATER.contains(&kind))
                 .then(|| (kind, &bytes[colon + 1..]))
         });
         let Some((kind, rest)) = known else { return Self::parse_path(Path::new(&text), bytes) };
         if LATER.contains(&kind) {
             return Err(SpecError::Later(kind.to_owned()));
+        }
+        if kind == "registry" {
+            return Self::parse_registry(rest, shown());
         }
         let (path, digest) = split_digest(rest).ok_or_else(|| SpecError::Digest(shown()))?;
         if path.is_empty() {
@@ -64,7 +80,24 @@ impl Source {
             "archive" => Ok(Self::Archive { input: input(), digest }),
             _ if digest.is_some() => Err(SpecError::DigestNotMeant(shown())),
             "dir" => Ok(Self::Dir(file)),
+            "mtree" => Ok(Self::Mtree(input())),
             _ => Ok(Self::Tar(input())),
+        }
+    }
+
+    fn parse_registry(rest: &[u8], written: String) -> Result<Self, SpecError> {
+        let reference = std::str::from_utf8(rest).map_err(|_| ReferenceError::Name).and_then(Reference::parse);
+        match reference.map_err(|error| SpecError::Reference(written.clone(), error))? {
+            Reference::Pinned(repository, digest) => Ok(Self::Registry { repository, digest }),
+            Reference::Tagged(repository, tag) => {
+                let hint = match registry::digest_of_tag(&repository, &tag) {
+                    Ok(digest) => format!("now it is registry:{repository}@sha256:{digest}"),
+                    Err(error) => {
+                        format!("write @sha256:DIGEST; which one that is now is not known: {}", chain(&error))
+                    }
+                };
+                Err(SpecError::Tag { written, hint })
+            }
         }
     }
 
@@ -116,6 +149,8 @@ mod tests {
             (format!("archive:-@sha256:{hex}"), archive(Input::Stdin, digest)),
             ("archive:./-".to_owned(), archive(Input::File("./-".into()), None)),
             ("tar:r.tgz".to_owned(), Source::Tar(Input::File("r.tgz".into()))),
+            ("mtree:-".to_owned(), Source::Mtree(Input::Stdin)),
+            ("mtree:m:n".to_owned(), Source::Mtree(Input::File("m:n".into()))),
             ("/".to_owned(), Source::Dir("/".into())),
             ("/proc/self/status".to_owned(), Source::Manifest("/proc/self/status".into())),
         ] {
@@ -126,7 +161,12 @@ mod tests {
     #[test]
     fn what_is_not_a_source() {
         for (text, error, exit) in [
-            ("registry:h/r", SpecError::Later("registry".into()), 64),
+            ("registry:h/r", SpecError::Reference("registry:h/r".into(), ReferenceError::NoHost), 64),
+            (
+                "registry:a.example/r@sha256:12",
+                SpecError::Reference("registry:a.example/r@sha256:12".into(), ReferenceError::Digest),
+                64,
+            ),
             ("rpm:x", SpecError::Later("rpm".into()), 64),
             ("dir:", SpecError::Empty("dir:".into()), 64),
             ("", SpecError::Empty("an empty SOURCE".into()), 64),

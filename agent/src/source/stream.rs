@@ -2,12 +2,21 @@
 //! Must not own what the bytes mean.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::{Arc, Mutex};
 
 use driftlock_common::digest::Digest;
 use flate2::bufread::MultiGzDecoder;
 use sha2::Digest as _;
 
-use super::problem::Problem;
+pub(super) use self::ahead::read_ahead;
+use self::frames::Frames;
+pub(super) use self::frames::Skipped;
+pub(super) use self::guard::{Counted, Guarded, Stored};
+use super::problem::{Format, Problem};
+
+mod ahead;
+mod frames;
+mod guard;
 
 /// Bytes read at once.
 pub(super) const CHUNK: usize = 128 * 1024;
@@ -24,18 +33,11 @@ pub(super) struct Hashing<R> {
     bytes: u64,
 }
 
-/// What the first bytes of a stream say that it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
 /// A stream without its compression.
 pub(super) enum Decoded<R> {
     Plain(R),
     Gzip(Box<MultiGzDecoder<R>>),
+    Zstd(Box<Frames<R>>),
 }
 
 /// A stream whose first bytes were looked at and put back.
@@ -53,16 +55,13 @@ pub(super) fn drain(input: &mut impl Read) -> io::Result<u64> {
     io::copy(input, &mut io::sink())
 }
 
-// === impl Compression ===
-
-impl Compression {
-    /// By the magic number (RFC 1952 section 2.3.1, RFC 8878 section 3.1.1).
-    pub(super) fn sniff(first: &[u8]) -> Self {
-        match first {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            _ => Self::None,
-        }
+/// What compressed a stream, by its magic number (RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2).
+pub(super) const fn sniff(first: &[u8]) -> Option<Format> {
+    match first {
+        [0x1f, 0x8b, ..] => Some(Format::Gzip),
+        // A frame, or one to be skipped.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Format::Zstd),
+        _ => None,
     }
 }
 
@@ -72,14 +71,24 @@ impl<R: Read> Decoded<BufReader<Peeked<R>>> {
     /// Looks at the first bytes and decompresses accordingly.
     ///
     /// # Errors
-    /// If reading fails, or the compression is not read.
+    /// If reading fails.
     pub(super) fn new(input: R) -> Result<Self, Problem> {
         let (first, input) = peek(input, 4).map_err(Problem::of_stream)?;
         let input = BufReader::with_capacity(CHUNK, input);
-        match Compression::sniff(&first) {
-            Compression::None => Ok(Self::Plain(input)),
-            Compression::Gzip => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(input)))),
-            Compression::Zstd => Err(Problem::Zstd),
+        Ok(match sniff(&first) {
+            None => Self::Plain(input),
+            Some(Format::Gzip) => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
+            Some(Format::Zstd) => Self::Zstd(Box::new(Frames::new(input)?)),
+        })
+    }
+}
+
+impl<R: BufRead> Decoded<R> {
+    /// Where the frames that a zstd stream has for others are kept while it is read.
+    pub(super) fn skipped(&self) -> Option<Arc<Mutex<Skipped>>> {
+        match self {
+            Self::Plain(_) | Self::Gzip(_) => None,
+            Self::Zstd(frames) => Some(frames.skipped()),
         }
     }
 }
@@ -89,6 +98,7 @@ impl<R: BufRead> Read for Decoded<R> {
         match self {
             Self::Plain(input) => input.read(buffer),
             Self::Gzip(input) => input.read(buffer),
+            Self::Zstd(input) => input.read(buffer),
         }
     }
 }

@@ -6,7 +6,7 @@ use driftlock_common::digest::Digest;
 use driftlock_common::manifest::Manifest;
 use serde_json::json;
 
-use super::kit::{ImageKit, Tar, gzip, pax, raw};
+use super::kit::{ImageKit, Tar, gzip, pax, raw, zstd};
 use super::*;
 use crate::failure::Failure;
 
@@ -18,6 +18,7 @@ fn terms() -> Terms {
         platform: "linux/amd64".into(),
         sha256: true,
         strict: false,
+        cache: None,
     }
 }
 
@@ -95,6 +96,30 @@ fn one_image_in_every_form_is_one_tree() {
     let mut classic = docker_25;
     classic.files.retain(|(name, _)| name != "index.json" && name != "oci-layout");
     assert_eq!(archive(&classic.oci_archive(true), &terms()).unwrap().manifest.tree, from_layout.tree);
+}
+
+#[test]
+fn compression_is_seen_in_the_bytes_and_makes_no_difference() {
+    let plain = layout(&ImageKit::new(&layers()), &terms()).unwrap().manifest;
+    // In halves, between them a frame that says nothing about the tar.
+    let halves = |tar: &[u8]| {
+        let (a, b) = tar.split_at(tar.len() / 2);
+        [zstd(a), vec![0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3], zstd(b)].concat()
+    };
+    for image in [zstd_image(zstd), zstd_image(halves)] {
+        assert_eq!(layout(&image, &terms()).unwrap().manifest.tree, plain.tree);
+        for bytes in [image.oci_archive(true), zstd(&image.oci_archive(false)), image.docker_archive()] {
+            assert_eq!(archive(&bytes, &terms()).unwrap().manifest.tree, plain.tree);
+        }
+    }
+    let release = |bytes: &[u8]| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        read(&Source::Tar(Input::File(file.path().into())), &terms(), &pool()).unwrap().manifest
+    };
+    let tar = &layers()[0];
+    assert_eq!(release(&zstd(tar)), release(tar));
+    assert_eq!(release(&gzip(tar)), release(tar));
 }
 
 #[test]
@@ -389,12 +414,30 @@ fn no_flipped_bit_makes_another_tree() {
     }
 }
 
-#[test]
-fn a_layer_packed_with_zstd() {
+fn zstd_image(stored: impl Fn(&[u8]) -> Vec<u8>) -> ImageKit {
     let mut image = ImageKit::default();
-    image.stored_layer(&layers()[0], [&[0x28, 0xb5, 0x2f, 0xfd][..], &[0; 600]].concat(), true);
+    for tar in layers() {
+        image.typed_layer(&tar, stored(&tar), "+zstd");
+    }
     image.seal();
-    let text = "compressed with zstd, which is not read yet: recompress it with gzip";
+    image
+}
+
+#[test]
+fn a_truncated_zstd_layer() {
+    let cut = |tar: &[u8], length: usize| zstd(tar)[..length].to_vec();
+    let whole = zstd(&layers()[0]).len();
+    for length in (4..whole).step_by(7).chain([whole - 1]) {
+        let image = zstd_image(|tar| cut(tar, length.min(zstd(tar).len())));
+        let text = format!("blob {}: the zstd stream is truncated", image.layer_digest(0));
+        assert_eq!(refused_both(&image), (text, 65), "{length}");
+    }
+}
+
+#[test]
+fn more_than_frames_in_a_zstd_layer() {
+    let image = zstd_image(|tar| [zstd(tar), b"more".to_vec()].concat());
+    let text = "the zstd stream is damaged: what stands behind its last frame is no frame";
     assert_eq!(refused_both(&image), (format!("blob {}: {text}", image.layer_digest(0)), 65));
 }
 
@@ -440,6 +483,23 @@ fn something_that_is_no_image() {
         let (line, exit) = refused(archive(&bytes, &terms()));
         assert_eq!((line.as_str(), exit), (text, if text.ends_with("no image in it") { 66 } else { 65 }));
     }
+}
+
+#[test]
+fn a_stream_within_a_stream_has_the_factor_once() {
+    let layer = gzip(&tar().file("zeros", vec![0; 30_000_000]).end());
+    let plain = tar().file("layer.tar", &layer).end();
+    let packed = gzip(&plain);
+    assert!(packed.len() * 5 < layer.len());
+    // Whether nothing was counted; the layer belongs to no image, so that nothing is said about it.
+    let untouched = |bytes: &[u8]| {
+        let budget = Budget::inflating(1 << 40);
+        let options = Options { dialect: Dialect::Image, profile: Profile::Content, sha256: false, budget };
+        assert!(archive::read(bytes, "archive", None, "linux/amd64", &options).is_err());
+        options.budget.inflate(1 << 40).is_ok()
+    };
+    assert!(untouched(&plain));
+    assert!(!untouched(&packed));
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl Watched {
         };
         let own = self.own_state.as_ref().is_some_and(|own| at.is_within(own));
         match () {
-            () if own || self.excludes.iter().any(|excludes| excludes.excludes(&at)) => Place::Ignored,
+            () if own || self.left_out.has(&at) => Place::Ignored,
             () if cut => Place::Below(at),
             () => Place::At(at),
         }
@@ -40,15 +40,23 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::baseline::LeftOut;
+    use crate::baseline::kit::{load, manifest};
     use crate::scan::Mounts;
     use driftlock_common::pattern::Excludes;
+    use driftlock_common::profile::Profile;
 
     #[test]
     fn places() {
         let path = |text: &str| TreePath::new(text).unwrap();
+        let base = manifest(Profile::Content, &["run", "var/log/**"], &["tmp/", "tmp/sealed", "var/", "var/log/"]);
+        let configuration = manifest(Profile::Content, &[], &["run/", "run/app/", "run/app/conf"]);
+        let baseline = load(&[base, configuration]).unwrap();
         let watched = Watched {
-            excludes: [Excludes::new(["var/log/**"], []).unwrap(), Excludes::new(["tmp"], []).unwrap()],
+            left_out: LeftOut::new(Some(Arc::new(baseline)), Excludes::new(["tmp"], []).unwrap()),
             own_state: Some(path("state")),
             mounts: Mounts::Report,
         };
@@ -59,6 +67,12 @@ mod tests {
             ("var/log", Place::At(path("var/log"))),
             ("var/log/x/y", Place::Ignored),
             ("tmp/x", Place::Ignored),
+            ("tmp/sealed", Place::Ignored),
+            // One manifest seals what the other leaves out.
+            ("run", Place::At(path("run"))),
+            ("run/app/conf", Place::At(path("run/app/conf"))),
+            ("run/app/pid", Place::Ignored),
+            ("run/lock", Place::Ignored),
             ("state/journal", Place::Ignored),
             (deep.as_str(), Place::Below(path(&vec!["d"; 2048].join("/")))),
         ] {

@@ -8,7 +8,7 @@ use driftlock_collector::store::{Applied, HostQuery, Lifetime, Store as _};
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, Body, ConditionBody, Snapshot, Verified, sequence_text};
 
-use crate::kit::{Collector, FakeAgent, TARGET, TOKEN, finding, manifest, post_request};
+use crate::kit::{Collector, FakeAgent, TARGET, TOKEN, finding, manifest, part_named, post_request};
 
 fn answer(accepted: u64, duplicates: u64, ack: u64, resync: bool) -> Answer {
     Answer { accepted, duplicates, rejected: Vec::new(), ack, resync }
@@ -247,6 +247,8 @@ async fn one_bad_event_is_rejected_and_the_rest_goes_on() {
     spoil(&mut agent, &|e| e["data"]["finding"]["path_b64"] = "eA==".into());
     spoil(&mut agent, &|e| e["data"]["target"] = "".into());
     spoil(&mut agent, &|e| e["data"]["opened_at"] = "yesterday".into());
+    spoil(&mut agent, &|e| e["data"]["finding"]["manifest"] = "x".repeat(256).into());
+    spoil(&mut agent, &|e| e["data"]["finding"]["step"] = "x".repeat(513).into());
     spoil(&mut agent, &|e| e["time"] = "now".into());
     spoil(&mut agent, &|e| e["specversion"] = "2.0".into());
     spoil(&mut agent, &|e| e["data"] = 7.into());
@@ -273,6 +275,19 @@ async fn one_bad_event_is_rejected_and_the_rest_goes_on() {
     assert_eq!(answer.rejected.len(), rejected + 3, "{:#?}", answer.rejected);
     assert!(answer.rejected[..rejected].iter().all(|r| r.id.starts_with(&agent.epoch) && !r.reason.is_empty()));
     assert_eq!(collector.open_paths().await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_manifest_of_too_many_parts_or_with_too_long_a_name_is_rejected() {
+    let collector = Collector::new();
+    let agent = settled(&collector).await;
+    for (count, len, rejected) in [(16, 255, 0), (17, 1, 1), (1, 256, 1)] {
+        let mut beat = serde_json::to_value(agent.heartbeat(&[])).unwrap();
+        let parts = vec![part_named(&"x".repeat(len)); count];
+        beat["data"]["targets"][0]["manifest"]["parts"] = parts.into();
+        let (_, answer) = collector.post_bytes(serde_json::to_vec(&[beat]).unwrap()).await;
+        assert_eq!(answer["rejected"].as_array().map_or(0, Vec::len), rejected, "{count} {len}: {answer}");
+    }
 }
 
 #[tokio::test]

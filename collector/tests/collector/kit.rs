@@ -122,7 +122,16 @@ pub(crate) fn manifest() -> ManifestView {
         sha256: Digest::sha256(b"manifest"),
         trust: "unsigned".into(),
         origin: "image".into(),
+        parts: Vec::new(),
     }
+}
+
+/// One of several manifests, as JSON.
+pub(crate) fn part_named(name: &str) -> serde_json::Value {
+    let ManifestView { tree, sha256, trust, origin, .. } = manifest();
+    serde_json::json!({
+        "name": name, "tree": tree, "sha256": sha256, "trust": trust, "origin": origin, "profile": "portable",
+    })
 }
 
 pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
@@ -142,7 +151,10 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
         attributes: [Attribute::Mode].into_iter().collect(),
         expected: Some(side("0755")),
         observed: Some(side("4755")),
+        manifest: Some("/etc/base.manifest".into()),
         layer: Some(1),
+        meta_layer: Some(2),
+        step: Some("RUN make install".into()),
         unverified: [].into_iter().collect(),
         reason: None,
         covers: None,

@@ -4,7 +4,7 @@ use axum::body::Body as HttpBody;
 use axum::http::{Request, StatusCode};
 use driftlock_common::condition::ConditionReason;
 
-use crate::kit::{Collector, FakeAgent};
+use crate::kit::{Collector, FakeAgent, part_named};
 
 const HOSTILE: &str = "<script>alert(1)</script>\"'&\u{202e}";
 
@@ -26,6 +26,8 @@ async fn attacked() -> Collector {
     values[0]["data"]["target"] = HOSTILE.into();
     values[0]["data"]["finding"]["observed"] = serde_json::json!({"type": HOSTILE, "mode": HOSTILE, "target": HOSTILE, "xattrs": [{"name": HOSTILE, "value": HOSTILE}]});
     values[0]["data"]["finding"]["attributes"] = serde_json::json!(["type", "mode", "target", "xattrs"]);
+    values[0]["data"]["finding"]["step"] = HOSTILE.into();
+    values[0]["data"]["finding"]["manifest"] = HOSTILE.into();
     values[2]["data"]["path"] = HOSTILE.into();
     values[2]["data"]["detail"] = HOSTILE.into();
     let beat = &mut values[3]["data"];
@@ -40,6 +42,7 @@ async fn attacked() -> Collector {
     target["coverage"]["watch_mode"] = HOSTILE.into();
     target["manifest"]["trust"] = HOSTILE.into();
     target["manifest"]["origin"] = HOSTILE.into();
+    target["manifest"]["parts"] = serde_json::json!([part_named(HOSTILE)]);
     let (status, answer) = collector.post_bytes(serde_json::to_vec(&values).unwrap()).await;
     assert_eq!((status, &answer["accepted"]), (StatusCode::OK, &4.into()), "{answer}");
     collector
@@ -60,6 +63,8 @@ async fn hostile_names_are_shown_and_do_nothing() {
     let (_, html) = collector.get("/findings").await;
     assert!(html.contains("&#60;script&#62;alert(1)&#60;/script&#62;"), "{html}");
     assert!(html.contains("<span class=\"escape\">\\xe2\\x80\\xae</span>"), "{html}");
+    assert!(html.contains("Build step <code>&#60;script&#62;alert(1)&#60;/script&#62;"), "{html}");
+    assert!(html.contains("sealed in <span class=\"path\">&#60;script&#62;alert(1)&#60;/script&#62;"), "{html}");
     assert!(html.contains("bin/<span class=\"escape\">\\xff\\x0a</span>"), "{html}");
 }
 
@@ -112,5 +117,7 @@ async fn both_sides_stand_side_by_side() {
         "<tr class=\"differs\"><th scope=\"row\">mode</th><td class=\"sealed\">0755  rwxr-xr-x</td>\
          <td class=\"observed\">4755  rwsr-xr-x</td></tr>"
     ));
-    assert!(html.contains("sealed by layer 1"));
+    assert!(html.contains("sealed in <span class=\"path\">/etc/base.manifest</span>"), "{html}");
+    assert!(html.contains("sealed by layer 1, attributes by layer 2"), "{html}");
+    assert!(html.contains("Build step <code>RUN make install</code>"), "{html}");
 }

@@ -24,7 +24,7 @@ async fn the_shape_of_a_finding() {
             "attributes": ["mode"],
             "expected": {"type": "file", "size": 5, "mode": "0755", "uid": 0, "gid": 0},
             "observed": {"type": "file", "size": 5, "mode": "4755", "uid": 0, "gid": 0},
-            "layer": 1, "state": "open", "opened_at": "2026-01-02T03:04:05.000Z",
+            "manifest": "/etc/base.manifest", "layer": 1, "meta_layer": 2, "step": "RUN make install", "state": "open", "opened_at": "2026-01-02T03:04:05.000Z",
             "updated_at": "2026-01-02T03:04:05.000Z", "count": 1
         }], "next": null})
     );

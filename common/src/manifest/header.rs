@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::json::{objects, present, present_object};
+use super::step::step;
 use crate::digest::{Algorithm, OciDigest};
 use crate::pattern::Excludes;
 use crate::profile::Profile;
@@ -18,7 +19,7 @@ pub struct Header {
     pub excludes: Excludes,
     /// Names of the sets that were expanded into `excludes`.
     pub exclude_sets: Vec<String>,
-    /// For each layer, the build step that made it.
+    /// For each layer, the build step that made it, as its builder wrote it.
     pub history: Vec<String>,
     /// What was sealed.
     pub source: Option<Source>,
@@ -57,6 +58,8 @@ pub enum SourceKind {
     Docker,
     /// A release archive.
     Tar,
+    /// An mtree(5) file.
+    Mtree,
     /// A kind that this version does not know.
     #[serde(other)]
     Other,
@@ -84,6 +87,12 @@ impl Header {
             diagnostics: Vec::new(),
         }
     }
+
+    /// The build step that made a layer, as a person reads it: one line of at most [`MAX_STEP`](super::MAX_STEP) bytes,
+    /// without what builders put around a command. `None` if nothing is known of it.
+    pub fn step(&self, layer: u16) -> Option<String> {
+        self.history.get(usize::from(layer)).and_then(|line| step(line))
+    }
 }
 
 impl SourceKind {
@@ -93,6 +102,7 @@ impl SourceKind {
             Self::Dir => "dir",
             Self::Oci | Self::Docker => "image",
             Self::Tar => "archive",
+            Self::Mtree => "mtree",
             Self::Other => "other",
         }
     }

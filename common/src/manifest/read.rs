@@ -263,6 +263,14 @@ impl Meaning {
         }
     }
 
+    /// The entry; `None` if the line is none.
+    pub fn into_entry(self) -> Option<(TreePath, Node, Origin)> {
+        match self.0 {
+            Meant::Entry(path, node, origin) => Some((path, node, origin)),
+            Meant::End(_) => None,
+        }
+    }
+
     /// Without where the entry came from: for who will read that again when it is wanted.
     #[must_use]
     pub fn without_origin(self) -> Self {

@@ -62,6 +62,13 @@ pub(super) fn has_root_line(tree: &Tree) -> bool {
     tree.presence(EntryId::ROOT) != Presence::NONE || tree.origin(EntryId::ROOT) != Origin::default()
 }
 
+/// The line of one entry, with its line feed.
+pub fn entry_line(path: &[u8], node: &Node, origin: &Origin, content: Algorithm) -> Vec<u8> {
+    let mut line = Vec::new();
+    put_entry_line(&mut line, path, node, origin, content);
+    line
+}
+
 fn put_entry_line(line: &mut Vec<u8>, path: &[u8], node: &Node, origin: &Origin, content: Algorithm) {
     line.push(b'{');
     put_text_or_base64(line, "p", path);

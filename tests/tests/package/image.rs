@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use driftlock_tests::packages::{Revision, Step, built};
 use driftlock_tests::podman::{Driver, Podman};
 use driftlock_tests::require::{Requirement, trial};
@@ -53,10 +53,11 @@ fn contents() -> Result<()> {
     let manifest = sandbox.seal(source, "image.manifest")?;
     let listed = sandbox.driftlock(["show".as_ref(), "--list".as_ref(), manifest.as_os_str()]).run()?.expect(0)?;
     let listed = listed.text()?;
-    // - 0755     0     0      9000000   0  driftlock
+    // - 0755     0     0      9000000  driftlock  (layer 0: COPY …)
     let is_entry = |line: &&str| line.starts_with(|kind: char| !kind.is_whitespace()) && line[1..].starts_with(' ');
     let entries: Vec<&str> = listed.lines().filter(is_entry).collect();
-    ensure!(entries.len() == 1 && entries[0].starts_with("- 0755 ") && entries[0].ends_with(" driftlock"), "{listed}");
+    let [entry] = entries[..] else { bail!("{listed}") };
+    ensure!(entry.starts_with("- 0755 ") && entry.contains(" driftlock  (layer 0"), "{listed}");
     ensure!(listed.lines().any(|line| line.starts_with("entries   1,")), "{listed}");
     let unpacked = fs::metadata(built(Step::Image, Revision::First)?.out().join("bin/driftlock"))?.len();
     ensure!(unpacked < MAX_IMAGE, "{unpacked} bytes");

@@ -1,6 +1,7 @@
 //! `driftlock scan` as a gate in a pipeline: what fails and what is compared, the forms that other tools read, and the gate
 //! script at a real image. Belongs here: what a pipeline meets. What a scan finds is tested beside the scan.
 
+mod changes;
 mod flags;
 mod forms;
 mod gate;
@@ -16,7 +17,8 @@ use driftlock_tests::sandbox::{Invocation, Sandbox};
 use driftlock_tests::tree::Tree;
 
 fn main() -> ExitCode {
-    let mut trials = flags::trials();
+    let mut trials = changes::trials();
+    trials.extend(flags::trials());
     trials.extend(forms::trials());
     trials.extend(interrupted::trials());
     trials.extend(gate::trials());

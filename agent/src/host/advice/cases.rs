@@ -62,7 +62,7 @@ fn target(site: Result<Site, Closed>) -> Target {
         site,
         mounts: Mounts::Report,
         mounts_allowed: BTreeSet::new(),
-        left_out: Vec::new(),
+        left_out: LeftOut::default(),
     }
 }
 
@@ -387,7 +387,7 @@ fn what_a_root_lacks_is_said_with_what_to_do() {
             "a mount that is excluded",
             |target| {
                 mounted_inside(target, "var/data", "xfs");
-                target.left_out.push(Excludes::new(["var/**"], []).unwrap());
+                target.left_out = LeftOut::new(None, Excludes::new(["var/**"], []).unwrap());
             },
             &[],
         ),

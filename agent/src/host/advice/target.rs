@@ -172,7 +172,7 @@ fn inside(target: &Target, site: &Site) -> Vec<Row> {
             virtuals.push(text);
             continue;
         }
-        let excluded = target.left_out.iter().any(|excludes| excludes.excludes(path));
+        let excluded = target.left_out.has(path);
         match target.mounts {
             _ if excluded || target.mounts_allowed.contains(path) => left_out.push(text),
             Mounts::Skip => left_out.push(text),

@@ -27,10 +27,10 @@ impl<'s> Walk<'s> {
 
     /// Goes down to `path` and looks there.
     pub(super) fn enter_at(&'s self, tasks: Tasks<'_, 's>, top: Arc<Directory>, path: &TreePath, below: bool) {
-        if self.excludes.excludes(path) || self.options.local_excludes.excludes(path) {
+        let sealed = self.tree.find(path);
+        if (sealed.is_none() && self.excludes.excludes(path)) || self.options.local_excludes.excludes(path) {
             return;
         }
-        let sealed = self.tree.find(path);
         let names: Vec<CString> =
             path.components().map(|name| CString::new(name).expect("a path of a tree holds no NUL")).collect();
         let Some((last, above)) = names.split_last() else { return };

@@ -100,7 +100,7 @@ impl Walk<'_> {
 
     /// A name whose directory cannot be found again.
     pub(super) fn out_of_reach(&self, directory: &Directory, name: &CStr, sealed: Option<EntryId>, trouble: Trouble) {
-        if !self.is_excluded(directory, name) {
+        if !self.is_excluded(directory, name, sealed) {
             match trouble {
                 Trouble::Gone => self.gone(sealed),
                 Trouble::Moved | Trouble::Mount | Trouble::Interrupted | Trouble::Gap(_) => {
@@ -211,13 +211,20 @@ impl Walk<'_> {
         }
     }
 
-    pub(super) fn is_excluded(&self, directory: &Directory, name: &CStr) -> bool {
+    /// What is sealed is only left out locally: of several manifests one may seal what another leaves out.
+    pub(super) fn is_excluded(&self, directory: &Directory, name: &CStr, sealed: Option<EntryId>) -> bool {
         let local = &self.options.local_excludes;
-        if self.excludes.is_empty() && local.is_empty() {
+        let is_sealed = sealed.is_some();
+        if (is_sealed || self.excludes.is_empty()) && local.is_empty() {
             return false;
         }
         let path = directory.path_of(name);
-        self.excludes.excludes_entry(&path) || local.excludes_entry(&path)
+        // An excluded directory is entered only if it is sealed.
+        let unsealed = |path| match self.tree.is_empty() {
+            true => self.excludes.excludes_entry(path),
+            false => self.excludes.excludes(path),
+        };
+        (!is_sealed && unsealed(&path)) || local.excludes_entry(&path)
     }
 
     pub(super) fn is_own_state(&self, stat: &Stat) -> bool {

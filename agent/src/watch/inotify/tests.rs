@@ -8,6 +8,7 @@ use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
 use super::*;
+use crate::baseline::LeftOut;
 use crate::scan::Mounts;
 use crate::watch::{Hints, channel};
 
@@ -19,8 +20,8 @@ struct World {
 }
 
 fn watched() -> Watched {
-    let excludes = [Excludes::new(["skip/**"], []).unwrap(), Excludes::none()];
-    Watched { excludes, own_state: None, mounts: Mounts::Report }
+    let left_out = LeftOut::new(None, Excludes::new(["skip/**"], []).unwrap());
+    Watched { left_out, own_state: None, mounts: Mounts::Report }
 }
 
 /// Watches `root`, a directory in a temporary one, after `prepare` has filled it.

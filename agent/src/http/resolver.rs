@@ -1,4 +1,4 @@
-//! Owns finding the collector's addresses: as `/etc/resolv.conf` and `/etc/hosts` say, and not at all if they cannot be
+//! Owns finding addresses: as `/etc/resolv.conf` and `/etc/hosts` say, and not at all if they cannot be
 //! read. Never a public resolver that nobody chose.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

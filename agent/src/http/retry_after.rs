@@ -6,14 +6,14 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-/// Nobody makes the agent wait longer than this.
+/// Nobody makes driftlock wait longer than this.
 const LONGEST: Duration = Duration::from_mins(5);
 /// The one form of date that may be sent (RFC 9110 section 5.6.7, IMF-fixdate).
 const DATE: &[BorrowedFormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 /// How long to wait; `None` if it cannot be understood.
-pub(super) fn parse(value: &str, now: OffsetDateTime) -> Option<Duration> {
+pub fn parse(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(value.parse().map_or(LONGEST, Duration::from_secs).min(LONGEST));

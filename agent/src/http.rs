@@ -1,0 +1,110 @@
+//! Owns the one function that builds HTTP clients, and what every user of one needs: finding addresses, how long to wait
+//! before another try, what cannot leave this host. Must not own what is sent to whom.
+
+mod backoff;
+mod resolver;
+mod retry_after;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::{Certificate, redirect, retry};
+
+pub use self::backoff::Backoff;
+use self::resolver::HostResolver;
+pub use self::retry_after::parse as parse_retry_after;
+
+/// How a client is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long to wait for a connection.
+    pub connect: Duration,
+    /// For everything from the first byte sent to the last one read; `None` where whoever reads keeps the time.
+    pub whole: Option<Duration>,
+    /// Whom to believe.
+    pub roots: Roots,
+    /// Where everything is sent, whatever the host.
+    pub socket: Option<PathBuf>,
+}
+
+/// Whose certificates are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Those of the system; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
+    System,
+    /// Those of a PEM file alone.
+    File(PathBuf),
+    /// Nobody's: for plain HTTP. A container of one binary has none, and looking for the system's would be an error.
+    Nobody,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A file cannot be read.
+    #[error("{}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// It holds no certificate.
+    #[error("{} holds no PEM certificates", .0.display())]
+    Certificates(PathBuf),
+    /// The library refuses.
+    #[error("the HTTPS client cannot be set up")]
+    Refused(#[source] reqwest::Error),
+}
+
+/// Builds the one kind of client that driftlock uses: it follows no redirects, repeats nothing by itself, and knows no
+/// proxy, whatever the environment says.
+///
+/// # Errors
+/// If the certificates cannot be used, or the system has none.
+pub fn client(settings: &Settings) -> Result<reqwest::Client, BuildError> {
+    // An error means that another one is installed already; in this program that is the same one.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("driftlock/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .no_proxy()
+        .connect_timeout(settings.connect)
+        .pool_max_idle_per_host(1)
+        .dns_resolver(HostResolver::default());
+    if let Some(whole) = settings.whole {
+        builder = builder.timeout(whole);
+    }
+    match &settings.roots {
+        Roots::System => {}
+        Roots::Nobody => builder = builder.tls_certs_only([]),
+        Roots::File(path) => {
+            let pem = std::fs::read(path).map_err(|error| BuildError::Read(path.clone(), error))?;
+            let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+            if certificates.is_empty() {
+                return Err(BuildError::Certificates(path.clone()));
+            }
+            builder = builder.tls_certs_only(certificates);
+        }
+    }
+    if let Some(socket) = &settings.socket {
+        builder = builder.unix_socket(socket.clone());
+    }
+    builder.build().map_err(BuildError::Refused)
+}
+
+/// Whether `host`, as it stands in a URL, cannot leave this host.
+pub fn is_loopback(host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// An error and what led to it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

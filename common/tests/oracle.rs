@@ -48,7 +48,7 @@ proptest! {
             .map(|(path, node)| {
                 // Equal paths are often equal nodes.
                 let merged = match expected.get(&path).filter(|other| other.file_type() == node.file_type()) {
-                    Some(other) if path.name() > b"b" => filled(other, &node),
+                    Some(other) if path.name() > b"b".as_slice() => filled(other, &node),
                     Some(other) => filled(&node, other),
                     None => node,
                 };

@@ -31,7 +31,7 @@ fn file(mode: u16) -> Node {
 }
 
 fn sealed(node: Node) -> Sealed {
-    Sealed { node, origin: Origin::default() }
+    Sealed { node, origin: Origin::default(), part: 0 }
 }
 
 fn at(path: &str, delta: Delta) -> Drift {

@@ -193,7 +193,7 @@ impl<'a, 'p, 't> Reader<'a, 'p, 't> {
             .words("attributes", self.problems, &Attribute::ALL.map(Attribute::name), Attribute::of_name)
             .map(|found| found.into_iter().collect());
         let becomes = self.file_type("becomes");
-        let sealed = |node| Sealed { node, origin: Origin::default() };
+        let sealed = |node| Sealed { node, origin: Origin::default(), part: 0 };
         if change != Change::Changed && (attributes.is_some() || becomes.is_some()) {
             self.complain("case.attributes and case.becomes go with change = \"changed\" only");
             return None;

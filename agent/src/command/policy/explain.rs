@@ -79,7 +79,7 @@ fn everything(file_type: FileType) -> Vec<(String, Delta, Option<Fate>)> {
         Node { mode: (file_type != FileType::Symlink).then_some(mode), ..Node::bare(kind) }
     };
     let plain = || node(0o644);
-    let sealed = |node| Sealed { node, origin: Origin::default() };
+    let sealed = |node| Sealed { node, origin: Origin::default(), part: 0 };
     let added = |observed| Delta::Added { observed, unverified: None, collapsed: None };
     let changed = |attribute: Attribute, observed| Delta::Changed {
         attributes: Attributes::of(attribute),

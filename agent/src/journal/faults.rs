@@ -5,12 +5,19 @@ use std::path::Path;
 
 use driftlock_common::event::{Body, Event, FindingResolved, Stopped};
 use proptest::prelude::*;
+use rustix::fs::{FlockOperation, flock};
 
+use super::directory::LOCK;
 use super::{Entry, Journal, JournalError, Recovered};
 
 const LIMIT: u64 = 64 * 1000 * 1000;
 
 fn open(dir: &Path) -> (Journal, Recovered) {
+    // What another test starts has a copy of the lock's descriptor until it has become its program.
+    if let Ok(lock) = fs::File::open(dir.join(LOCK)) {
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        flock(&lock, FlockOperation::Unlock).unwrap();
+    }
     Journal::open(dir, None, LIMIT).unwrap()
 }
 

@@ -4,6 +4,7 @@
 
 use tar_core::Header;
 
+use super::entries::Readers;
 use super::problem::Fault;
 
 /// Bytes of a header and unit of padding.
@@ -39,13 +40,14 @@ pub(super) struct Chain<'a> {
 }
 
 /// Checks the headers that led to one entry: any extension headers with their content, then the entry's own.
-pub(super) fn check_chain(mut chain: &[u8]) -> Result<Chain<'_>, Fault> {
-    let (mut long, mut records) = (false, None);
+pub(super) fn check_chain(mut chain: &[u8], readers: Readers) -> Result<Chain<'_>, Fault> {
+    let (mut long_name, mut long_link, mut records) = (false, false, None);
     while let Some((header, after)) = chain.split_first_chunk::<BLOCK>() {
-        check_header(header)?;
+        check_header(header, readers)?;
         let size = Header::from_bytes(header).entry_size().map_err(|_| Fault::Number("size"))?;
         match header[156] {
-            b'L' | b'K' => long = true,
+            b'L' => long_name = true,
+            b'K' => long_link = true,
             b'x' => {
                 let size = usize::try_from(size).map_err(|_| Fault::Number("size"))?;
                 records = Some(pax_records(after.get(..size).ok_or(Fault::Extended)?)?);
@@ -56,12 +58,17 @@ pub(super) fn check_chain(mut chain: &[u8]) -> Result<Chain<'_>, Fault> {
         check_padding(after, size)?;
         chain = after.get(padded..).ok_or(Fault::Extended)?;
     }
-    // Go lets the GNU name win, others the PAX path; to which header a size of the PAX header belongs is another
-    // thing that tools see differently.
-    if long && records.is_some() {
+    let long = long_name || long_link;
+    // To Go it is an entry with both, and of two names the GNU one wins; others let the PAX path win, or forget one header
+    // over the other. To which header a size of the PAX header belongs is another thing that tools see differently.
+    if readers == Readers::Any && long && records.is_some() {
         return Err(Fault::Mixed);
     }
     let records = records.unwrap_or_default();
+    let has = |wanted: &[u8]| records.iter().any(|(key, _)| *key == wanted);
+    if (long_name && has(b"path")) || (long_link && has(b"linkpath")) || (long && has(b"size")) {
+        return Err(Fault::Mixed);
+    }
     records.iter().try_for_each(|(key, value)| check_value(key, value))?;
     Ok(Chain { records, own: chain })
 }
@@ -117,7 +124,7 @@ pub(super) fn pax_records(mut data: &[u8]) -> Result<Records<'_>, Fault> {
 }
 
 /// A global header and its content: its keys must not be such that change entries where a tool applies them.
-pub(super) fn check_global(chain: &[u8], data: &[u8]) -> Result<(), Fault> {
+pub(super) fn check_global(chain: &[u8], data: &[u8], readers: Readers) -> Result<(), Fault> {
     const CHANGING: &[&[u8]] = &[b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"hdrcharset"];
     const PREFIXES: &[&[u8]] = &[b"SCHILY.", b"LIBARCHIVE.", b"GNU.", b"SUN."];
     let header = chain.first_chunk::<BLOCK>().ok_or(Fault::Extended)?;
@@ -125,7 +132,7 @@ pub(super) fn check_global(chain: &[u8], data: &[u8]) -> Result<(), Fault> {
     if header[156] != b'g' {
         return Err(Fault::GlobalBetween);
     }
-    check_header(header)?;
+    check_header(header, readers)?;
     check_padding(&chain[BLOCK..], data.len() as u64)?;
     for (key, _) in pax_records(data)? {
         if CHANGING.contains(&key) || PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
@@ -135,7 +142,7 @@ pub(super) fn check_global(chain: &[u8], data: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_header(header: &[u8; BLOCK]) -> Result<(), Fault> {
+fn check_header(header: &[u8; BLOCK], readers: Readers) -> Result<(), Fault> {
     if header.iter().all(|b| *b == 0) {
         return Err(Fault::LoneZeroBlock);
     }
@@ -155,8 +162,13 @@ fn check_header(header: &[u8; BLOCK]) -> Result<(), Fault> {
     // Python's tarfile takes a prefix out of every header, also where GNU has times (of incremental archives alone)
     // and where old headers have nothing.
     let unnamed = if gnu { &header[345..386] } else { &header[257..] };
-    if !ustar && unnamed.iter().any(|b| *b != 0) {
+    if readers == Readers::Any && !ustar && unnamed.iter().any(|b| *b != 0) {
         return Err(Fault::Prefix);
+    }
+    // Go takes an unreadable atime or ctime of a GNU header for the end of a path prefix.
+    let is_time = |field: &[u8]| field[0] & 0x80 != 0 || field.iter().all(|b| matches!(b, b'0'..=b'7' | b' ' | 0));
+    if gnu && !(is_time(&header[345..357]) && is_time(&header[357..369])) {
+        return Err(Fault::Format);
     }
     // A star header has a shorter prefix; only if it is full can the two be confused.
     if ustar && &header[508..] == b"tar\0" && header[345 + 130] != 0 {

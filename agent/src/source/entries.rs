@@ -171,7 +171,7 @@ impl<R: Read> Entries<R> {
                 (consumed, entry, Some(Sparse { map: sparse_map, real_size }))
             }
             Ok(ParseEvent::GlobalExtensions { consumed, pax_data }) => {
-                check_global(available, pax_data).map_err(in_header)?;
+                check_global(available, pax_data, self.readers).map_err(in_header)?;
                 self.globals += 1;
                 self.start += consumed;
                 self.offset += consumed as u64;
@@ -181,7 +181,7 @@ impl<R: Read> Entries<R> {
             Ok(ParseEvent::End { .. }) => return Err(in_header(Fault::LoneZeroBlock)),
             Err(error) => return Err(in_header(fault_of(&error))),
         };
-        let chain = check_chain(&available[..consumed]).map_err(in_header)?;
+        let chain = check_chain(&available[..consumed], self.readers).map_err(in_header)?;
         let link = parsed.entry_type == EntryType::Link;
         // What is in the archive; our parser takes the map of PAX 1.0 off.
         let stored = if link && self.readers == Readers::Engines { 0 } else { parsed.size };
@@ -567,6 +567,15 @@ mod tests {
         ] {
             assert_eq!(read(&archive.end()).unwrap(), [line], "{what}");
         }
+    }
+
+    #[test]
+    fn to_engines_a_long_name_may_stand_beside_an_extended_header() {
+        let name = "n".repeat(300);
+        let header = gnu(raw(b'0', "x")).patch(345, b"14371435013\0");
+        let archive = tar().add(long(b'L', &name)).pax(&[(b"SCHILY.xattr.user.x", b"1")]).add(header).end();
+        assert_eq!(read_as(&archive, Readers::Engines).unwrap(), [format!("{name} 644 0:0 1600000000  user.x=1")]);
+        assert!(read(&archive).is_err());
     }
 
     #[test]

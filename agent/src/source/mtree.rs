@@ -1,5 +1,5 @@
 //! Owns mtree(5) files, nested and with full paths: where each entry belongs, and the tree that they make. Must not own
-//! the spelling of lines ([`line`]) or what keywords mean ([`keyword`]).
+//! the spelling of lines (`line`) or what keywords mean (`keyword`).
 //!
 //! Where NetBSD's, FreeBSD's and libarchive's readers make different trees of the same file, it is refused; what an
 //! entry does not state is unspecified, and what it says but a manifest does not hold is noted.

@@ -7,7 +7,7 @@ use super::line::MAX_LINE;
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LineFault {
-    /// A line over [`MAX_LINE`], its continuations included.
+    /// A line over 1 MiB, its continuations included.
     #[error("longer than {MAX_LINE} bytes")]
     TooLong,
     /// A byte that every writer escapes.

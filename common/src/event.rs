@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::ConditionReason;
 use crate::digest::{Digest, OciDigest};
-use crate::finding::{Finding, ManifestView, Summary};
+use crate::finding::{Finding, ManifestView, PolicyView, Summary, Unjudged};
 
 /// Media type of a batch.
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
@@ -175,7 +175,10 @@ pub struct TargetBeat {
     /// What it is compared with; absent while no manifest was ever accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<ManifestView>,
-    /// Number of open findings.
+    /// What may change there; absent if nothing may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyView>,
+    /// Number of open findings, tolerated ones too.
     pub open_findings: u64,
     /// See [`crate::finding::open_digest`].
     pub open_digest: OciDigest,
@@ -197,6 +200,9 @@ pub struct Coverage {
     pub overflows: u64,
     /// Directories without a watch; they are found by sweeps only.
     pub unwatched: u64,
+    /// What was not read in the last complete look because the policy allows anything there.
+    #[serde(default, skip_serializing_if = "Unjudged::is_nothing")]
+    pub unjudged: Unjudged,
     /// Local excludes in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<String>,

@@ -12,6 +12,7 @@ use crate::gap::Reason;
 use crate::manifest::SealedIn;
 use crate::node::{Kind, Node};
 use crate::path::{Escaped, TreePath, from_base64, plain_text, to_base64};
+use crate::policy::{Policy, Ruling, Severity, Verdict};
 use crate::profile::Profile;
 
 /// A difference at one path, as JSON.
@@ -61,6 +62,18 @@ pub struct Finding {
     /// How many added paths below this one it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapsed: Option<u64>,
+    /// What the policy says of it; absent if there is no policy, which is an alert. See [`Finding::is_alert`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Ruling>,
+    /// How loudly it is said; absent if it is tolerated, or there is no policy. See [`Finding::severity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// The id of the rule that covers it; absent if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Why it is an alert although a rule covers it, or why the rule tolerates it: one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<String>,
 }
 
 /// A node, as JSON. An absent key is an attribute that is not specified or was not established.
@@ -136,6 +149,15 @@ pub struct Summary {
     pub changed: u64,
     /// Sealed entries that could not be established, `covers` summed.
     pub unverifiable: u64,
+    /// How many of the paths that were added, removed or changed the policy tolerates.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tolerated: u64,
+    /// What the policy was; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyView>,
+    /// What was not read because the policy allows anything there.
+    #[serde(default, skip_serializing_if = "Unjudged::is_nothing")]
+    pub unjudged: Unjudged,
     /// Entries looked at on disk.
     pub entries: u64,
     /// Of these, sealed ones that were not read: nothing that stat shows moved since they were read and were as sealed.
@@ -159,6 +181,24 @@ pub struct Summary {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// Which policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyView {
+    /// Its name, for display.
+    pub name: String,
+    /// What identifies it: see [`Policy::digest`].
+    pub digest: OciDigest,
+}
+
+/// What was seen and not read, because the policy allows anything there: nothing is vouched for but its metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Unjudged {
+    /// Paths on disk.
+    pub entries: u64,
+    /// The sizes of the files among them.
+    pub bytes: u64,
 }
 
 /// Which manifest, and how far it is trusted.
@@ -237,6 +277,10 @@ impl Finding {
             reason: None,
             covers: None,
             collapsed: None,
+            verdict: None,
+            severity: None,
+            rule: None,
+            explanation: None,
         };
         match &drift.delta {
             Delta::Added { observed, unverified, collapsed } => {
@@ -260,6 +304,26 @@ impl Finding {
             }
         }
         finding
+    }
+
+    /// With what a policy says of it.
+    #[must_use]
+    pub fn judged(mut self, verdict: &Verdict<'_>) -> Self {
+        self.verdict = Some(verdict.ruling());
+        self.severity = verdict.severity();
+        self.rule = verdict.rule().map(|rule| rule.id.clone());
+        self.explanation = Some(verdict.to_string());
+        self
+    }
+
+    /// Whether somebody is to know: only what a policy tolerates is not an alert.
+    pub fn is_alert(&self) -> bool {
+        self.verdict != Some(Ruling::Tolerated)
+    }
+
+    /// How loudly it is said; `None` if it is tolerated.
+    pub fn severity(&self) -> Option<Severity> {
+        self.is_alert().then(|| self.severity.unwrap_or_default())
     }
 
     /// The exact path; `None` if the fields contradict the format: one path has one spelling, and what is
@@ -295,6 +359,23 @@ pub fn path_fields(bytes: &[u8]) -> (String, Option<String>) {
     match plain_text(bytes) {
         Some(text) => (text.to_owned(), None),
         None => (Escaped(bytes).to_string(), Some(to_base64(bytes))),
+    }
+}
+
+// === impl PolicyView ===
+
+impl From<&Policy> for PolicyView {
+    fn from(policy: &Policy) -> Self {
+        Self { name: policy.name().to_owned(), digest: policy.digest() }
+    }
+}
+
+// === impl Unjudged ===
+
+impl Unjudged {
+    /// Whether everything was judged.
+    pub const fn is_nothing(&self) -> bool {
+        self.entries == 0
     }
 }
 

@@ -16,7 +16,9 @@ mod sensitive;
 
 use std::fmt;
 
-pub use judge::{Cause, Context, Judged, Moment, Passed, Verdict};
+use serde::{Deserialize, Serialize};
+
+pub use judge::{Cause, Context, Judged, Moment, Passed, Ruling, Verdict};
 
 use crate::digest::{Digest, OciDigest};
 use crate::drift::{Attributes, Change};
@@ -47,7 +49,8 @@ pub const MAX_KEEP: u32 = 10_000;
 pub const CONTEXT: &str = "driftlock 2026 policy v1";
 
 /// How loudly an alert is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth keeping.
     Info,

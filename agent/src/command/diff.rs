@@ -8,7 +8,7 @@ use driftlock_common::compared::Compared;
 use driftlock_common::digest::Digest;
 use driftlock_common::drift::{Drift, diff};
 use driftlock_common::exit::Exit;
-use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
+use driftlock_common::finding::{ExcludedView, ManifestView, Summary, Unjudged};
 use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::profile::Profile;
 
@@ -44,6 +44,9 @@ pub fn run(args: DiffArgs) -> Outcome {
         removed: tally.removed,
         changed: tally.changed,
         unverifiable: 0,
+        tolerated: 0,
+        policy: None,
+        unjudged: Unjudged::default(),
         entries: b.tree.len() as u64,
         remembered: 0,
         files_hashed: 0,

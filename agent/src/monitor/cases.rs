@@ -17,7 +17,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attributes, Change};
 use driftlock_common::event::{Body, ConditionBody, FindingBody};
-use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, Summary};
+use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, Summary, Unjudged};
 use driftlock_common::path::TreePath;
 use driftlock_common::profile::Profile;
 use serde::Deserialize;
@@ -177,6 +177,10 @@ pub(super) fn finding(at: &str, word: &str, variant: u64) -> Finding {
         reason: None,
         covers: None,
         collapsed: (word == "collapsed").then_some(10_001),
+        verdict: None,
+        severity: None,
+        rule: None,
+        explanation: None,
     }
 }
 
@@ -201,6 +205,9 @@ pub(super) fn summary() -> Summary {
         removed: 0,
         changed: 0,
         unverifiable: 0,
+        tolerated: 0,
+        policy: None,
+        unjudged: Unjudged::default(),
         entries: 0,
         remembered: 0,
         files_hashed: 0,

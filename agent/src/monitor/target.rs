@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use driftlock_common::event::{Body, Coverage, TargetBeat, Verified};
-use driftlock_common::finding::{Finding, Summary};
+use driftlock_common::finding::{Finding, Summary, Unjudged};
 use driftlock_common::path::TreePath;
 
 use super::conditions::Conditions;
@@ -387,6 +387,7 @@ impl Target {
             target: self.plan.name.clone(),
             root: self.plan.root.clone(),
             manifest: self.plan.manifest.clone(),
+            policy: None,
             open_findings: self.findings.len() as u64,
             open_digest: self.findings.digest(),
             coverage: Coverage {
@@ -395,6 +396,7 @@ impl Target {
                 unverifiable: self.unverifiable,
                 overflows: self.overflows,
                 unwatched: self.watched.unwatched,
+                unjudged: Unjudged::default(),
                 excluded: self.plan.excluded.clone(),
                 mounts: self
                     .plan

@@ -4,7 +4,7 @@
 use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Sealed, Unverified};
-use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
+use driftlock_common::finding::{ExcludedView, ManifestView, Summary, Unjudged};
 use driftlock_common::gap::Reason;
 use driftlock_common::manifest::Header;
 use driftlock_common::node::{Kind, Node};
@@ -84,6 +84,9 @@ pub(super) fn summary() -> Summary {
         removed: 1,
         changed: 3,
         unverifiable: 10,
+        tolerated: 0,
+        policy: None,
+        unjudged: Unjudged::default(),
         entries: 20,
         remembered: 0,
         files_hashed: 9,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::{Change, Delta, Drift, apply};
-use driftlock_common::finding::{ExcludedView, ManifestView, Summary};
+use driftlock_common::finding::{ExcludedView, ManifestView, Summary, Unjudged};
 use driftlock_common::manifest::Manifest;
 use driftlock_common::tree::Tree;
 
@@ -101,6 +101,9 @@ pub fn report(
         removed: tally.removed,
         changed: tally.changed,
         unverifiable: tally.unverifiable + outcome.unreached,
+        tolerated: 0,
+        policy: None,
+        unjudged: Unjudged::default(),
         entries: outcome.stats.entries,
         remembered: outcome.stats.remembered,
         files_hashed: outcome.stats.files_hashed,

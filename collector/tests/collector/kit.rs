@@ -92,6 +92,7 @@ impl FakeAgent {
             target: TARGET.into(),
             root: "/srv/app".into(),
             manifest: Some(manifest()),
+            policy: None,
             open_findings: open.len() as u64,
             open_digest: OciDigest::blake3(open_digest(&open)),
             coverage: Coverage { watch_mode: "inotify".into(), last_full: Some(TIME.into()), ..Coverage::default() },
@@ -159,6 +160,10 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
         reason: None,
         covers: None,
         collapsed: None,
+        verdict: None,
+        severity: None,
+        rule: None,
+        explanation: None,
     };
     FindingBody { target: TARGET.into(), finding, opened_at: TIME.into(), count }
 }

@@ -1,6 +1,8 @@
 //! Owns the judgement of one drift: which rule covers it, and whether it allows it. Must not own what becomes of the
 //! drift, which is reported whatever the verdict.
 
+use serde::{Deserialize, Serialize};
+
 use super::rotation::Fate;
 use super::{Allow, Policy, Privilege, Rule, Severity};
 use crate::drift::{Attribute, Attributes, Change, Delta, Drift};
@@ -39,6 +41,16 @@ pub enum Verdict<'p> {
         /// The rule that allows it.
         rule: &'p Rule,
     },
+}
+
+/// A verdict without its reasons: the word of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ruling {
+    /// Somebody is to know.
+    Alert,
+    /// Expected.
+    Tolerated,
 }
 
 /// Why a drift is an alert.
@@ -257,11 +269,11 @@ impl<'p> Verdict<'p> {
         matches!(self, Self::Alert { .. })
     }
 
-    /// The word of reports: `alert` or `tolerated`.
-    pub const fn name(&self) -> &'static str {
+    /// The word of reports.
+    pub const fn ruling(&self) -> Ruling {
         match self {
-            Self::Alert { .. } => "alert",
-            Self::Tolerated { .. } => "tolerated",
+            Self::Alert { .. } => Ruling::Alert,
+            Self::Tolerated { .. } => Ruling::Tolerated,
         }
     }
 
@@ -278,6 +290,31 @@ impl<'p> Verdict<'p> {
         match self {
             Self::Alert { rule, .. } => *rule,
             Self::Tolerated { rule } => Some(rule),
+        }
+    }
+}
+
+impl std::fmt::Display for Verdict<'_> {
+    /// Why, as one line: the cause of an alert with the reason of its rule, or the reason of the rule that tolerates.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Alert { rule: None, cause, .. } => write!(f, "{cause}"),
+            Self::Alert { rule: Some(rule), cause: Cause::Nothing, .. } | Self::Tolerated { rule } => {
+                f.write_str(&rule.reason)
+            }
+            Self::Alert { rule: Some(rule), cause, .. } => write!(f, "{cause}: {}", rule.reason),
+        }
+    }
+}
+
+// === impl Ruling ===
+
+impl Ruling {
+    /// The word of reports: `alert` or `tolerated`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Tolerated => "tolerated",
         }
     }
 }

@@ -190,7 +190,7 @@ pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, Sourc
 /// Reads an mtree file. SHA-256 is what there is, and what it says is not to be compared is left out.
 fn read_mtree(input: &Input, terms: &Terms) -> Result<Sealed, SourceError> {
     let at = |problem: Problem| problem.at(input.place());
-    let stream = Decoded::new(Device(input.open()?)).map_err(at)?;
+    let stream = Decoded::new(BufReader::with_capacity(stream::CHUNK, Device(input.open()?))).map_err(at)?;
     let mtree::Described { tree, excludes, notes } =
         mtree::read(BufReader::with_capacity(stream::CHUNK, stream), terms).map_err(at)?;
     let source =

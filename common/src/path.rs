@@ -61,8 +61,14 @@ pub fn check_component(name: &[u8]) -> Result<(), PathError> {
 /// Compares two relative paths by component sequence, components by their bytes.
 pub fn compare_paths(a: &[u8], b: &[u8]) -> Ordering {
     // A slash ends a component, so it sorts before every byte that could continue one. NUL cannot occur in a path.
-    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-    a.iter().map(key).cmp(b.iter().map(key))
+    let key = |byte: u8| if byte == b'/' { 0 } else { byte };
+    // Neighbours have most of their bytes in common, which are compared eight at a time.
+    let words = a.chunks_exact(8).zip(b.chunks_exact(8)).take_while(|(a, b)| a == b).count() * 8;
+    let (a, b) = (&a[words..], &b[words..]);
+    match a.iter().zip(b).find(|(a, b)| a != b) {
+        Some((a, b)) => key(*a).cmp(&key(*b)),
+        None => a.len().cmp(&b.len()),
+    }
 }
 
 /// Bytes as text if they are UTF-8 without control characters (Unicode category Cc), which is when a

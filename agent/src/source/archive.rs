@@ -2,7 +2,7 @@
 //! by, and what it is for is found out at the end. Must not own what the documents say.
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::path::{Escaped, TreePath};
@@ -16,7 +16,7 @@ use super::image::{self, Blobs, Config, MAX_CONFIG, blob_place};
 use super::layer::{self, Layer, Options};
 use super::layout::{check_diff_id, read_to_limit};
 use super::problem::{Fault, Problem, SourceError};
-use super::stream::{Counted, Decoded, Device, Guarded, Hashing, Stored, peek, sniff};
+use super::stream::{CHUNK, Counted, Decoded, Device, Guarded, Hashing, Stored, peek, sniff};
 
 /// The most bytes of documents that are kept together.
 const MAX_DOCUMENTS: u64 = 64 * 1024 * 1024;
@@ -88,8 +88,9 @@ impl Archive {
     fn read(input: impl Read + Send, options: &Options) -> Result<Self, Problem> {
         let mut archive = Self::default();
         let (input, stored) = Counted::new(Device(input));
-        let input = Guarded::new(Decoded::new(input)?, &options.budget, &stored, 0);
-        let mut entries = Entries::new(input, Readers::Any);
+        let input = Decoded::new(BufReader::with_capacity(CHUNK, input))?;
+        let input = Guarded::new(input, &options.budget, &stored, 0);
+        let mut entries = Entries::new(BufReader::with_capacity(CHUNK, input), Readers::Any);
         while let Some(entry) = entries.next()? {
             let path = archive_path(&entry.path)
                 .map_err(|error| Problem::Entry { path: entry.path.clone(), fault: error.into() })?;
@@ -219,7 +220,7 @@ impl Archive {
 
 impl Blob {
     fn read(
-        body: impl Read + Send,
+        body: impl BufRead + Send,
         size: u64,
         stored: &Stored,
         options: &Options,
@@ -228,7 +229,7 @@ impl Blob {
         let mut bytes = Hashing::new(body);
         let (first, mut stream) = peek(&mut bytes, BLOCK).map_err(Problem::of_stream)?;
         let what = if looks_like_layer(&first) {
-            match layer::index_within(BufReader::new(&mut stream), stored, options) {
+            match layer::index_within(&mut stream, stored, options) {
                 Ok(layer) => What::Layer(Box::new(layer)),
                 Err(problem) => What::Broken(problem),
             }

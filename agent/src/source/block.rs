@@ -160,8 +160,12 @@ fn check_header(header: &[u8; BLOCK], readers: Readers) -> Result<(), Fault> {
         return Err(Fault::Number("checksum"));
     }
     // Python's tarfile takes a prefix out of every header, also where GNU has times (of incremental archives alone)
-    // and where old headers have nothing.
-    let unnamed = if gnu { &header[345..386] } else { &header[257..] };
+    // and where old headers have nothing; libarchive a map of holes out of every GNU one.
+    let unnamed = match header[156] {
+        b'S' if gnu => &header[345..386],
+        _ if gnu => &header[345..],
+        _ => &header[257..],
+    };
     if readers == Readers::Any && !ustar && unnamed.iter().any(|b| *b != 0) {
         return Err(Fault::Prefix);
     }

@@ -12,7 +12,6 @@ use tar_core::{EntryType, SparseEntry};
 use super::block::{BLOCK, Chain, check_chain, check_global};
 use super::problem::{Fault, Problem};
 use super::sparse::{self, MAX_PIECES, Piece, Pieces};
-use super::stream::CHUNK;
 
 /// The most bytes that the headers of one entry can need: the parser's limit for metadata and its header blocks.
 const MAX_HEADERS: usize = 1024 * 1024 + 64 * BLOCK;
@@ -24,6 +23,7 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 pub(super) struct Entries<R> {
     input: R,
     parser: Parser,
+    /// Headers: the content is handed on from where the input has it.
     buffer: Vec<u8>,
     /// The bytes of `buffer` that are not used yet.
     start: usize,
@@ -89,13 +89,13 @@ pub(super) struct Body<'a, R>(&'a mut Entries<R>);
 
 // === impl Entries ===
 
-impl<R: Read> Entries<R> {
+impl<R: BufRead> Entries<R> {
     pub(super) fn new(input: R, readers: Readers) -> Self {
         let limits = Limits { max_sparse_entries: MAX_PIECES, ..Limits::default() };
         Self {
             input,
             parser: Parser::new(limits),
-            buffer: vec![0; CHUNK],
+            buffer: vec![0; 2 * BLOCK],
             start: 0,
             end: 0,
             offset: 0,
@@ -143,14 +143,15 @@ impl<R: Read> Entries<R> {
 
     /// Reads to the end of the stream; whether anything but zeros stood behind the end of the archive.
     pub(super) fn finish(mut self) -> Result<bool, Problem> {
-        let mut trailing = false;
+        let mut trailing = self.buffer[self.start..self.end].iter().any(|b| *b != 0);
         loop {
-            trailing |= self.buffer[self.start..self.end].iter().any(|b| *b != 0);
-            self.start = 0;
-            self.end = 0;
-            if !self.require(1)? {
+            let chunk = some(&mut self.input)?;
+            if chunk.is_empty() {
                 return Ok(trailing);
             }
+            trailing |= chunk.iter().any(|b| *b != 0);
+            let length = chunk.len();
+            self.input.consume(length);
         }
     }
 
@@ -245,10 +246,13 @@ impl<R: Read> Entries<R> {
             None => Ok(&[]),
             Some(Piece::Hole(left)) => Ok(&ZEROS[..within(left, ZEROS.len())]),
             Some(Piece::Data(left)) => {
-                if self.start == self.end && !self.require(1)? {
-                    return Err(self.truncated());
+                let at = self.offset;
+                let chunk =
+                    if self.start < self.end { &self.buffer[self.start..self.end] } else { some(&mut self.input)? };
+                if chunk.is_empty() {
+                    return Err(Problem::TarTruncated(at));
                 }
-                Ok(&self.buffer[self.start..self.start + within(left, self.end - self.start)])
+                Ok(&chunk[..within(left, chunk.len())])
             }
         }
     }
@@ -258,7 +262,11 @@ impl<R: Read> Entries<R> {
             None => return,
             Some(Piece::Hole(left)) => left,
             Some(Piece::Data(left)) => {
-                self.start += length;
+                if self.start < self.end {
+                    self.start += length;
+                } else {
+                    self.input.consume(length);
+                }
                 self.offset += length as u64;
                 left
             }
@@ -282,7 +290,7 @@ impl<R: Read> Entries<R> {
             self.buffer.resize(bytes.next_power_of_two(), 0);
         }
         while self.end < bytes {
-            match self.input.read(&mut self.buffer[self.end..]) {
+            match self.input.read(&mut self.buffer[self.end..bytes]) {
                 Ok(0) => return Ok(false),
                 Ok(read) => self.end += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -294,6 +302,18 @@ impl<R: Read> Entries<R> {
 
     fn truncated(&self) -> Problem {
         Problem::TarTruncated(self.offset + (self.end - self.start) as u64)
+    }
+}
+
+/// What the input has at hand; nothing at its end.
+fn some(input: &mut impl BufRead) -> Result<&[u8], Problem> {
+    loop {
+        match input.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Problem::of_stream(error)),
+            // Asked again, because what an arm of a loop hands on would be held for all of them.
+            Ok(_) => return input.fill_buf().map_err(Problem::of_stream),
+        }
     }
 }
 
@@ -311,7 +331,7 @@ enum Step {
 
 // === impl Body ===
 
-impl<R: Read> Read for Body<'_, R> {
+impl<R: BufRead> Read for Body<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let chunk = self.fill_buf()?;
         let length = chunk.len().min(buffer.len());
@@ -321,7 +341,7 @@ impl<R: Read> Read for Body<'_, R> {
     }
 }
 
-impl<R: Read> BufRead for Body<'_, R> {
+impl<R: BufRead> BufRead for Body<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.0.body_chunk().map_err(Problem::into_io)
     }

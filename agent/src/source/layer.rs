@@ -98,12 +98,14 @@ pub enum What {
 /// # Errors
 /// If the stream cannot be read, is damaged or cut short, or holds what cannot be part of a tree.
 pub fn index(input: impl Read + Send, options: &Options) -> Result<Layer, Problem> {
-    let (input, stored) = Counted::new(input);
-    index_within(input, &stored, options)
+    read_ahead(input, |input| {
+        let (input, stored) = Counted::new(input);
+        index_within(input, &stored, options)
+    })
 }
 
 /// The same for a layer within an archive, of which `stored` counts the bytes.
-pub(super) fn index_within(input: impl Read + Send, stored: &Stored, options: &Options) -> Result<Layer, Problem> {
+pub(super) fn index_within(input: impl BufRead + Send, stored: &Stored, options: &Options) -> Result<Layer, Problem> {
     let before = stored.count();
     match Decoded::new(input)? {
         Decoded::Plain(mut input) => index_tar(&mut input, options),
@@ -121,7 +123,7 @@ pub(super) fn index_within(input: impl Read + Send, stored: &Stored, options: &O
     }
 }
 
-fn index_tar(input: &mut dyn Read, options: &Options) -> Result<Layer, Problem> {
+fn index_tar(input: &mut dyn BufRead, options: &Options) -> Result<Layer, Problem> {
     let mut hashing = Hashing::new(input);
     let mut layer = Layer::default();
     let readers = match options.dialect {
@@ -164,7 +166,7 @@ impl Layer {
         self.whiteouts.iter().chain(&self.opaques).try_for_each(|path| budget.spend(path.as_bytes().len()))
     }
 
-    fn take<R: Read>(&mut self, entries: &mut Entries<R>, entry: Entry, options: &Options) -> Result<(), Problem> {
+    fn take<R: BufRead>(&mut self, entries: &mut Entries<R>, entry: Entry, options: &Options) -> Result<(), Problem> {
         let raw = entry.path.clone();
         let refuse = |fault| Problem::Entry { path: raw.clone(), fault };
         let path = archive_path(&entry.path).map_err(|error| refuse(error.into()))?;
@@ -211,7 +213,7 @@ impl Layer {
         }
     }
 
-    fn what<R: Read>(
+    fn what<R: BufRead>(
         &mut self,
         entries: &mut Entries<R>,
         entry: Entry,
@@ -321,7 +323,7 @@ fn kind_type(kind: &Kind) -> FileType {
 }
 
 /// Hashes the content, and keeps it where it is wanted.
-fn hash_body<R: Read>(
+fn hash_body<R: BufRead>(
     entries: &mut Entries<R>,
     sha256: bool,
     mut kept: Option<&mut Vec<u8>>,

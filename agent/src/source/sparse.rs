@@ -81,7 +81,8 @@ fn check_blocks(own: &[u8]) -> Result<(), Fault> {
     if more == 0 { Ok(()) } else { Err(Fault::SparseMap) }
 }
 
-/// Behind the first empty one all are; whether there was one.
+/// Behind the first empty one all are, and behind one that stores nothing, which stands for a hole at the end: tools stop
+/// there, or go on. Whether there was one.
 fn check_descriptors(descriptors: &[u8], mut ended: bool) -> Result<bool, Fault> {
     for descriptor in descriptors.chunks(DESCRIPTOR) {
         let (offset, length) = descriptor.split_at(DESCRIPTOR / 2);
@@ -92,6 +93,8 @@ fn check_descriptors(descriptors: &[u8], mut ended: bool) -> Result<bool, Fault>
             }
             check_number("offset", offset)?;
             check_number("numbytes", length)?;
+            // Octal digits, or a binary number with its mark.
+            ended = matches!(length[0], b'0' | b' ' | 0x80) && length[1..].iter().all(|b| matches!(b, b'0' | b' ' | 0));
         } else if descriptor.iter().any(|b| *b != 0) {
             return Err(Fault::SparseMap);
         }
@@ -251,15 +254,27 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_behind_an_empty_piece_is_refused_where_tools_stop_at_it() {
+        for map in [&[(0, 0), (0, 4)][..], &[(0, 4), (4, 0), (6, 4)], &[(0, 0); 5]] {
+            let stored: u64 = map.iter().map(|(_, length)| length).sum();
+            let data = &b"abcdefgh"[..usize::try_from(stored).unwrap()];
+            let archive = sparse_map(0, "s", map, data, 10).end();
+            assert!(read(&archive).unwrap_err().to_string().contains("sparse file is malformed"), "{map:?}");
+        }
+        assert!(read(&sparse_map(0, "s", &[(0, 4), (10, 0)], b"abcd", 10).end()).is_ok());
+    }
+
+    #[test]
     fn too_many_pieces_are_refused() {
-        let map: Vec<(u64, u64)> = (0..=MAX_PIECES as u64).map(|at| (at * 2, 0)).collect();
+        let map: Vec<(u64, u64)> = (0..=MAX_PIECES as u64).map(|at| (at * 2, 1)).collect();
+        let data = vec![b'x'; map.len()];
         for format in 0..4 {
-            let text = read(&sparse_map(format, "s", &map, b"", 100_000).end()).unwrap_err().to_string();
+            let text = read(&sparse_map(format, "s", &map, &data, 100_000).end()).unwrap_err().to_string();
             assert!(
                 text.ends_with("the map of a sparse file is malformed; write the archive without --sparse"),
                 "{text}"
             );
-            assert!(read(&sparse_map(format, "s", &map[1..], b"", 100_000).end()).is_ok(), "{format}");
+            assert!(read(&sparse_map(format, "s", &map[1..], &data[1..], 100_000).end()).is_ok(), "{format}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Owns the readers that a blob's bytes go through on their way to a tar parser: the device, hashing, decompression.
 //! Must not own what the bytes mean.
 
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, Cursor, Read};
 use std::sync::{Arc, Mutex};
 
 use driftlock_common::digest::Digest;
@@ -67,14 +67,13 @@ pub(super) const fn sniff(first: &[u8]) -> Option<Format> {
 
 // === impl Decoded ===
 
-impl<R: Read> Decoded<BufReader<Peeked<R>>> {
+impl<R: BufRead> Decoded<Peeked<R>> {
     /// Looks at the first bytes and decompresses accordingly.
     ///
     /// # Errors
     /// If reading fails.
     pub(super) fn new(input: R) -> Result<Self, Problem> {
         let (first, input) = peek(input, 4).map_err(Problem::of_stream)?;
-        let input = BufReader::with_capacity(CHUNK, input);
         Ok(match sniff(&first) {
             None => Self::Plain(input),
             Some(Format::Gzip) => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
@@ -134,5 +133,20 @@ impl<R: Read> Read for Hashing<R> {
         self.sha256.update(&buffer[..read]);
         self.bytes += read as u64;
         Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for Hashing<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        // What was shown is still there, so this neither reads nor fails.
+        if let Ok(shown) = self.inner.fill_buf() {
+            self.sha256.update(&shown[..length]);
+            self.bytes += length as u64;
+        }
+        self.inner.consume(length);
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use driftlock_tests::image::{Layout, TAG};
+use driftlock_tests::image::{Document, Layer, Layout, TAG};
 use driftlock_tests::random_image::RandomImage;
 use driftlock_tests::require::Requirement::{self, Skopeo};
 use driftlock_tests::require::trial_with;
@@ -122,7 +122,8 @@ const FORMS: &[Form] = &[
 pub(crate) fn trials() -> Vec<Trial> {
     let trial =
         |form: &'static Form| trial_with(format!("one_tree_through_skopeo_as_{}", form.name), NEEDS, || one(form));
-    FORMS.iter().map(trial).collect()
+    let table = trial_with("a_table_behind_a_layer_is_compared", NEEDS, a_table_behind_a_layer_is_compared);
+    FORMS.iter().map(trial).chain([table]).collect()
 }
 
 fn one(form: &Form) -> Result<()> {
@@ -156,6 +157,64 @@ fn one(form: &Form) -> Result<()> {
             ensure_stored(&unpacked, form.layers)?;
         }
     }
+    Ok(())
+}
+
+/// A table of contents as skopeo writes it says what the layer says; every byte of it and of its footer that is another is
+/// noted, or takes the table away.
+fn a_table_behind_a_layer_is_compared() -> Result<()> {
+    const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+    /// A frame that decompressors skip (RFC 8878, section 3.1.2); a length of 4 bytes follows.
+    const SKIPPABLE: &[u8] = &[0x50, 0x2a, 0x4d, 0x18];
+    /// Offset, two lengths and type of the table. What may stand behind them is of another table, for making the archive
+    /// again byte for byte.
+    const FIELDS: usize = 32;
+    let sandbox = Sandbox::new()?;
+    let tar = Layer::new().dir("usr").file("usr/hosts", "localhost").program("usr/run", "#!/bin/sh\n").finish();
+    let layout = Layout::create(sandbox.path("image"))?.layer(&tar)?.finish()?;
+    let out = sandbox.path("out");
+    let (from, to) = (format!("{}:{TAG}", layout.source()), format!("oci:{}", out.display()));
+    let copy = ["--insecure-policy", "copy", "--quiet", FORMAT, "zstd:chunked", &from, &to];
+    sandbox.command("skopeo".as_ref(), copy).run()?.expect(0)?;
+    let blobs = fs::read_dir(out.join("blobs/sha256"))?.map(|entry| Ok(fs::read(entry?.path())?));
+    let blobs: Vec<Vec<u8>> = blobs.collect::<Result<_>>()?;
+    let packed = blobs.into_iter().find(|blob| blob.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])).context("the layer")?;
+    let unpacked = zstd::decode_all(packed.as_slice())?;
+    let frame = packed.windows(SKIPPABLE.len()).rposition(|bytes| bytes == SKIPPABLE).context("a last frame")?;
+    let footer = frame + 8..frame + 8 + FIELDS;
+
+    let seal = |name: &str, packed: &[u8]| {
+        let layout = Layout::create(sandbox.path(name))?.layer_as(&unpacked, packed)?;
+        let layout = layout.finish_as(|document, value| {
+            if document == Document::Manifest {
+                value["layers"][0]["mediaType"] = ZSTD.into();
+            }
+        })?;
+        let manifest = sandbox.path(&format!("{name}.manifest"));
+        let (source, layout) = (layout.source(), layout.dir().to_owned());
+        let words = ["seal".as_ref(), source.as_ref(), "--strict".as_ref(), "-o".as_ref(), manifest.as_os_str()];
+        let finished = sandbox.driftlock(words).run()?;
+        fs::remove_dir_all(layout)?;
+        Ok::<_, anyhow::Error>(finished)
+    };
+    seal("whole", &packed)?.expect(0)?;
+    let odd = |at: usize| {
+        let mut odd = packed.clone();
+        odd[at] ^= 1;
+        let finished = seal("odd", &odd)?;
+        let refused = finished.code == Some(65) && finished.stderr.contains("toc-unread");
+        Ok::<_, anyhow::Error>((finished, refused))
+    };
+    for at in footer.clone() {
+        let (finished, refused) = odd(at)?;
+        ensure!(refused, "byte {} of the footer: {finished:?}", at - footer.start);
+    }
+    let at = u64::from_le_bytes(packed[footer.start..footer.start + 8].try_into()?);
+    let (finished, refused) = odd(usize::try_from(at)?)?;
+    ensure!(refused, "the table: {finished:?}");
+    // Without its magic it is no table, as for every program that reads one.
+    let (finished, _) = odd(packed.len() - 1)?;
+    finished.expect(0)?;
     Ok(())
 }
 

@@ -1,16 +1,18 @@
-//! Owns unpacking in one thread what another one hashes. Must not own either.
+//! Owns reading a stream in another thread than the one that uses it: what is stored is hashed, unpacked and parsed by one
+//! thread each. Must not own any of that.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, Cursor, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::super::problem::Problem;
-use super::CHUNK;
 
 /// What is read before a thread is started: a stream that ends before does not pay for one.
 const SMALL: u64 = 1024 * 1024;
-/// How many buffers of [`CHUNK`] bytes go around between the two threads.
-const BUFFERS: usize = 6;
+/// Bytes of a buffer that goes around between the two threads.
+const BUFFER: usize = 256 * 1024;
+/// How many of them.
+const BUFFERS: usize = 8;
 
 /// A buffer on its way to the reader.
 #[derive(Default)]
@@ -36,7 +38,7 @@ struct Ahead {
 /// If no thread can be started, else what `work` says.
 pub(in super::super) fn read_ahead<T>(
     mut input: impl Read + Send,
-    work: impl FnOnce(&mut (dyn Read + '_)) -> Result<T, Problem>,
+    work: impl FnOnce(&mut (dyn BufRead + Send + '_)) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
     let mut first = Vec::new();
     let outcome = input.by_ref().take(SMALL).read_to_end(&mut first);
@@ -49,16 +51,16 @@ pub(in super::super) fn read_ahead<T>(
         let (spare, to_fill) = sync_channel(BUFFERS);
         for _ in 0..BUFFERS {
             // The other end is in this function.
-            let _ = spare.send(vec![0; CHUNK]);
+            let _ = spare.send(vec![0; BUFFER]);
         }
-        let unpack = thread::Builder::new()
-            .name("unpack".to_owned())
+        let reader = thread::Builder::new()
+            .name("read-ahead".to_owned())
             .spawn_scoped(scope, move || fill(input, &to_fill, &to_reader))
             .map_err(Problem::Device)?;
         let ahead = Ahead { filled, spare, current: Filled::default(), start: 0 };
         // Dropped with the reader, the channels end the thread.
         let done = work(&mut Cursor::new(first).chain(ahead));
-        match unpack.join() {
+        match reader.join() {
             Ok(()) => done,
             Err(panic) => std::panic::resume_unwind(panic),
         }
@@ -93,28 +95,44 @@ impl Read for End {
     }
 }
 
+impl BufRead for End {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.take().unwrap_or(Ok(())).map(|()| &[][..])
+    }
+
+    fn consume(&mut self, _: usize) {}
+}
+
 impl Read for Ahead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.read(buffer)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl BufRead for Ahead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.start == self.current.length {
             match self.current.end.take() {
                 Some(Ok(())) => {
                     self.current.end = Some(Ok(()));
-                    return Ok(0);
+                    return Ok(&[]);
                 }
                 Some(Err(error)) => return Err(error),
                 None => {}
             }
             // Only a thread that has ended does not take it.
             let _ = self.spare.send(std::mem::take(&mut self.current.buffer));
-            let gone = |_| io::Error::other("the thread that unpacks it has ended");
+            let gone = |_| io::Error::other("the thread that reads ahead has ended");
             self.current = self.filled.recv().map_err(gone)?;
             self.start = 0;
         }
-        let available = &self.current.buffer[self.start..self.current.length];
-        let length = available.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&available[..length]);
+        Ok(&self.current.buffer[self.start..self.current.length])
+    }
+
+    fn consume(&mut self, length: usize) {
         self.start += length;
-        Ok(length)
     }
 }
 
@@ -143,7 +161,7 @@ mod tests {
     }
 
     fn lengths() -> impl Iterator<Item = usize> {
-        let (small, chunk) = (usize::try_from(SMALL).unwrap(), CHUNK);
+        let (small, chunk) = (usize::try_from(SMALL).unwrap(), BUFFER);
         [0, 1, small - 1, small, small + 1, small + chunk - 1, small + chunk, small + 20 * chunk + 7].into_iter()
     }
 

@@ -1,6 +1,6 @@
 //! Owns stopping streams that unpack to far more than is stored. Must not own the limits.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,6 +42,17 @@ impl<R: Read> Read for Counted<R> {
         let read = self.inner.read(buffer)?;
         self.stored.0.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.stored.0.fetch_add(length as u64, Ordering::Relaxed);
+        self.inner.consume(length);
     }
 }
 

@@ -25,15 +25,21 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("large_a_zstd_bomb", &[], a_zstd_bomb),
         trial("large_a_zstd_window", &[], a_zstd_window),
         trial("large_a_bomb_behind_the_end", &[], a_bomb_behind_the_end),
+        trial("large_a_sparse_file", &[], a_sparse_file),
     ]
 }
 
 /// Seals under a measure; the peak of its memory in bytes.
 fn measured(sandbox: &Sandbox, source: &str, code: i32) -> Result<(Finished, u64)> {
+    measured_with(sandbox, source, &[], code)
+}
+
+fn measured_with(sandbox: &Sandbox, source: &str, options: &[&str], code: i32) -> Result<(Finished, u64)> {
     let mut words = peak::words()?;
     words.push(driftlock_tests::binaries::binaries().driftlock.clone().into());
     let manifest = sandbox.path("manifest");
     words.extend(["seal".into(), source.into(), "-o".into(), manifest.into()]);
+    words.extend(options.iter().map(Into::into));
     let (program, arguments) = words.split_first().expect("there are some");
     let finished = sandbox.command(program.as_ref(), arguments).run()?.expect(code)?;
     let peak = peak::of(&finished)?;
@@ -152,5 +158,43 @@ fn a_bomb_behind_the_end() -> Result<()> {
     let (_, peak) = measured(&sandbox, &layout.source(), 0)?;
     ensure!(odd(&sandbox.path("manifest"))? == [("trailing-data".to_owned(), 1)], "not noted");
     ensure!(peak < 30 * MB, "{peak} bytes");
+    Ok(())
+}
+
+/// A few hundred bytes that stand for ten gigabytes, and have a digest all the same.
+fn a_sparse_file() -> Result<()> {
+    const SIZE: u64 = 10_000_000_000;
+    const AT: u64 = 5_000_000_000;
+    let sandbox = Sandbox::new()?;
+    // GNU tar's format 1.0: the map, padded to a block, before what is stored.
+    let mut content = format!("2\n{AT}\n3\n{SIZE}\n0\n").into_bytes();
+    content.resize(512, 0);
+    content.extend(b"abc");
+    let keys = [("major", "1".to_owned()), ("minor", "0".to_owned()), ("name", "disk".to_owned())];
+    let entry = keys
+        .into_iter()
+        .chain([("realsize", SIZE.to_string())])
+        .fold(Entry::file("GNUSparseFile.0/disk", content).format(Format::Pax), |entry, (key, value)| {
+            entry.record(format!("GNU.sparse.{key}"), value)
+        });
+    let layout = Layout::create(sandbox.path("layout"))?.layer(&of([entry]).finish())?.finish()?;
+    let (_, peak) = measured_with(&sandbox, &layout.source(), &["--no-sha256"], 0)?;
+    ensure!(peak < 30 * MB, "{peak} bytes");
+
+    let zeros = vec![0; usize::try_from(MB)?];
+    let mut hasher = blake3::Hasher::new();
+    for (length, stored) in [(AT, &b"abc"[..]), (SIZE - AT - 3, b"")] {
+        for at in (0..length).step_by(zeros.len()) {
+            hasher.update(&zeros[..usize::try_from(MB.min(length - at))?]);
+        }
+        hasher.update(stored);
+    }
+    let text = fs::read_to_string(sandbox.path("manifest"))?;
+    let line = format!(
+        "\"p\":\"disk\",\"t\":\"f\",\"m\":\"0644\",\"u\":0,\"g\":0,\"s\":{SIZE},\"b3\":\"{}\"",
+        hasher.finalize()
+    );
+    ensure!(text.contains(&line), "{line} is not in {text}");
+    ensure!(odd(&sandbox.path("manifest"))? == [("sparse".to_owned(), 1)], "not noted");
     Ok(())
 }

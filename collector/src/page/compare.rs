@@ -70,8 +70,13 @@ const ROWS: [(&str, Attribute, Value); 11] = [
     }),
 ];
 
+/// A number of bytes, exact.
+pub(super) fn bytes(number: u64) -> String {
+    grouped(number) + " B"
+}
+
 /// A number with thin groups, exact.
-fn bytes(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -80,7 +85,7 @@ fn bytes(number: u64) -> String {
         }
         text.push(digit);
     }
-    text + " B"
+    text
 }
 
 /// Octal digits with the letters of `ls -l` behind them; anything else as it is.

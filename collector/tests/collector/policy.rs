@@ -162,7 +162,7 @@ async fn the_policy_and_what_it_leaves_unjudged_are_shown() {
     assert_eq!(target["coverage"]["unjudged"], json!({"entries": 1234, "bytes": 5_678_901}));
     let (_, page) = collector.get("/").await;
     assert!(page.contains(&format!("policy debian-host <code class=\"quiet\" title=\"{digest}\">")), "{page}");
-    assert!(page.contains("1\u{2009}234 entries (5\u{2009}678\u{2009}901 B) not judged"), "{page}");
+    assert!(page.contains("1\u{202f}234 entries (5\u{202f}678\u{202f}901 B) not judged"), "{page}");
 
     // A target that has none any more says so.
     collector.post(&[agent.heartbeat_of(vec![FakeAgent::beat(&[])])]).await;

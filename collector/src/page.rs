@@ -200,7 +200,7 @@ pub(crate) async fn findings(
         (page.items, page.next)
     } else {
         let page = state.store.findings(query).await?;
-        (page.items.into_iter().map(|newest| Line { newest, number: 1 }).collect(), page.next)
+        (page.items.into_iter().map(|newest| Line { newest, fold: None }).collect(), page.next)
     };
     let next = next.map(|order| filter.link().and("cursor", cursor_of(order)));
     render(&Findings { first_part, next, ..Findings::new(filter, lines, Timestamp::now()) })

@@ -44,6 +44,9 @@ pub(crate) struct FindingParameters {
     /// Exactly the directory that a path is in; `.` is the root.
     pub(crate) directory: String,
     pub(crate) directory_b64: String,
+    /// The same, or further down.
+    pub(crate) below: String,
+    pub(crate) below_b64: String,
     pub(crate) change: String,
     pub(crate) verdict: String,
     /// `high` is that alone, `high..` that and louder.
@@ -117,10 +120,16 @@ pub(crate) async fn hosts(
 
 impl FindingParameters {
     pub(crate) fn query(self) -> Result<FindingQuery, ApiError> {
+        let directory = place("directory", &self.directory, &self.directory_b64)?;
+        let below = place("below", &self.below, &self.below_b64)?;
+        if directory.is_some() && below.is_some() {
+            return Err(bad("directory and below exclude each other"));
+        }
         Ok(FindingQuery {
             state: lifetime(&self.state)?,
+            directory,
+            below,
             path: bytes("path", &self.path, &self.path_b64)?,
-            directory: directory(&self.directory, &self.directory_b64)?,
             change: word("change", &self.change, Change::ALL.map(|change| (change.name(), change)))?,
             verdict: word(
                 "verdict",
@@ -169,10 +178,10 @@ fn bytes(name: &str, text: &str, base64: &str) -> Result<Option<Vec<u8>>, ApiErr
     }
 }
 
-/// What an empty value cannot say.
-fn directory(text: &str, base64: &str) -> Result<Option<Vec<u8>>, ApiError> {
-    let directory = bytes("directory", text, base64)?;
-    Ok(directory.map(|directory| if directory == b"." { Vec::new() } else { directory }))
+/// `.` is the root, which an empty value cannot say.
+fn place(name: &str, text: &str, base64: &str) -> Result<Option<Vec<u8>>, ApiError> {
+    let place = bytes(name, text, base64)?;
+    Ok(place.map(|place| if place == b"." { Vec::new() } else { place }))
 }
 
 /// A word of a closed table.

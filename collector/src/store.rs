@@ -4,6 +4,7 @@
 mod apply;
 mod effect;
 mod filter;
+mod fold;
 mod finding;
 mod condition;
 mod snapshot;
@@ -42,7 +43,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn hosts(&self, query: HostQuery) -> Pending<'_, Page<HostRecord, String>>;
     /// Findings in the order of the query.
     fn findings(&self, query: FindingQuery) -> Pending<'_, Page<FindingRecord, Order>>;
-    /// Open findings in the order of the query, those of one kind in one directory as one line, whatever state it asks for.
+    /// Open findings in the order of the query, many of one kind below one directory as one line, whatever state it asks
+    /// for.
     fn lines(&self, query: FindingQuery) -> Pending<'_, Page<Line, Order>>;
     /// Conditions, the newest first.
     fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>>;
@@ -158,6 +160,8 @@ pub struct FindingQuery {
     pub path: Option<Vec<u8>>,
     /// The directory that the path is in; empty: the root.
     pub directory: Option<Vec<u8>>,
+    /// The directory that the path is below; empty: the root.
+    pub below: Option<Vec<u8>>,
     /// What kind of difference.
     pub change: Option<Change>,
     /// Whether somebody is to know.
@@ -277,16 +281,25 @@ pub struct FindingRecord {
     pub received_at: Timestamp,
 }
 
-/// One finding, or the newest of several of one host, target, directory, change, severity and rule.
+/// One finding, or the newest of many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The finding.
     pub newest: FindingRecord,
-    /// How many the line stands for: 1, or at least [`FOLD`].
+    /// What the line stands for, if it is not that finding alone.
+    pub fold: Option<Fold>,
+}
+
+/// Many findings of one host, target, change, severity and rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// The directory that they are below; empty: the root, and they are directly in it.
+    pub directory: Vec<u8>,
+    /// How many they are: [`FOLD`] or more.
     pub number: u64,
 }
 
-/// So many findings of one kind in one directory are one line.
+/// So many findings of one kind below one directory are one line.
 pub const FOLD: u64 = 20;
 
 /// A condition with its lifetime.
@@ -336,13 +349,7 @@ pub enum Changed {
     Host(String),
 }
 
-impl FindingRecord {
-    /// The directory that its path is in; empty: the root, which is in itself.
-    pub fn directory(&self) -> &[u8] {
-        directory_of(&self.path)
-    }
-}
-
+/// The directory that a path is in; empty: the root, which is in itself.
 fn directory_of(path: &[u8]) -> &[u8] {
     let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
     path.get(..end).unwrap_or_default()

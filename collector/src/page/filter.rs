@@ -2,6 +2,7 @@
 //! which is the query's.
 
 use driftlock_common::finding::path_fields;
+use driftlock_common::path::from_base64;
 use driftlock_common::policy::{Ruling, Severity};
 
 use super::shown::Shown;
@@ -10,6 +11,8 @@ use crate::store::{FindingRecord, Lifetime};
 
 /// The value that narrows nothing where an empty one has a meaning of its own.
 const ALL: &str = "all";
+const DIRECTORY: &str = "directory";
+const BELOW: &str = "below";
 
 /// Words as the form has them; empty narrows nothing.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +25,7 @@ pub(super) struct Filter {
     pub(super) host: String,
     pub(super) target: String,
     /// Name and value of what says the directory.
-    pub(super) directory: Option<(&'static str, String)>,
+    pub(super) place: Option<(&'static str, String)>,
     pub(super) sort: String,
 }
 
@@ -46,12 +49,14 @@ impl Filter {
             }
             shown
         };
-        let directory = [("directory", &parameters.directory), ("directory_b64", &parameters.directory_b64)];
+        let places = [
+            (DIRECTORY, &parameters.directory),
+            ("directory_b64", &parameters.directory_b64),
+            (BELOW, &parameters.below),
+            ("below_b64", &parameters.below_b64),
+        ];
         Self {
-            directory: directory
-                .into_iter()
-                .find(|(_, value)| !value.is_empty())
-                .map(|(key, value)| (key, value.clone())),
+            place: places.into_iter().find(|(_, value)| !value.is_empty()).map(|(key, value)| (key, value.clone())),
             state: default(&mut parameters.state, Lifetime::Open.name()),
             verdict: default(&mut parameters.verdict, Ruling::Alert.name()),
             sort: default(&mut parameters.sort, LOUDEST),
@@ -69,20 +74,26 @@ impl Filter {
         let words = [&self.severity, &self.change, &self.rule, &self.host, &self.target];
         defaults.iter().any(|(value, default)| value != default)
             || words.iter().any(|value| !value.is_empty())
-            || self.directory.is_some()
+            || self.place.is_some()
     }
 
-    /// Whether findings of one kind are one line: not in the directory that such a line led to.
+    /// Whether many findings of one kind are one line.
     pub(super) fn folds(&self) -> bool {
-        self.state == Lifetime::Open.name() && self.directory.is_none()
+        self.state == Lifetime::Open.name() && !self.is_flat()
+    }
+
+    /// Whether it is only what is directly in a directory.
+    pub(super) fn is_flat(&self) -> bool {
+        self.place.as_ref().is_some_and(|(key, _)| key.starts_with(DIRECTORY))
     }
 
     /// The directory, for a person.
     pub(super) fn shown_directory(&self) -> Option<Shown> {
-        let (key, value) = self.directory.as_ref()?;
-        match *key {
-            "directory" => Some(Shown::name(value)),
-            _ => driftlock_common::path::from_base64(value).map(|bytes| Shown::bytes(&bytes)),
+        let (key, value) = self.place.as_ref()?;
+        if key.ends_with("_b64") {
+            from_base64(value).map(|bytes| Shown::bytes(&bytes))
+        } else {
+            Some(Shown::name(value))
         }
     }
 
@@ -99,15 +110,19 @@ impl Filter {
             ("sort", &self.sort),
         ];
         let pairs = words.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| (key, value.clone()));
-        Link { pairs: pairs.chain(self.directory.clone()).collect() }
+        Link { pairs: pairs.chain(self.place.clone()).collect() }
     }
 
-    /// All findings that are like this one, each for itself.
-    pub(super) fn each_like(&self, record: &FindingRecord) -> Link {
+    /// What is of the kind of this finding below a directory: what was one line there is each for itself, and what was
+    /// one further down still is. Of the root, what is directly in it.
+    pub(super) fn each_like(&self, record: &FindingRecord, directory: &[u8]) -> Link {
         let finding = &record.finding;
         let severity = finding.severity();
-        let directory = record.directory();
-        let (path, base64) = path_fields(if directory.is_empty() { b"." } else { directory });
+        let place = match path_fields(directory) {
+            _ if directory.is_empty() => (DIRECTORY, ".".to_owned()),
+            (_, Some(base64)) => ("below_b64", base64),
+            (path, None) => (BELOW, path),
+        };
         let filter = Self {
             state: record.state.name().to_owned(),
             verdict: severity.map_or(Ruling::Tolerated, |_| Ruling::Alert).name().to_owned(),
@@ -116,7 +131,7 @@ impl Filter {
             rule: finding.rule.clone().unwrap_or_else(|| NO_RULE.to_owned()),
             host: record.host.clone(),
             target: record.target.clone(),
-            directory: Some(base64.map_or(("directory", path), |base64| ("directory_b64", base64))),
+            place: Some(place),
             sort: self.sort.clone(),
         };
         filter.link()

@@ -9,7 +9,7 @@ use super::filter::{Filter, Link};
 use super::shown::Shown;
 use super::{Moment, mark};
 use crate::clock::Timestamp;
-use crate::store::{FOLD, FindingRecord, Lifetime, Line};
+use crate::store::{FOLD, FindingRecord, Fold, Lifetime, Line};
 
 /// What the form offers: values of the query, and what they are called.
 const SEVERITIES: [(&str, &str); 9] = [
@@ -39,7 +39,7 @@ pub(super) struct Findings {
 
 pub(super) enum Entry {
     One(Box<FindingRow>),
-    Many(Box<Fold>),
+    Many(Box<ManyRow>),
 }
 
 /// What a finding is, whose it is, and what was said of it.
@@ -79,12 +79,13 @@ pub(super) struct FindingRow {
     equal: Vec<Row>,
 }
 
-/// Many findings of one kind in one directory.
-pub(super) struct Fold {
+/// Many findings of one kind below one directory.
+pub(super) struct ManyRow {
     kind: Kind,
     id: i64,
     number: String,
     directory: Shown,
+    in_root: bool,
     newest: Shown,
     since: Moment,
     each: Link,
@@ -92,7 +93,7 @@ pub(super) struct Fold {
 
 impl Findings {
     pub(super) fn new(filter: Filter, lines: Vec<Line>, now: Timestamp) -> Self {
-        let many: Vec<u64> = lines.iter().map(|line| line.number).filter(|number| *number > 1).collect();
+        let many: Vec<u64> = lines.iter().filter_map(|line| Some(line.fold.as_ref()?.number)).collect();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             loaded: Moment::new(now, now),
@@ -107,11 +108,10 @@ impl Findings {
 
 impl Entry {
     fn new(line: Line, filter: &Filter, now: Timestamp) -> Self {
-        let Line { newest, number } = line;
-        if number > 1 {
-            Self::Many(Box::new(Fold::new(&newest, number, filter, now)))
-        } else {
-            Self::One(Box::new(FindingRow::new(newest, now)))
+        let Line { newest, fold } = line;
+        match fold {
+            Some(fold) => Self::Many(Box::new(ManyRow::new(&newest, &fold, filter, now))),
+            None => Self::One(Box::new(FindingRow::new(newest, now))),
         }
     }
 }
@@ -129,17 +129,19 @@ impl Kind {
     }
 }
 
-impl Fold {
-    fn new(record: &FindingRecord, number: u64, filter: &Filter, now: Timestamp) -> Self {
-        let directory = record.directory();
+impl ManyRow {
+    fn new(record: &FindingRecord, fold: &Fold, filter: &Filter, now: Timestamp) -> Self {
+        let Fold { directory, number } = fold;
+        let below = record.path.strip_prefix(directory.as_slice()).unwrap_or_default();
         Self {
             kind: Kind::new(record),
             id: record.id,
-            number: grouped(number),
+            number: grouped(*number),
+            in_root: directory.is_empty(),
             directory: Shown::bytes(if directory.is_empty() { b"." } else { directory }),
-            newest: Shown::bytes(record.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()),
+            newest: Shown::bytes(below.strip_prefix(b"/").unwrap_or(below)),
             since: Moment::new(record.opened_at, now),
-            each: filter.each_like(record),
+            each: filter.each_like(record, directory),
         }
     }
 }

@@ -9,7 +9,8 @@ const MIGRATIONS: &[&str] = &[VERSION_1];
 
 /// Times are milliseconds since 1970. `host` is always the name of a credential, never what an agent says.
 /// Paths are bytes; `directory` is the one that a path is in. `severity` is 0 for what is tolerated, else from 1, info, to
-/// 5, critical: so the order is that of loudness. `rule` is empty if none covers a finding.
+/// 5, critical: so the order is that of loudness. `rule` is empty if none covers a finding; `alone` is 1 for what is never
+/// folded.
 /// `finding`, `manifest`, `policy`, `coverage`, `labels` and `json` are JSON.
 const VERSION_1: &str = "
 CREATE TABLE hosts (
@@ -67,6 +68,7 @@ CREATE TABLE findings (
     change TEXT NOT NULL,
     severity INTEGER NOT NULL,
     rule TEXT NOT NULL,
+    alone INTEGER NOT NULL,
     finding TEXT NOT NULL,
     state TEXT NOT NULL,
     opened_at INTEGER NOT NULL,
@@ -78,7 +80,8 @@ CREATE TABLE findings (
 ) STRICT;
 CREATE INDEX findings_open ON findings (id) WHERE state = 'open';
 CREATE INDEX findings_open_loudest ON findings (severity, id) WHERE state = 'open';
-CREATE INDEX findings_open_of_kind ON findings (host, target, severity, change, directory, rule) WHERE state = 'open';
+CREATE INDEX findings_open_of_kind ON findings (host, target, severity, change, rule, directory, alone)
+    WHERE state = 'open';
 CREATE INDEX findings_loudest ON findings (severity, id);
 CREATE INDEX findings_of_path ON findings (path);
 

@@ -1,13 +1,18 @@
 //! Owns lists of findings: which, in what order, and several of one kind as one line. Must not own what a row holds.
 
-use driftlock_common::policy::{Ruling, Severity};
-use rusqlite::Connection;
+use driftlock_common::policy::Ruling;
 use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params_from_iter};
 
 use super::apply::unsigned;
 use super::filter::{Where, page};
+use super::fold::{Folds, Group, Kind, Place};
 use super::read::{FINDING_COLUMNS, finding_of, loudness, rows};
-use super::{FOLD, FindingQuery, FindingRecord, Lifetime, Line, Order, Page, StoreError};
+use super::{FindingQuery, FindingRecord, Lifetime, Line, Order, Page, StoreError};
+
+/// The most directories, counted for each kind, that are looked at to find lines; what is in others stands for itself.
+/// It bounds the memory of a hostile agent's doing to some tens of megabytes.
+const GROUPS: usize = 100_000;
 
 /// Findings in the order of the query.
 pub(super) fn findings(connection: &Connection, query: FindingQuery) -> Result<Page<FindingRecord, Order>, StoreError> {
@@ -24,36 +29,67 @@ pub(super) fn findings(connection: &Connection, query: FindingQuery) -> Result<P
     Ok(page(items, limit, |record| order.behind(record)))
 }
 
-/// Open findings in the order of the query. Where many are of one kind in one directory, only the newest of them is listed,
-/// with their number; what is critical always stands for itself.
+/// Open findings in the order of the query. Where many are of one kind below one directory, only the newest of them is
+/// listed, for all of them.
 pub(super) fn lines(connection: &Connection, query: FindingQuery) -> Result<Page<Line, Order>, StoreError> {
-    const NUMBER: usize = 11;
-    let (limit, order) = (query.limit, query.order);
-    let open = filter(FindingQuery { state: Some(Lifetime::Open), ..query });
+    let (limit, order, floor) = (query.limit, query.order, query.below.clone());
+    let mut filter = filter(FindingQuery { state: Some(Lifetime::Open), ..query });
     // Not narrowed by where the part begins: a line stands for the same findings in every part.
-    let mut quiet = open.clone();
-    quiet.and("severity < ?", Some(loudness(Some(Severity::Critical))));
-    let mut from_here = open;
-    begin(&mut from_here, order);
-    from_here.and_all("(newest IS NULL OR newest = id)", []);
+    let folds = Folds::new(groups(connection, filter.clone())?, floor.as_deref());
+    begin(&mut filter, order);
     let sql = format!(
-        "WITH folds (of_host, of_target, of_severity, of_change, of_directory, of_rule, number, newest) AS MATERIALIZED (
-             SELECT host, target, severity, change, directory, rule, count(*), max(id) FROM findings {}
-             GROUP BY host, target, severity, change, directory, rule HAVING count(*) >= {FOLD})
-         SELECT {FINDING_COLUMNS}, coalesce(number, 1) FROM findings LEFT JOIN folds
-             ON of_host = host AND of_target = target AND of_severity = severity AND of_change = change
-             AND of_directory = directory AND of_rule = rule
-         {} ORDER BY {} LIMIT {}",
-        quiet.sql(),
-        from_here.sql(),
-        by(order),
-        limit.saturating_add(1)
+        "SELECT {FINDING_COLUMNS}, severity, change, rule, directory, alone FROM findings {} ORDER BY {}",
+        filter.sql(),
+        by(order)
     );
-    let values = quiet.into_values().into_iter().chain(from_here.into_values()).collect();
-    let items = rows(connection, &sql, values, |row| {
-        Ok(Line { newest: finding_of(row)?, number: unsigned(row.get(NUMBER)?) })
-    })?;
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut found = statement.query(params_from_iter(filter.into_values()))?;
+    let mut items = Vec::new();
+    while items.len() <= limit
+        && let Some(row) = found.next()?
+    {
+        let fold = match place(&folds, row)? {
+            Place::Within => continue,
+            Place::Newest(fold) => Some(fold),
+            Place::Alone => None,
+        };
+        items.push(Line { newest: finding_of(row)?, fold });
+    }
     Ok(page(items, limit, |line| order.behind(&line.newest)))
+}
+
+fn groups(connection: &Connection, mut filter: Where) -> Result<Vec<Group>, StoreError> {
+    filter.and_all("alone = 0", []);
+    let sql = format!(
+        "SELECT host, target, severity, change, rule, directory, count(*), max(id) FROM findings {}
+         GROUP BY host, target, severity, change, rule, directory LIMIT {GROUPS}",
+        filter.sql()
+    );
+    rows(connection, &sql, filter.into_values(), |row| {
+        let kind = Kind {
+            host: row.get(0)?,
+            target: row.get(1)?,
+            severity: row.get(2)?,
+            change: row.get(3)?,
+            rule: row.get(4)?,
+        };
+        Ok(Group { kind, directory: row.get(5)?, number: unsigned(row.get(6)?), newest: row.get(7)? })
+    })
+}
+
+/// Where a row of [`lines`] stands. The finding itself is only read where it is shown.
+fn place(folds: &Folds, row: &Row<'_>) -> Result<Place, StoreError> {
+    if row.get("alone")? {
+        return Ok(Place::Alone);
+    }
+    let kind = Kind {
+        host: row.get("host")?,
+        target: row.get("target")?,
+        severity: row.get("severity")?,
+        change: row.get("change")?,
+        rule: row.get("rule")?,
+    };
+    Ok(folds.place(row.get("id")?, kind, row.get("directory")?))
 }
 
 fn filter(query: FindingQuery) -> Where {
@@ -63,6 +99,14 @@ fn filter(query: FindingQuery) -> Where {
     filter.and("target = ?", query.target);
     filter.and("path = ?", query.path);
     filter.and("directory = ?", query.directory);
+    if let Some(above) = query.below.filter(|above| !above.is_empty()) {
+        // From the slash behind it to the byte behind the slash.
+        let ends = [b'/', b'/' + 1].map(|end| Value::from([above.as_slice(), &[end]].concat()));
+        filter.and_all(
+            "(directory = ? OR (directory >= ? AND directory < ?))",
+            [Value::from(above)].into_iter().chain(ends),
+        );
+    }
     filter.and("change = ?", query.change.map(|change| change.name().to_owned()));
     match query.verdict {
         Some(Ruling::Alert) => filter.and_all("severity > 0", []),

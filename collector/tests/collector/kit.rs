@@ -176,6 +176,7 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
 /// A finding of which a policy says this: an alert of a severity, or that a rule tolerates it.
 pub(crate) fn judged(path: &str, severity: Option<Severity>, rule: &str) -> FindingBody {
     let mut body = finding(path.as_bytes(), 1);
+    body.finding.observed.as_mut().unwrap().mode = Some("0700".into());
     body.finding.verdict = Some(severity.map_or(Ruling::Tolerated, |_| Ruling::Alert));
     body.finding.severity = severity;
     body.finding.rule = Some(rule.to_owned());

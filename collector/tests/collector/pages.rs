@@ -177,20 +177,24 @@ fn folds(html: &str) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn many_of_one_kind_in_one_directory_are_one_line_that_leads_to_each() {
+async fn many_of_one_kind_below_one_directory_are_one_line_that_leads_to_each() {
     let collector = Collector::new();
     let mut agent = FakeAgent::new(1);
-    // As many as make a line, but one of them apart: in rule, severity, verdict, change, target, directory.
     let hostile = "<b>\"&\n";
     let mut bodies: Vec<_> =
         (0..20).map(|n| judged(&format!("srv/{hostile}/{n}"), Some(Severity::High), "<i>")).collect();
-    bodies.extend((0..20).map(|n| finding(format!("top-{n}").as_bytes(), 1)));
+    bodies.extend((0..20).map(|n| judged(&format!("top-{n}"), Some(Severity::Medium), "")));
+    bodies.extend((0..30).map(|n| judged(&format!("opt/{}/{n}", n / 3), Some(Severity::Medium), "opt")));
+    bodies.extend((0..21).map(|n| judged(&format!("opt/large/{n}"), Some(Severity::Medium), "opt")));
+    // Many, but what is critical and what gives rights is never folded.
     bodies.extend((0..20).map(|n| judged(&format!("etc/{n}"), Some(Severity::Critical), "etc")));
+    bodies.extend((0..20).map(|n| finding(format!("bin/{n}").as_bytes(), 1)));
+    // As many as make a line, but one of them apart: in severity, rule, verdict, directory, change, target.
     bodies.extend((0..19).map(|n| judged(&format!("var/log/{n}"), Some(Severity::Low), "logs")));
     bodies.push(judged("var/log/severity", Some(Severity::Info), "logs"));
     bodies.push(judged("var/log/rule", Some(Severity::Low), "other"));
     bodies.push(judged("var/log/verdict", None, "logs"));
-    bodies.push(judged("var/log/below/directory", Some(Severity::Low), "logs"));
+    bodies.push(judged("srv/log/directory", Some(Severity::Low), "logs"));
     let mut other = judged("var/log/change", Some(Severity::Low), "logs");
     other.finding.change = Change::Removed;
     bodies.push(other);
@@ -203,27 +207,30 @@ async fn many_of_one_kind_in_one_directory_are_one_line_that_leads_to_each() {
     let (_, html) = collector.get("/findings").await;
     let found = folds(&html);
     let texts: Vec<_> = found.iter().map(|(_, text)| text.as_str()).collect();
-    let escaped =
-        "20 findings in <span class=\"path\">srv/&#60;b&#62;&#34;&#38;<span class=\"escape\">\\x0a</span></span>";
-    assert_eq!(texts, [escaped, "20 findings in <span class=\"path\">.</span>"]);
-    assert!(html.contains("40 findings are 2 lines below"), "{html}");
-    assert_eq!(html.matches("<article ").count(), 2 + 20 + 19 + 5, "{html}");
-    for (link, _) in found {
+    let below = |number: u32, path: &str| format!("{number} findings below <span class=\"path\">{path}</span>");
+    let escaped = below(20, "srv/&#60;b&#62;&#34;&#38;<span class=\"escape\">\\x0a</span>");
+    let top = "20 findings in <span class=\"path\">.</span>".to_owned();
+    assert_eq!(texts, [escaped, below(21, "opt/large"), below(30, "opt"), top]);
+    assert!(html.contains("91 findings are 4 lines below"), "{html}");
+    assert_eq!(html.matches("<article ").count(), 4 + 20 + 20 + 19 + 5, "{html}");
+    for (link, text) in found {
         let (status, html) = collector.get(&link).await;
         assert_eq!(status, StatusCode::OK, "{link}: {html}");
-        assert_eq!(html.matches("<article ").count(), 20, "{link}: {html}");
-        assert!(folds(&html).is_empty() && html.contains("each for itself"), "{html}");
+        let number: usize = text.split(' ').next().unwrap().parse().unwrap();
+        // What was a line of its own further down is one there too.
+        let further_down: Vec<_> = folds(&html).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(further_down, if number == 30 { vec![below(21, "opt/large")] } else { vec![] }, "{link}");
+        assert_eq!(html.matches("<article ").count(), number + further_down.len(), "{link}: {html}");
         let list = collector.json(&link.replace("/findings?", "/v1/findings?")).await;
-        assert_eq!(list["findings"].as_array().unwrap().len(), 20, "{link}");
+        let all = if number == 30 { 51 } else { number };
+        assert_eq!(list["findings"].as_array().unwrap().len(), all, "{link}");
     }
 
     // One less, and each stands for itself again.
     let resolved = agent.resolved("top-7");
     collector.post(&[resolved]).await;
-    let (_, html) = collector.get("/findings").await;
-    assert_eq!(folds(&html).len(), 1, "{html}");
-    assert!(html.contains("20 findings are one line below"), "{html}");
-    assert!(html.contains("top-19") && !html.contains("top-7<"), "{html}");
+    let (_, html) = collector.get("/findings?below=.&rule=-").await;
+    assert!(folds(&html).is_empty() && html.contains("top-19") && !html.contains("top-7<"), "{html}");
     // What is over is history, each for itself.
     let (_, html) = collector.get("/findings?state=all").await;
     assert!(folds(&html).is_empty(), "{html}");

@@ -215,6 +215,12 @@ async fn filters() {
         ("directory=.", "unruled"),
         ("directory_b64=dmFyL2xvZw==", "var/log/e"),
         ("directory=var", ""),
+        ("below=etc", "etc/new etc/ssl/d etc/ssl/c etc/b etc/a"),
+        ("below=etc/ssl", "etc/ssl/d etc/ssl/c"),
+        ("below=et", ""),
+        ("below=etc/a", ""),
+        ("below=.", "etc/new var/log/e etc/ssl/d etc/ssl/c etc/b etc/a unruled"),
+        ("below_b64=dmFy", "var/log/e"),
     ] {
         let list = collector.json(&format!("/v1/findings?{query}")).await;
         let paths: Vec<_> = list["findings"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();

@@ -130,6 +130,8 @@ async fn queries_that_mean_nothing_are_refused() {
         "/v1/findings?path=a&path_b64=YQ==",
         "/v1/findings?path_b64=%25",
         "/v1/findings?directory=a&directory_b64=YQ==",
+        "/v1/findings?below=a&below_b64=YQ==",
+        "/v1/findings?below=a&directory=a",
         "/v1/findings?change=new",
         "/v1/findings?verdict=all",
         "/v1/findings?severity=loud",

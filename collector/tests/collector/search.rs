@@ -248,7 +248,7 @@ async fn fold(likes: Vec<Like>, alerts: Option<bool>, below: Option<usize>, loud
     }
     let mut lines = Vec::new();
     for alike in kinds.values() {
-        unfolded("", alike, floor, &mut lines);
+        unfolded(floor.unwrap_or_default(), alike, floor, &mut lines);
     }
     let newest: BTreeMap<usize, (String, usize)> =
         lines.iter().map(|(name, these)| (*these.iter().max().unwrap(), (name.clone(), these.len()))).collect();

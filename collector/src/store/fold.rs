@@ -8,6 +8,10 @@ use driftlock_common::policy::Severity;
 
 use super::{FOLD, Fold, directory_of};
 
+/// The longest directory in bytes, and the deepest, that has findings in a line.
+const LONGEST: usize = 4096;
+const DEEPEST: usize = 64;
+
 /// What findings have in common that are one line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Kind {
@@ -45,45 +49,32 @@ pub(super) enum Place {
     Within,
 }
 
+impl Group {
+    /// About what it takes in memory, in bytes.
+    pub(super) const fn size(&self) -> usize {
+        let Kind { host, target, severity: _, change, rule } = &self.kind;
+        size_of::<Self>() + host.len() + target.len() + change.len() + rule.len() + self.directory.len()
+    }
+
+    /// Whether people have directories like this one. Others would be climbed up for ever.
+    pub(super) fn is_reasonable(&self) -> bool {
+        self.directory.len() <= LONGEST && depth(&self.directory) <= DEEPEST
+    }
+}
+
 impl Folds {
     /// The lowest directory with enough of a kind at and below it is a line; what it takes is not counted further up. In
     /// the root only what is directly in it is one line: what is scattered over everything has no place. Nor is `floor`
     /// a line, which the list is narrowed to.
-    pub(super) fn new(groups: Vec<Group>, floor: Option<&[u8]>) -> Self {
-        let mut kinds: BTreeMap<Kind, Vec<Group>> = BTreeMap::new();
-        for group in groups {
-            kinds.entry(group.kind.clone()).or_default().push(group);
+    pub(super) fn new(mut groups: Vec<Group>, floor: Option<&[u8]>) -> Self {
+        groups.sort_by(|a, b| a.kind.cmp(&b.kind));
+        let mut folds = Vec::new();
+        let mut of = Vec::new();
+        for alike in groups.chunk_by(|a, b| a.kind == b.kind) {
+            of.extend(fold(alike, floor, &mut folds));
         }
-        let mut folds = Self::default();
-        for (kind, groups) in kinds {
-            folds.fold(&kind, groups, floor);
-        }
-        folds
-    }
-
-    fn fold(&mut self, kind: &Kind, groups: Vec<Group>, floor: Option<&[u8]>) {
-        // By depth first, so that the last is always a lowest one.
-        let mut below: BTreeMap<(usize, Vec<u8>), Vec<Group>> = BTreeMap::new();
-        for group in groups {
-            below.entry((depth(&group.directory), group.directory.clone())).or_default().push(group);
-        }
-        while let Some(((_, directory), mut these)) = below.pop_last() {
-            if floor == Some(directory.as_slice()) {
-                continue;
-            }
-            let number = these.iter().map(|group| group.number).sum();
-            if number >= FOLD {
-                let newest = these.iter().map(|group| group.newest).max().unwrap_or_default();
-                let of = these.into_iter().map(|group| ((kind.clone(), group.directory), self.folds.len()));
-                self.of.extend(of);
-                self.folds.push((Fold { directory, number }, newest));
-                continue;
-            }
-            let above = directory_of(&directory);
-            if !above.is_empty() {
-                below.entry((depth(above), above.to_vec())).or_default().append(&mut these);
-            }
-        }
+        let folded = groups.into_iter().zip(of).filter_map(|(group, of)| Some(((group.kind, group.directory), of?)));
+        Self { of: folded.collect(), folds }
     }
 
     /// Where the finding `id` of this kind in this directory stands.
@@ -94,6 +85,36 @@ impl Folds {
             Some(_) => Place::Within,
         }
     }
+}
+
+/// For each group of one kind the line that it is in; new lines are appended to `folds`.
+fn fold(alike: &[Group], floor: Option<&[u8]>, folds: &mut Vec<(Fold, i64)>) -> Vec<Option<usize>> {
+    let mut of = vec![None; alike.len()];
+    // By depth first, so that the last is always a lowest one.
+    let mut below: BTreeMap<(usize, &[u8]), Vec<usize>> = BTreeMap::new();
+    for (at, group) in alike.iter().enumerate() {
+        below.entry((depth(&group.directory), &group.directory)).or_default().push(at);
+    }
+    while let Some(((_, directory), mut these)) = below.pop_last() {
+        if floor == Some(directory) {
+            continue;
+        }
+        let groups = || these.iter().map(|at| &alike[*at]);
+        let number = groups().map(|group| group.number).sum();
+        if number >= FOLD {
+            let newest = groups().map(|group| group.newest).max().unwrap_or_default();
+            for at in these {
+                of[at] = Some(folds.len());
+            }
+            folds.push((Fold { directory: directory.to_vec(), number }, newest));
+            continue;
+        }
+        let above = directory_of(directory);
+        if !above.is_empty() {
+            below.entry((depth(above), above)).or_default().append(&mut these);
+        }
+    }
+    of
 }
 
 fn depth(directory: &[u8]) -> usize {
@@ -126,6 +147,22 @@ fn gives_rights(node: &NodeView) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_made_to_be_climbed_up_for_ever_are_left_alone() {
+        for (directory, lines) in [
+            (vec!["d"; DEEPEST].join("/"), 1),
+            (vec!["d"; DEEPEST + 1].join("/"), 0),
+            ("d".repeat(LONGEST), 1),
+            ("d".repeat(LONGEST + 1), 0),
+        ] {
+            let kind =
+                Kind { host: "h".into(), target: "t".into(), severity: 3, change: "added".into(), rule: String::new() };
+            let group = Group { kind, directory: directory.into(), number: FOLD, newest: 1 };
+            let groups = Some(group).filter(Group::is_reasonable).into_iter().collect();
+            assert_eq!(Folds::new(groups, None).folds.len(), lines);
+        }
+    }
 
     #[test]
     fn what_somebody_could_hide_among_others_stands_alone() {

@@ -10,9 +10,9 @@ use super::fold::{Folds, Group, Kind, Place};
 use super::read::{FINDING_COLUMNS, finding_of, loudness, rows};
 use super::{FindingQuery, FindingRecord, Lifetime, Line, Order, Page, StoreError};
 
-/// The most directories, counted for each kind, that are looked at to find lines; what is in others stands for itself.
-/// It bounds the memory of a hostile agent's doing to some tens of megabytes.
-const GROUPS: usize = 100_000;
+/// The most bytes of directories, once for each kind, that are looked at to find lines; what is in others stands for
+/// itself. Enough for a hundred thousand.
+const GROUPS: usize = 32 * 1024 * 1024;
 
 /// Findings in the order of the query.
 pub(super) fn findings(connection: &Connection, query: FindingQuery) -> Result<Page<FindingRecord, Order>, StoreError> {
@@ -61,19 +61,41 @@ pub(super) fn lines(connection: &Connection, query: FindingQuery) -> Result<Page
 fn groups(connection: &Connection, mut filter: Where) -> Result<Vec<Group>, StoreError> {
     filter.and_all("alone = 0", []);
     let sql = format!(
-        "SELECT host, target, severity, change, rule, directory, count(*), max(id) FROM findings {}
-         GROUP BY host, target, severity, change, rule, directory LIMIT {GROUPS}",
+        "SELECT host, target, severity, change, rule, directory, count(*) AS number, max(id) AS newest FROM findings {}
+         GROUP BY host, target, severity, change, rule, directory",
         filter.sql()
     );
-    rows(connection, &sql, filter.into_values(), |row| {
-        let kind = Kind {
-            host: row.get(0)?,
-            target: row.get(1)?,
-            severity: row.get(2)?,
-            change: row.get(3)?,
-            rule: row.get(4)?,
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut found = statement.query(params_from_iter(filter.into_values()))?;
+    let mut groups = Vec::new();
+    let mut size = 0;
+    while let Some(row) = found.next()? {
+        let group = Group {
+            kind: kind_of(row)?,
+            directory: row.get("directory")?,
+            number: unsigned(row.get("number")?),
+            newest: row.get("newest")?,
         };
-        Ok(Group { kind, directory: row.get(5)?, number: unsigned(row.get(6)?), newest: row.get(7)? })
+        if !group.is_reasonable() {
+            continue;
+        }
+        size += group.size();
+        if size > GROUPS {
+            tracing::warn!("too many directories with findings to find all that could be one line");
+            break;
+        }
+        groups.push(group);
+    }
+    Ok(groups)
+}
+
+fn kind_of(row: &Row<'_>) -> rusqlite::Result<Kind> {
+    Ok(Kind {
+        host: row.get("host")?,
+        target: row.get("target")?,
+        severity: row.get("severity")?,
+        change: row.get("change")?,
+        rule: row.get("rule")?,
     })
 }
 
@@ -82,14 +104,7 @@ fn place(folds: &Folds, row: &Row<'_>) -> Result<Place, StoreError> {
     if row.get("alone")? {
         return Ok(Place::Alone);
     }
-    let kind = Kind {
-        host: row.get("host")?,
-        target: row.get("target")?,
-        severity: row.get("severity")?,
-        change: row.get("change")?,
-        rule: row.get("rule")?,
-    };
-    Ok(folds.place(row.get("id")?, kind, row.get("directory")?))
+    Ok(folds.place(row.get("id")?, kind_of(row)?, row.get("directory")?))
 }
 
 fn filter(query: FindingQuery) -> Where {

@@ -191,6 +191,7 @@ async fn many_of_one_kind_below_one_directory_are_one_line_that_leads_to_each() 
     bodies.extend((0..20).map(|n| finding(format!("bin/{n}").as_bytes(), 1)));
     // As many as make a line, but one of them apart: in severity, rule, verdict, directory, change, target.
     bodies.extend((0..19).map(|n| judged(&format!("var/log/{n}"), Some(Severity::Low), "logs")));
+    bodies.push(judged("ruled", Some(Severity::Medium), "top"));
     bodies.push(judged("var/log/severity", Some(Severity::Info), "logs"));
     bodies.push(judged("var/log/rule", Some(Severity::Low), "other"));
     bodies.push(judged("var/log/verdict", None, "logs"));
@@ -212,7 +213,7 @@ async fn many_of_one_kind_below_one_directory_are_one_line_that_leads_to_each() 
     let top = "20 findings in <span class=\"path\">.</span>".to_owned();
     assert_eq!(texts, [escaped, below(21, "opt/large"), below(30, "opt"), top]);
     assert!(html.contains("91 findings are 4 lines below"), "{html}");
-    assert_eq!(html.matches("<article ").count(), 4 + 20 + 20 + 19 + 5, "{html}");
+    assert_eq!(html.matches("<article ").count(), 4 + 20 + 20 + 19 + 6, "{html}");
     for (link, text) in found {
         let (status, html) = collector.get(&link).await;
         assert_eq!(status, StatusCode::OK, "{link}: {html}");

@@ -218,7 +218,8 @@ fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, Sto
 pub(super) fn totals(connection: &Connection) -> Result<Totals, StoreError> {
     let findings = rows(
         connection,
-        "SELECT change, severity, count(*) FROM findings WHERE state = 'open' GROUP BY change, severity",
+        "SELECT change, severity, count(*) FROM findings INDEXED BY findings_open_of_kind WHERE state = 'open'
+         GROUP BY change, severity",
         Vec::new(),
         |row| Ok((word::<Change>("change", &row.get::<_, String>(0)?)?, severity(row, 1)?, unsigned(row.get(2)?))),
     )?;

@@ -27,8 +27,6 @@ pub(crate) const NEWEST: &str = "newest";
 pub(crate) const LOUDEST: &str = "severity";
 /// Behind a severity: that and louder.
 pub(crate) const LOUDER: &str = "..";
-/// The value of `rule` for what no rule covers.
-pub(crate) const NO_RULE: &str = "-";
 /// In a cursor, where others have a severity.
 const TOLERATED: &str = Ruling::Tolerated.name();
 
@@ -51,7 +49,7 @@ pub(crate) struct FindingParameters {
     pub(crate) verdict: String,
     /// `high` is that alone, `high..` that and louder.
     pub(crate) severity: String,
-    /// An id; `-`, which is none, is what no rule covers.
+    /// An id, or what stands for none: `-`.
     pub(crate) rule: String,
     pub(crate) sort: String,
     limit: String,
@@ -141,7 +139,7 @@ impl FindingParameters {
             limit: limit(&self.limit)?,
             host: given(self.host),
             target: given(self.target),
-            rule: given(self.rule).map(|rule| if rule == NO_RULE { String::new() } else { rule }),
+            rule: given(self.rule),
         })
     }
 }

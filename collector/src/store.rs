@@ -168,7 +168,7 @@ pub struct FindingQuery {
     pub verdict: Option<Ruling>,
     /// How loudly it is said. What is tolerated is never within.
     pub severity: Option<RangeInclusive<Severity>>,
-    /// The rule that covers it; empty: none does.
+    /// The rule that covers it, or [`NO_RULE`].
     pub rule: Option<String>,
     /// Which first, and where to begin.
     pub order: Order,
@@ -298,6 +298,9 @@ pub struct Fold {
     /// How many they are: [`FOLD`] or more.
     pub number: u64,
 }
+
+/// Where a rule is named, for what none covers: no rule has this id.
+pub const NO_RULE: &str = "-";
 
 /// So many findings of one kind below one directory are one line.
 pub const FOLD: u64 = 20;

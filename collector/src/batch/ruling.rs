@@ -6,6 +6,8 @@ use driftlock_common::event::Body;
 use driftlock_common::finding::Finding;
 use driftlock_common::policy::{Ruling, Severity};
 
+use crate::store::NO_RULE;
+
 /// Makes of every finding in a report what it counts as from here on.
 pub(super) fn heed(body: &mut Body) {
     match body {
@@ -22,7 +24,8 @@ pub(super) fn heed(body: &mut Body) {
 
 /// An alert stays one. What is tolerated has no severity, and stays tolerated if that can be.
 fn settle(finding: &mut Finding) {
-    finding.rule = finding.rule.take().filter(|rule| !rule.is_empty());
+    // No rule has these ids, and queries mean that none covers a finding by them.
+    finding.rule = finding.rule.take().filter(|rule| !rule.is_empty() && rule != NO_RULE);
     if finding.is_alert() {
         return;
     }
@@ -65,6 +68,7 @@ mod tests {
             (r#""change":"added","rule":"logs","collapsed":9"#, alert("it stands for others that were not judged")),
             (r#""change":"changed""#, alert("no rule is named that does")),
             (r#""change":"changed","rule":"""#, alert("no rule is named that does")),
+            (r#""change":"changed","rule":"-""#, alert("no rule is named that does")),
         ] {
             let json = format!(r#"{{"path":"a","verdict":"tolerated",{keys}}}"#);
             let mut finding: Finding = serde_json::from_str(&json).unwrap();

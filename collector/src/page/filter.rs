@@ -6,8 +6,8 @@ use driftlock_common::path::from_base64;
 use driftlock_common::policy::{Ruling, Severity};
 
 use super::shown::Shown;
-use crate::query::{FindingParameters, LOUDEST, NO_RULE};
-use crate::store::{FindingRecord, Lifetime};
+use crate::query::{FindingParameters, LOUDEST};
+use crate::store::{FindingRecord, Lifetime, NO_RULE};
 
 /// The value that narrows nothing where an empty one has a meaning of its own.
 const ALL: &str = "all";

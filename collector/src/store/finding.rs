@@ -7,7 +7,7 @@ use super::apply::{signed, unsigned};
 use super::effect::Context;
 use super::fold::stands_alone;
 use super::read::{finding_of, loudness, to_json};
-use super::{Changed, FindingRecord, Lifetime, StoreError, directory_of};
+use super::{Changed, FindingRecord, Lifetime, NO_RULE, StoreError, directory_of};
 use crate::clock::Timestamp;
 
 /// An open finding keeps its beginning and its id; one that was resolved begins anew.
@@ -17,7 +17,7 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
     let claimed_start = Timestamp::parse(&body.opened_at).unwrap_or(time);
     let loudness = loudness(body.finding.severity());
     let alone = stands_alone(&body.finding);
-    let rule = body.finding.rule.as_deref().unwrap_or_default();
+    let rule = body.finding.rule.as_deref().unwrap_or(NO_RULE);
     let (connection, host) = (context.connection, context.host);
     let old = connection
         .prepare_cached(

@@ -9,7 +9,7 @@ const MIGRATIONS: &[&str] = &[VERSION_1];
 
 /// Times are milliseconds since 1970. `host` is always the name of a credential, never what an agent says.
 /// Paths are bytes; `directory` is the one that a path is in. `severity` is 0 for what is tolerated, else from 1, info, to
-/// 5, critical: so the order is that of loudness. `rule` is empty if none covers a finding; `alone` is 1 for what is never
+/// 5, critical: so the order is that of loudness. `rule` is `-` if none covers a finding; `alone` is 1 for what is never
 /// folded.
 /// `finding`, `manifest`, `policy`, `coverage`, `labels` and `json` are JSON.
 const VERSION_1: &str = "

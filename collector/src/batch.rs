@@ -1,6 +1,6 @@
 //! Owns reading a batch: bytes to events, each on its own, so that a bad one does not take the others with it.
-//! What an agent may not say is refused here ([`check`]), and what it may not tolerate is an alert from here on
-//! ([`ruling`]); what is past here the store takes as it is. Must not own HTTP, identity or storage.
+//! What an agent may not say is refused here (`check`), and what it may not tolerate is an alert from here on
+//! (`ruling`); what is past here the store takes as it is. Must not own HTTP, identity or storage.
 
 mod check;
 mod ruling;

@@ -1,17 +1,19 @@
 //! Owns reading a batch: bytes to events, each on its own, so that a bad one does not take the others with it.
-//! Everything that an agent may not say is refused here; what is past here the store takes as it is.
-//! Must not own HTTP, identity or storage.
+//! What an agent may not say is refused here (`check`), and what it may not tolerate is an alert from here on
+//! (`ruling`); what is past here the store takes as it is. Must not own HTTP, identity or storage.
+
+mod check;
+mod ruling;
 
 use std::io::Read as _;
 
-use driftlock_common::event::{
-    Body, ConditionBody, Event, FindingBody, FindingResolved, Heartbeat, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Rejected,
-};
-use driftlock_common::finding::{ManifestView, path_fields};
-use driftlock_common::manifest::{MAX_PART_NAME, MAX_STEP};
-use driftlock_common::path::{Escaped, TreePath, from_base64};
-use driftlock_common::tree::MAX_PARTS;
+use driftlock_common::event::{Body, Event, Heartbeat, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Rejected};
+use driftlock_common::path::Escaped;
 use serde_json::value::RawValue;
+
+pub use check::resolved_path;
+use check::{MAX_NAME, check_event};
+use ruling::heed;
 
 use crate::clock::Timestamp;
 
@@ -20,10 +22,6 @@ use crate::clock::Timestamp;
 pub const MAX_JSON: usize = MAX_BATCH_BYTES + 64 * 1024;
 /// The largest zstd window, as a power of two: 8 MiB, what level 19 uses. More is refused before it is allocated.
 const MAX_WINDOW_LOG: u32 = 23;
-/// The longest name of a target or host, in bytes.
-const MAX_NAME: usize = 255;
-/// The longest text for a person, in bytes.
-const MAX_DETAIL: usize = 16 * 1024;
 
 /// Events of one epoch: sequenced ones by sequence, then those without.
 #[derive(Clone, Debug, Default)]
@@ -178,8 +176,11 @@ struct Refused {
 
 fn read_event(raw: &str) -> Result<(Event, Option<u64>, Timestamp), Refused> {
     match serde_json::from_str::<Event>(raw) {
-        Ok(event) => match check_event(&event) {
-            Ok((sequence, time)) => Ok((event, sequence, time)),
+        Ok(mut event) => match check_event(&event) {
+            Ok((sequence, time)) => {
+                heed(&mut event.body);
+                Ok((event, sequence, time))
+            }
             Err(reason) => Err(Refused {
                 sequence: event.sequence_number().ok().flatten().filter(|n| is_sequence(*n)),
                 epoch: Some(event.epoch).filter(|epoch| is_epoch(epoch)),
@@ -220,114 +221,6 @@ fn is_epoch(epoch: &str) -> bool {
 /// From 1, and what the store's signed integers hold.
 const fn is_sequence(sequence: u64) -> bool {
     sequence >= 1 && sequence <= i64::MAX.cast_unsigned()
-}
-
-fn check_event(event: &Event) -> Result<(Option<u64>, Timestamp), String> {
-    if event.specversion != "1.0" {
-        return Err("specversion is not 1.0".to_owned());
-    }
-    if !is_epoch(&event.epoch) {
-        return Err("epoch is not 32 lower-case hexadecimal digits".to_owned());
-    }
-    let time = check_time(&event.time)?;
-    let sequence = event.sequence_number().map_err(|_| "sequence is not 20 digits".to_owned())?;
-    match (&event.body, sequence) {
-        (Body::Heartbeat(_), Some(_)) => return Err("a heartbeat has no sequence".to_owned()),
-        (Body::Heartbeat(_), None) => {}
-        (_, None) => return Err("the event has no sequence".to_owned()),
-        (_, Some(sequence)) if !is_sequence(sequence) => return Err("sequence is out of range".to_owned()),
-        (_, Some(_)) => {}
-    }
-    match &event.body {
-        Body::FindingOpened(body) | Body::FindingUpdated(body) => check_finding(body)?,
-        Body::FindingResolved(body) => {
-            check_target(&body.target)?;
-            resolved_path(body).ok_or("path and path_b64 are not a path of a tree in its two spellings")?;
-        }
-        Body::ConditionOpened(body) | Body::ConditionResolved(body) => check_condition(body)?,
-        Body::TargetSnapshot(body) => {
-            check_target(&body.target)?;
-            body.manifest.as_ref().map_or(Ok(()), check_manifest)?;
-            body.findings.iter().try_for_each(check_finding)?;
-            if body.findings.iter().any(|finding| finding.target != body.target) {
-                return Err("a snapshot holds a finding of another target".to_owned());
-            }
-            body.conditions.iter().try_for_each(check_condition)?;
-            if body.part != 0 && !body.conditions.is_empty() {
-                return Err("only the first part of a snapshot lists conditions".to_owned());
-            }
-        }
-        Body::TargetVerified(body) => {
-            check_target(&body.target)?;
-            check_manifest(&body.summary.manifest)?;
-        }
-        Body::Heartbeat(body) => {
-            check_text("host", &body.host, MAX_NAME)?;
-            check_text("version", &body.version, MAX_NAME)?;
-            for beat in &body.targets {
-                check_target(&beat.target)?;
-                beat.manifest.as_ref().map_or(Ok(()), check_manifest)?;
-                if let Some(time) = &beat.coverage.last_full {
-                    check_time(time)?;
-                }
-            }
-        }
-        Body::Stopped(body) => check_text("reason", &body.reason, MAX_DETAIL)?,
-    }
-    Ok((sequence, time))
-}
-
-fn check_time(text: &str) -> Result<Timestamp, String> {
-    Timestamp::parse(text).ok_or_else(|| "a time is not RFC 3339".to_owned())
-}
-
-fn check_text(what: &str, text: &str, limit: usize) -> Result<(), String> {
-    if text.len() > limit { Err(format!("{what} is longer than {limit} bytes")) } else { Ok(()) }
-}
-
-fn check_target(target: &str) -> Result<(), String> {
-    if target.is_empty() { Err("target is empty".to_owned()) } else { check_text("target", target, MAX_NAME) }
-}
-
-fn check_finding(body: &FindingBody) -> Result<(), String> {
-    check_target(&body.target)?;
-    check_time(&body.opened_at)?;
-    let path = body.finding.tree_path().ok_or("path is not a path of a tree")?;
-    if path_fields(path.as_bytes()) != (body.finding.path.clone(), body.finding.path_b64.clone()) {
-        return Err("path and path_b64 are not the two spellings of one path".to_owned());
-    }
-    check_text("manifest", body.finding.manifest.as_deref().unwrap_or_default(), MAX_PART_NAME)?;
-    check_text("step", body.finding.step.as_deref().unwrap_or_default(), MAX_STEP)?;
-    if i64::try_from(body.count).is_err() {
-        return Err("count is out of range".to_owned());
-    }
-    Ok(())
-}
-
-fn check_manifest(manifest: &ManifestView) -> Result<(), String> {
-    if manifest.parts.len() > MAX_PARTS {
-        return Err(format!("a manifest of more than {MAX_PARTS} parts"));
-    }
-    manifest.parts.iter().try_for_each(|part| check_text("the name of a part", &part.name, MAX_PART_NAME))
-}
-
-fn check_condition(body: &ConditionBody) -> Result<(), String> {
-    if let Some(target) = &body.target {
-        check_target(target)?;
-    }
-    // A path's longest escape has four characters for a byte.
-    check_text("path", body.path.as_deref().unwrap_or_default(), 4 * driftlock_common::path::MAX_PATH)?;
-    check_text("detail", &body.detail, MAX_DETAIL)
-}
-
-/// The exact path of a resolved finding, if its two fields agree.
-pub fn resolved_path(body: &FindingResolved) -> Option<TreePath> {
-    let bytes = match &body.path_b64 {
-        Some(base64) => from_base64(base64)?,
-        None => body.path.clone().into_bytes(),
-    };
-    let path = TreePath::new(bytes).ok()?;
-    (path_fields(path.as_bytes()) == (body.path.clone(), body.path_b64.clone())).then_some(path)
 }
 
 #[cfg(test)]

@@ -40,9 +40,9 @@ pub struct Facts {
     pub ephemeral: bool,
     /// Whether its agent stopped as asked and was not heard of since.
     pub stopped: bool,
-    /// Open findings that are a difference.
+    /// Open alerts of what is known to differ. What a policy tolerates is none.
     pub open_drift: u64,
-    /// Open findings of what could not be established.
+    /// Open alerts of what could not be established.
     pub open_unverifiable: u64,
     /// Reasons of the open conditions.
     pub conditions: Vec<ConditionReason>,
@@ -106,7 +106,7 @@ pub fn judge(facts: &Facts, now: Timestamp) -> Verdict {
     }
     let silent = !reasons.is_empty();
     if facts.open_drift > 0 {
-        reasons.push(counted(facts.open_drift, "open finding", "open findings"));
+        reasons.push(counted(facts.open_drift, "alert", "alerts"));
     }
     let blind = blindness(facts);
     let state = match (silent, facts.open_drift > 0, !blind.is_empty()) {

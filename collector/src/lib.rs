@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod batch;
+pub mod tally;
 pub mod store;
 pub mod fleet;
 pub mod auth;

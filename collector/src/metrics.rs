@@ -9,6 +9,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use driftlock_common::drift::Change;
 use driftlock_common::event::Answer;
+use driftlock_common::policy::{Ruling, Severity};
 
 use crate::app::AppState;
 use crate::clock::Timestamp;
@@ -64,10 +65,20 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     for (host_state, number) in HostState::ALL.into_iter().zip(hosts) {
         sample(&mut text, "hosts", &[("state", host_state.name())], number);
     }
-    family(&mut text, "open_findings", "gauge", "Open findings by kind of difference.");
-    for change in [Change::Added, Change::Removed, Change::Changed, Change::Unverifiable] {
-        let number = totals.findings.iter().find(|(known, _)| *known == change).map_or(0, |(_, number)| *number);
-        sample(&mut text, "open_findings", &[("change", change.name())], number);
+    family(&mut text, "open_findings", "gauge", "Open findings by kind of difference and what the policy says.");
+    for change in Change::ALL {
+        for severity in Severity::ALL.map(Some).into_iter().chain([None]) {
+            let same = totals.findings.iter().find(|(known, loud, _)| (*known, *loud) == (change, severity));
+            let number = same.map_or(0, |(.., number)| *number);
+            let change = ("change", change.name());
+            match severity {
+                Some(severity) => {
+                    let labels = [change, ("verdict", Ruling::Alert.name()), ("severity", severity.name())];
+                    sample(&mut text, "open_findings", &labels, number);
+                }
+                None => sample(&mut text, "open_findings", &[change, ("verdict", Ruling::Tolerated.name())], number),
+            }
+        }
     }
     family(&mut text, "open_conditions", "gauge", "Open conditions by reason.");
     for (reason, name, _) in driftlock_common::condition::ConditionReason::TABLE {

@@ -2,6 +2,8 @@
 //! and the template engine's escaping. Must not own queries or judgement.
 
 mod compare;
+mod filter;
+mod finding;
 mod shown;
 
 use std::collections::BTreeMap;
@@ -11,16 +13,19 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use driftlock_common::drift::Change;
-use driftlock_common::finding::ManifestView;
+use driftlock_common::finding::{ManifestView, PolicyView};
+use driftlock_common::policy::{Ruling, Severity};
 
 use crate::app::AppState;
 use crate::clock::Timestamp;
 use crate::error::ApiError;
 use crate::fleet::{HostState, duration, judge};
-use crate::query::{FindingParameters, Parameters, parsed};
-use crate::store::{ConditionQuery, FindingRecord, HostQuery, HostRecord, Lifetime, TargetRecord};
-use compare::{Row, compare};
+use crate::query::{FindingParameters, Parameters, cursor_of, parsed};
+use crate::store::{ConditionQuery, HostQuery, HostRecord, Lifetime, Line, TargetRecord};
+use crate::tally::Tally;
+use compare::{bytes, grouped};
+use filter::{Filter, Link};
+use finding::Findings;
 use shown::Shown;
 
 /// Hosts that the overview lists; beyond, it says how many more there are.
@@ -43,24 +48,11 @@ struct Overview {
     version: &'static str,
     loaded: Moment,
     tiles: Vec<Tile>,
-    open_findings: u64,
+    open: Vec<Marked>,
+    alerts: String,
     hosts: Vec<HostRow>,
     hidden: usize,
     conditions: Vec<ConditionRow>,
-}
-
-#[derive(Template)]
-#[template(path = "findings.html")]
-struct Findings {
-    version: &'static str,
-    loaded: Moment,
-    state: String,
-    host: String,
-    target: String,
-    narrowed: bool,
-    first_part: bool,
-    findings: Vec<FindingRow>,
-    next: Option<i64>,
 }
 
 struct Tile {
@@ -75,7 +67,6 @@ struct HostRow {
     /// What the agent calls itself, if that is something else.
     name: Option<Shown>,
     labels: Vec<Shown>,
-    link: String,
     last_seen: Moment,
     targets: Vec<TargetRow>,
 }
@@ -84,12 +75,34 @@ struct TargetRow {
     name: Shown,
     root: Shown,
     manifest: Option<Sealed>,
-    open_findings: u64,
+    policy: Option<InForce>,
+    open: Vec<Marked>,
     watch: Shown,
     looked_at: Option<Moment>,
     unwatched: u64,
     excluded: usize,
-    link: String,
+    unjudged: Option<Unjudged>,
+}
+
+/// Open findings of one severity, or those that are tolerated.
+struct Marked {
+    mark: &'static str,
+    number: String,
+    none: bool,
+    link: Link,
+}
+
+/// A policy.
+struct InForce {
+    name: Shown,
+    digest: String,
+    short: String,
+}
+
+/// What was not read, because a policy allows anything there.
+struct Unjudged {
+    entries: String,
+    bytes: String,
 }
 
 struct Sealed {
@@ -111,34 +124,6 @@ struct ConditionRow {
     since: Moment,
 }
 
-struct FindingRow {
-    id: i64,
-    change: Change,
-    path: Shown,
-    host: Shown,
-    host_link: String,
-    target: Shown,
-    attributes: Vec<&'static str>,
-    unverified: Vec<&'static str>,
-    reason: Option<&'static str>,
-    covers: Option<u64>,
-    collapsed: Option<u64>,
-    manifest: Option<Shown>,
-    layer: Option<u16>,
-    meta_layer: Option<u16>,
-    step: Option<Shown>,
-    open: bool,
-    since: Moment,
-    updated: Moment,
-    resolved: Option<Moment>,
-    count: u64,
-    was_sealed: bool,
-    is_there: bool,
-    /// Rows in which the sides differ, or all of them where there is one side.
-    differing: Vec<Row>,
-    equal: Vec<Row>,
-}
-
 /// A point in time, exact and as a distance.
 struct Moment {
     exact: Timestamp,
@@ -156,13 +141,13 @@ pub(crate) async fn overview(State(state): State<Arc<AppState>>) -> Result<Respo
     let now = Timestamp::now();
     let mut numbers: BTreeMap<HostState, u64> = HostState::ALL.into_iter().map(|state| (state, 0)).collect();
     let mut rows: Vec<HostRow> = Vec::new();
-    let mut open_findings = 0;
+    let mut open = Tally::default();
     let mut hidden = 0;
     let mut after = None;
     loop {
         let page = state.store.hosts(HostQuery { host: None, after, limit: HOST_PAGE }).await?;
         for record in page.items {
-            open_findings += record.open_findings();
+            open = [open, record.open()].into_iter().sum();
             let row = HostRow::new(record, now);
             *numbers.entry(row.state).or_default() += 1;
             rows.push(row);
@@ -182,7 +167,8 @@ pub(crate) async fn overview(State(state): State<Arc<AppState>>) -> Result<Respo
         version: env!("CARGO_PKG_VERSION"),
         loaded: Moment::new(now, now),
         tiles: numbers.into_iter().map(|(state, number)| Tile { state, number }).collect(),
-        open_findings,
+        open: Marked::all(&open, &Link::default()),
+        alerts: grouped(open.alerts.total()),
         hosts: rows,
         hidden,
         conditions: conditions
@@ -206,23 +192,18 @@ pub(crate) async fn findings(
     parameters: Parameters<FindingParameters>,
 ) -> Result<Response, ApiError> {
     let mut parameters = parsed(parameters)?;
-    let (host, target) = (parameters.host.clone(), parameters.target.clone());
-    let shown_state = if parameters.state.is_empty() { "open".to_owned() } else { parameters.state.clone() };
+    let filter = Filter::of(&mut parameters);
     let first_part = parameters.cursor.is_empty();
-    parameters.state = if shown_state == "all" { String::new() } else { shown_state.clone() };
-    let page = state.store.findings(parameters.query()?).await?;
-    let now = Timestamp::now();
-    render(&Findings {
-        version: env!("CARGO_PKG_VERSION"),
-        loaded: Moment::new(now, now),
-        narrowed: !host.is_empty() || !target.is_empty() || shown_state != "open",
-        state: shown_state,
-        host,
-        target,
-        first_part,
-        findings: page.items.into_iter().map(|record| FindingRow::new(record, now)).collect(),
-        next: page.next,
-    })
+    let query = parameters.query()?;
+    let (lines, next) = if filter.folds() && query.path.is_none() {
+        let page = state.store.lines(query).await?;
+        (page.items, page.next)
+    } else {
+        let page = state.store.findings(query).await?;
+        (page.items.into_iter().map(|newest| Line { newest, fold: None }).collect(), page.next)
+    };
+    let next = next.map(|order| filter.link().and("cursor", cursor_of(order)));
+    render(&Findings { first_part, next, ..Findings::new(filter, lines, Timestamp::now()) })
 }
 
 /// `/assets/NAME`.
@@ -258,17 +239,23 @@ impl HostRow {
                 .map(|name| Shown::name(name)),
             labels: labels.map(Iterator::collect).unwrap_or_default(),
             last_seen: Moment::new(record.last_seen, now),
-            targets: record.targets.into_iter().map(|target| TargetRow::new(target, now)).collect(),
-            link: record.host,
+            targets: record.targets.into_iter().map(|target| TargetRow::new(&record.host, target, now)).collect(),
         }
     }
 }
 
 impl TargetRow {
-    fn new(record: TargetRecord, now: Timestamp) -> Self {
+    fn new(host: &str, record: TargetRecord, now: Timestamp) -> Self {
         let coverage = record.coverage.clone().unwrap_or_default();
+        let mut open = Marked::all(&record.open, &Link::host(host).and("target", &record.target));
+        open.retain(|marked| !marked.none);
         Self {
-            open_findings: record.open_findings(),
+            open,
+            policy: record.policy.as_ref().map(InForce::new),
+            unjudged: (!coverage.unjudged.is_nothing()).then(|| Unjudged {
+                entries: grouped(coverage.unjudged.entries),
+                bytes: bytes(coverage.unjudged.bytes),
+            }),
             name: Shown::name(&record.target),
             root: Shown::escaped_text(&record.root),
             manifest: record.manifest.as_ref().map(Sealed::new),
@@ -276,8 +263,44 @@ impl TargetRow {
             looked_at: record.looked_at().map(|at| Moment::new(at, now)),
             unwatched: coverage.unwatched,
             excluded: coverage.excluded.len(),
-            link: record.target,
         }
+    }
+}
+
+impl Marked {
+    /// Every severity, the loudest first, and what is tolerated; each leads to its findings.
+    fn all(open: &Tally, within: &Link) -> Vec<Self> {
+        let alerts = open.alerts.loudest_first().map(|(severity, number)| (Some(severity), number));
+        let all = alerts.chain([(None, open.tolerated)]).map(|(severity, number)| Self {
+            mark: mark(severity),
+            number: grouped(number),
+            none: number == 0,
+            link: match severity {
+                Some(severity) => within.clone().and("severity", severity.name()),
+                None => within.clone().and("verdict", Ruling::Tolerated.name()),
+            },
+        });
+        all.collect()
+    }
+}
+
+impl InForce {
+    fn new(policy: &PolicyView) -> Self {
+        let digest = policy.digest.to_string();
+        Self { name: Shown::name(&policy.name), short: shortened(&digest), digest }
+    }
+}
+
+/// The first digits of a digest.
+fn shortened(digest: &str) -> String {
+    digest.chars().take(digest.find(':').unwrap_or(0) + 13).collect()
+}
+
+/// The word of how loudly something is said.
+const fn mark(severity: Option<Severity>) -> &'static str {
+    match severity {
+        Some(severity) => severity.name(),
+        None => Ruling::Tolerated.name(),
     }
 }
 
@@ -287,44 +310,11 @@ impl Sealed {
         // What a directory was when it was sealed is learned, not built.
         let origin = if manifest.origin == "dir" { "learned" } else { manifest.origin.as_ref() };
         Self {
-            short: tree.chars().take(tree.find(':').unwrap_or(0) + 13).collect(),
+            short: shortened(&tree),
             tree,
             trust: Shown::name(&manifest.trust),
             origin: Shown::name(origin),
             parts: manifest.parts.iter().map(|part| Shown::escaped_text(&part.name)).collect(),
-        }
-    }
-}
-
-impl FindingRow {
-    fn new(record: FindingRecord, now: Timestamp) -> Self {
-        let finding = &record.finding;
-        let (differing, equal) = compare(finding).into_iter().partition(|row| row.differs);
-        Self {
-            id: record.id,
-            change: finding.change,
-            path: Shown::bytes(if record.path.is_empty() { b"." } else { &record.path }),
-            host: Shown::name(&record.host),
-            target: Shown::name(&record.target),
-            attributes: finding.attributes.iter().map(driftlock_common::drift::Attribute::name).collect(),
-            unverified: finding.unverified.iter().map(driftlock_common::drift::Attribute::name).collect(),
-            reason: finding.reason.map(driftlock_common::gap::Reason::name),
-            covers: finding.covers,
-            collapsed: finding.collapsed,
-            manifest: finding.manifest.as_deref().map(Shown::escaped_text),
-            layer: finding.layer,
-            meta_layer: finding.meta_layer,
-            step: finding.step.as_deref().map(Shown::escaped_text),
-            open: record.state == Lifetime::Open,
-            since: Moment::new(record.opened_at, now),
-            updated: Moment::new(record.updated_at, now),
-            resolved: record.resolved_at.map(|at| Moment::new(at, now)),
-            count: record.count,
-            was_sealed: finding.change != Change::Added,
-            is_there: finding.change != Change::Removed,
-            differing,
-            equal,
-            host_link: record.host,
         }
     }
 }

@@ -1,23 +1,34 @@
 //! Owns the `GET` endpoints of the API: query to store, records to JSON. Must not own SQL or HTML.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use driftlock_common::drift::Change;
 use driftlock_common::path::from_base64;
+use driftlock_common::policy::{Ruling, Severity};
 use serde::Deserialize;
 
 use crate::app::AppState;
 use crate::clock::Timestamp;
 use crate::error::ApiError;
-use crate::store::{ConditionQuery, FindingQuery, HostQuery, Lifetime};
+use crate::store::{ConditionQuery, FindingQuery, HostQuery, Lifetime, Order};
 use crate::view::{Conditions, Findings, HostView, Hosts};
 
 /// What is given without `limit`.
 const DEFAULT_LIMIT: usize = 100;
 /// The largest `limit`.
 const MAX_LIMIT: usize = 1000;
+/// The value of `sort` for the newest first, which is so without it.
+pub(crate) const NEWEST: &str = "newest";
+/// The value of `sort` for the loudest first, of one severity the newest first.
+pub(crate) const LOUDEST: &str = "severity";
+/// Behind a severity: that and louder.
+pub(crate) const LOUDER: &str = "..";
+/// In a cursor, where others have a severity.
+const TOLERATED: &str = Ruling::Tolerated.name();
 
 /// What may be asked of findings. An empty value narrows nothing, as a form sends it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -28,6 +39,19 @@ pub(crate) struct FindingParameters {
     pub(crate) target: String,
     path: String,
     path_b64: String,
+    /// Exactly the directory that a path is in; `.` is the root.
+    pub(crate) directory: String,
+    pub(crate) directory_b64: String,
+    /// The same, or further down.
+    pub(crate) below: String,
+    pub(crate) below_b64: String,
+    pub(crate) change: String,
+    pub(crate) verdict: String,
+    /// `high` is that alone, `high..` that and louder.
+    pub(crate) severity: String,
+    /// An id, or what stands for none: `-`.
+    pub(crate) rule: String,
+    pub(crate) sort: String,
     limit: String,
     pub(crate) cursor: String,
 }
@@ -60,7 +84,7 @@ pub(crate) async fn findings(
 ) -> Result<Json<Findings>, ApiError> {
     let page = state.store.findings(parsed(parameters)?.query()?).await?;
     let findings = page.items.into_iter().map(Into::into).collect();
-    Ok(Json(Findings { findings, next: page.next.map(|id| id.to_string()) }))
+    Ok(Json(Findings { findings, next: page.next.map(cursor_of) }))
 }
 
 pub(crate) async fn conditions(
@@ -94,19 +118,28 @@ pub(crate) async fn hosts(
 
 impl FindingParameters {
     pub(crate) fn query(self) -> Result<FindingQuery, ApiError> {
-        let path = match (self.path.as_str(), self.path_b64.as_str()) {
-            ("", "") => None,
-            (path, "") => Some(path.as_bytes().to_vec()),
-            ("", base64) => Some(from_base64(base64).ok_or_else(|| bad("path_b64 is not base64"))?),
-            _ => return Err(bad("path and path_b64 exclude each other")),
-        };
+        let directory = place("directory", &self.directory, &self.directory_b64)?;
+        let below = place("below", &self.below, &self.below_b64)?;
+        if directory.is_some() && below.is_some() {
+            return Err(bad("directory and below exclude each other"));
+        }
         Ok(FindingQuery {
             state: lifetime(&self.state)?,
+            directory,
+            below,
+            path: bytes("path", &self.path, &self.path_b64)?,
+            change: word("change", &self.change, Change::ALL.map(|change| (change.name(), change)))?,
+            verdict: word(
+                "verdict",
+                &self.verdict,
+                [Ruling::Alert, Ruling::Tolerated].map(|ruling| (ruling.name(), ruling)),
+            )?,
+            severity: severity(&self.severity)?,
+            order: order(&self.sort, &self.cursor)?,
+            limit: limit(&self.limit)?,
             host: given(self.host),
             target: given(self.target),
-            path,
-            before: cursor(&self.cursor)?,
-            limit: limit(&self.limit)?,
+            rule: given(self.rule),
         })
     }
 }
@@ -134,10 +167,79 @@ fn lifetime(value: &str) -> Result<Option<Lifetime>, ApiError> {
     }
 }
 
+fn bytes(name: &str, text: &str, base64: &str) -> Result<Option<Vec<u8>>, ApiError> {
+    match (text, base64) {
+        ("", "") => Ok(None),
+        (text, "") => Ok(Some(text.as_bytes().to_vec())),
+        ("", base64) => from_base64(base64).map(Some).ok_or_else(|| bad(format!("{name}_b64 is not base64"))),
+        _ => Err(bad(format!("{name} and {name}_b64 exclude each other"))),
+    }
+}
+
+/// `.` is the root, which an empty value cannot say.
+fn place(name: &str, text: &str, base64: &str) -> Result<Option<Vec<u8>>, ApiError> {
+    let place = bytes(name, text, base64)?;
+    Ok(place.map(|place| if place == b"." { Vec::new() } else { place }))
+}
+
+/// A word of a closed table.
+fn word<T, const N: usize>(name: &str, value: &str, table: [(&'static str, T); N]) -> Result<Option<T>, ApiError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let words = table.each_ref().map(|(word, _)| *word).join(", ");
+    let found = table.into_iter().find(|(word, _)| *word == value);
+    found.map(|(_, meant)| Some(meant)).ok_or_else(|| bad(format!("{name} is one of {words}")))
+}
+
+fn severity(value: &str) -> Result<Option<RangeInclusive<Severity>>, ApiError> {
+    let (least, open) = value.strip_suffix(LOUDER).map_or((value, false), |least| (least, true));
+    let wrong = || {
+        let words = Severity::ALL.map(Severity::name).join(", ");
+        bad(format!("severity is one of {words}; with {LOUDER} behind it, all that are louder too"))
+    };
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let least = Severity::of_name(least).ok_or_else(wrong)?;
+    Ok(Some(least..=if open { Severity::Critical } else { least }))
+}
+
+fn order(sort: &str, text: &str) -> Result<Order, ApiError> {
+    match sort {
+        "" | NEWEST => Ok(Order::Newest(cursor(text)?)),
+        LOUDEST if text.is_empty() => Ok(Order::Loudest(None)),
+        LOUDEST => {
+            let (word, id) = text.split_once('.').ok_or_else(no_cursor)?;
+            let severity = Severity::of_name(word);
+            if severity.is_none() && word != TOLERATED {
+                return Err(no_cursor());
+            }
+            let id = cursor(id)?.ok_or_else(no_cursor)?;
+            Ok(Order::Loudest(Some((severity, id))))
+        }
+        _ => Err(bad(format!("sort is {LOUDEST} or {NEWEST}"))),
+    }
+}
+
+/// What [`order`] reads. It names a place in the order, so what comes or goes meanwhile moves nothing.
+pub(crate) fn cursor_of(order: Order) -> String {
+    match order {
+        Order::Newest(id) => id.map(|id| id.to_string()).unwrap_or_default(),
+        Order::Loudest(place) => place
+            .map(|(severity, id)| format!("{}.{id}", severity.map_or(TOLERATED, Severity::name)))
+            .unwrap_or_default(),
+    }
+}
+
+fn no_cursor() -> ApiError {
+    bad("cursor is not one that an answer gave as next in this order")
+}
+
 fn cursor(value: &str) -> Result<Option<i64>, ApiError> {
     match value {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| bad("cursor is not one that an answer gave as next")),
+        text => text.parse().map(Some).map_err(|_| no_cursor()),
     }
 }
 

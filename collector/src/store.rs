@@ -3,15 +3,19 @@
 
 mod apply;
 mod effect;
+mod filter;
+mod fold;
 mod finding;
 mod condition;
 mod snapshot;
 mod read;
+mod search;
 mod schema;
 pub mod sqlite;
 mod writer;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,12 +23,14 @@ use std::sync::Arc;
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::drift::Change;
 use driftlock_common::event::{Answer, Coverage};
-use driftlock_common::finding::{Finding, ManifestView};
+use driftlock_common::finding::{Finding, ManifestView, PolicyView};
+use driftlock_common::policy::{Ruling, Severity};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
 use crate::batch::Batch;
 use crate::clock::Timestamp;
+use crate::tally::Tally;
 
 /// What an asynchronous method gives.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -35,8 +41,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn apply(&self, delivery: Delivery) -> Pending<'_, Applied>;
     /// Hosts in order of their key.
     fn hosts(&self, query: HostQuery) -> Pending<'_, Page<HostRecord, String>>;
-    /// Findings, the newest first.
-    fn findings(&self, query: FindingQuery) -> Pending<'_, Page<FindingRecord, i64>>;
+    /// Findings in the order of the query.
+    fn findings(&self, query: FindingQuery) -> Pending<'_, Page<FindingRecord, Order>>;
+    /// Open findings in the order of the query, many of one kind below one directory as one line, whatever state it asks
+    /// for.
+    fn lines(&self, query: FindingQuery) -> Pending<'_, Page<Line, Order>>;
     /// Conditions, the newest first.
     fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>>;
     /// How many of each.
@@ -149,10 +158,31 @@ pub struct FindingQuery {
     pub target: Option<String>,
     /// The exact path.
     pub path: Option<Vec<u8>>,
-    /// Id before which to begin.
-    pub before: Option<i64>,
+    /// The directory that the path is in; empty: the root.
+    pub directory: Option<Vec<u8>>,
+    /// The directory that the path is below; empty: the root.
+    pub below: Option<Vec<u8>>,
+    /// What kind of difference.
+    pub change: Option<Change>,
+    /// Whether somebody is to know.
+    pub verdict: Option<Ruling>,
+    /// How loudly it is said. What is tolerated is never within.
+    pub severity: Option<RangeInclusive<Severity>>,
+    /// The rule that covers it, or [`NO_RULE`].
+    pub rule: Option<String>,
+    /// Which first, and where to begin.
+    pub order: Order,
     /// The most to give.
     pub limit: usize,
+}
+
+/// In which order findings are listed, and where a part of the list begins: behind the one that is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The newest first: by id.
+    Newest(Option<i64>),
+    /// The loudest first, what is tolerated last; of one severity the newest first.
+    Loudest(Option<(Option<Severity>, i64)>),
 }
 
 /// Which conditions. An absent field does not narrow.
@@ -212,14 +242,14 @@ pub struct TargetRecord {
     pub root: String,
     /// What it is compared with.
     pub manifest: Option<ManifestView>,
+    /// What may change there; absent if nothing may.
+    pub policy: Option<PolicyView>,
     /// What the agent vouches for.
     pub coverage: Option<Coverage>,
     /// When a look at it that left nothing open was last reported in this epoch.
     pub verified_at: Option<Timestamp>,
-    /// Open findings that are a difference.
-    pub open_drift: u64,
-    /// Open findings of what could not be established.
-    pub open_unverifiable: u64,
+    /// Its open findings.
+    pub open: Tally,
     /// Whether all of its findings are to be sent again.
     pub resync: bool,
 }
@@ -251,6 +281,30 @@ pub struct FindingRecord {
     pub received_at: Timestamp,
 }
 
+/// One finding, or the newest of many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The finding.
+    pub newest: FindingRecord,
+    /// What the line stands for, if it is not that finding alone.
+    pub fold: Option<Fold>,
+}
+
+/// Many findings of one host, target, change, severity and rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// The directory that they are below; empty: the root, and they are directly in it.
+    pub directory: Vec<u8>,
+    /// How many they are: [`FOLD`] or more.
+    pub number: u64,
+}
+
+/// Where a rule is named, for what none covers: no rule has this id.
+pub const NO_RULE: &str = "-";
+
+/// So many findings of one kind below one directory are one line.
+pub const FOLD: u64 = 20;
+
 /// A condition with its lifetime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionRecord {
@@ -279,8 +333,8 @@ pub struct ConditionRecord {
 /// How many of each there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Open findings by change.
-    pub findings: Vec<(Change, u64)>,
+    /// Open findings by change and severity, which only what is tolerated has not.
+    pub findings: Vec<(Change, Option<Severity>, u64)>,
     /// Open conditions by reason.
     pub conditions: Vec<(ConditionReason, u64)>,
     /// Events kept.
@@ -296,6 +350,28 @@ pub enum Changed {
     Condition(Box<ConditionRecord>),
     /// A host's reports changed in another way.
     Host(String),
+}
+
+/// The directory that a path is in; empty: the root, which is in itself.
+fn directory_of(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    path.get(..end).unwrap_or_default()
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self::Newest(None)
+    }
+}
+
+impl Order {
+    /// Where the list goes on behind `last`.
+    fn behind(self, last: &FindingRecord) -> Self {
+        match self {
+            Self::Newest(_) => Self::Newest(Some(last.id)),
+            Self::Loudest(_) => Self::Loudest(Some((last.finding.severity(), last.id))),
+        }
+    }
 }
 
 impl Lifetime {

@@ -2,17 +2,18 @@
 //! never changed. Must not own queries.
 
 use driftlock_common::event::Coverage;
-use driftlock_common::finding::{Finding, ManifestView};
+use driftlock_common::finding::{Finding, ManifestView, PolicyView};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::fleet::{Facts, HostState, TargetFacts, Verdict, judge};
 use crate::store::{ConditionRecord, FindingRecord, HostRecord, Lifetime, TargetRecord};
+use crate::tally::{Alerts, Tally};
 
 /// A list and where its next part begins.
 #[derive(Debug, Serialize)]
 pub struct Findings {
-    /// The newest first.
+    /// In the order that was asked for.
     pub findings: Vec<FindingView>,
     /// `cursor` of the next part; null at the end.
     pub next: Option<String>,
@@ -90,6 +91,10 @@ pub struct HostView {
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped_at: Option<Timestamp>,
     open_findings: u64,
+    /// Of the open findings, those that somebody is to know of.
+    alerts: Alerts,
+    /// Of the open findings, the others.
+    tolerated: u64,
     open_conditions: Vec<&'static str>,
     targets: Vec<TargetView>,
 }
@@ -100,10 +105,14 @@ pub struct TargetView {
     target: String,
     root: String,
     manifest: Option<ManifestView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicyView>,
     coverage: Option<Coverage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verified_at: Option<Timestamp>,
     open_findings: u64,
+    alerts: Alerts,
+    tolerated: u64,
     resync: bool,
 }
 
@@ -137,10 +146,13 @@ impl HostView {
     /// What the host means at `now`.
     pub fn new(record: HostRecord, now: Timestamp) -> Self {
         let Verdict { state, reasons } = judge(&record.facts(), now);
+        let open = record.open();
         Self {
             state,
             reasons,
-            open_findings: record.open_findings(),
+            open_findings: open.total(),
+            alerts: open.alerts,
+            tolerated: open.tolerated,
             open_conditions: record.conditions.iter().map(|reason| reason.name()).collect(),
             host: record.host,
             name: record.name,
@@ -163,10 +175,13 @@ impl HostView {
 impl From<TargetRecord> for TargetView {
     fn from(record: TargetRecord) -> Self {
         Self {
-            open_findings: record.open_findings(),
+            open_findings: record.open.total(),
+            alerts: record.open.alerts,
+            tolerated: record.open.tolerated,
             target: record.target,
             root: record.root,
             manifest: record.manifest,
+            policy: record.policy,
             coverage: record.coverage,
             verified_at: record.verified_at,
             resync: record.resync,
@@ -175,11 +190,6 @@ impl From<TargetRecord> for TargetView {
 }
 
 impl TargetRecord {
-    /// Everything that is open in it.
-    pub const fn open_findings(&self) -> u64 {
-        self.open_drift + self.open_unverifiable
-    }
-
     /// When the last complete look at it ended, by the agent's clock. A heartbeat says it late, the look itself at once.
     pub fn looked_at(&self) -> Option<Timestamp> {
         let said = self.coverage.as_ref().and_then(|coverage| Timestamp::parse(coverage.last_full.as_deref()?));
@@ -188,13 +198,14 @@ impl TargetRecord {
 }
 
 impl HostRecord {
-    /// Everything that is open on it.
-    pub fn open_findings(&self) -> u64 {
-        self.targets.iter().map(TargetRecord::open_findings).sum()
+    /// Its open findings.
+    pub fn open(&self) -> Tally {
+        self.targets.iter().map(|target| target.open).sum()
     }
 
     /// What [`judge`] asks for.
     pub fn facts(&self) -> Facts {
+        let open = self.open();
         let targets = self
             .targets
             .iter()
@@ -210,8 +221,8 @@ impl HostRecord {
             interval_s: self.interval_s,
             ephemeral: self.ephemeral,
             stopped: self.stopped_at.is_some(),
-            open_drift: self.targets.iter().map(|target| target.open_drift).sum(),
-            open_unverifiable: self.targets.iter().map(|target| target.open_unverifiable).sum(),
+            open_drift: open.drift(),
+            open_unverifiable: open.unverifiable,
             conditions: self.conditions.clone(),
             targets,
         }

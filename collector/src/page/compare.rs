@@ -70,17 +70,22 @@ const ROWS: [(&str, Attribute, Value); 11] = [
     }),
 ];
 
-/// A number with thin groups, exact.
-fn bytes(number: u64) -> String {
+/// A number of bytes, exact.
+pub(super) fn bytes(number: u64) -> String {
+    grouped(number) + " B"
+}
+
+/// A number in groups that stay on one line, exact.
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push('\u{2009}');
+            text.push('\u{202f}');
         }
         text.push(digit);
     }
-    text + " B"
+    text
 }
 
 /// Octal digits with the letters of `ls -l` behind them; anything else as it is.
@@ -117,7 +122,7 @@ mod tests {
             assert_eq!(symbolic(mode), text);
         }
         for (number, text) in
-            [(0, "0 B"), (999, "999 B"), (1000, "1\u{2009}000 B"), (1_234_567, "1\u{2009}234\u{2009}567 B")]
+            [(0, "0 B"), (999, "999 B"), (1000, "1\u{202f}000 B"), (1_234_567, "1\u{202f}234\u{202f}567 B")]
         {
             assert_eq!(bytes(number), text);
         }

@@ -102,10 +102,11 @@ pub(super) fn heartbeat(context: &mut Context<'_>, beat: &Beat, ack: u64) -> Res
 
 fn beat_target(context: &Context<'_>, beat: &TargetBeat) -> Result<(), StoreError> {
     set_manifest(context, &beat.target, beat.manifest.as_ref())?;
+    let policy = beat.policy.as_ref().map(to_json).transpose()?;
     context
         .connection
-        .prepare_cached("UPDATE targets SET root = ?3, coverage = ?4 WHERE host = ?1 AND target = ?2")?
-        .execute(params![context.host, beat.target, beat.root, to_json(&beat.coverage)?])?;
+        .prepare_cached("UPDATE targets SET root = ?3, policy = ?4, coverage = ?5 WHERE host = ?1 AND target = ?2")?
+        .execute(params![context.host, beat.target, beat.root, policy, to_json(&beat.coverage)?])?;
     Ok(())
 }
 

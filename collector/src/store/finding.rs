@@ -5,8 +5,9 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::apply::{signed, unsigned};
 use super::effect::Context;
-use super::read::{finding_of, to_json};
-use super::{Changed, FindingRecord, Lifetime, StoreError};
+use super::fold::stands_alone;
+use super::read::{finding_of, loudness, to_json};
+use super::{Changed, FindingRecord, Lifetime, NO_RULE, StoreError, directory_of};
 use crate::clock::Timestamp;
 
 /// An open finding keeps its beginning and its id; one that was resolved begins anew.
@@ -14,6 +15,9 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
     let Some(path) = body.finding.tree_path() else { return Ok(()) };
     let finding = to_json(&body.finding)?;
     let claimed_start = Timestamp::parse(&body.opened_at).unwrap_or(time);
+    let loudness = loudness(body.finding.severity());
+    let alone = stands_alone(&body.finding);
+    let rule = body.finding.rule.as_deref().unwrap_or(NO_RULE);
     let (connection, host) = (context.connection, context.host);
     let old = connection
         .prepare_cached(
@@ -54,7 +58,7 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
         connection
             .prepare_cached(
                 "UPDATE findings SET change = ?2, finding = ?3, opened_at = ?4, updated_at = ?5, count = ?6,
-                     received_at = ?7
+                     received_at = ?7, severity = ?8, rule = ?9, alone = ?10
                  WHERE id = ?1",
             )?
             .execute(params![
@@ -64,7 +68,10 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
                 record.opened_at.millis(),
                 time.millis(),
                 signed(record.count),
-                context.received_at.millis()
+                context.received_at.millis(),
+                loudness,
+                rule,
+                alone
             ])?;
     } else {
         connection
@@ -73,8 +80,8 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
         connection
             .prepare_cached(
                 "INSERT INTO findings (host, target, path, change, finding, state, opened_at, updated_at, count,
-                     received_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9)",
+                     received_at, severity, rule, alone, directory)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             )?
             .execute(params![
                 host,
@@ -85,7 +92,11 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
                 record.opened_at.millis(),
                 time.millis(),
                 signed(record.count),
-                context.received_at.millis()
+                context.received_at.millis(),
+                loudness,
+                rule,
+                alone,
+                directory_of(&record.path)
             ])?;
         record.id = connection.last_insert_rowid();
     }

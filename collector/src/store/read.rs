@@ -1,18 +1,23 @@
 //! Owns queries: rows to records. Must not own writing.
 
+use std::collections::BTreeMap;
+
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::drift::Change;
+use driftlock_common::policy::Severity;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::apply::unsigned;
+use super::filter::{Where, page};
 use super::{
-    ConditionQuery, ConditionRecord, FindingQuery, FindingRecord, HostQuery, HostRecord, Lifetime, Page, StoreError,
-    TargetRecord, Totals,
+    ConditionQuery, ConditionRecord, FindingRecord, HostQuery, HostRecord, Lifetime, Page, StoreError, TargetRecord,
+    Totals,
 };
 use crate::clock::Timestamp;
+use crate::tally::Tally;
 
 /// What [`finding_of`] reads.
 pub(super) const FINDING_COLUMNS: &str =
@@ -36,12 +41,30 @@ fn word<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreE
     serde_json::from_value(text.into()).map_err(|source| StoreError::Damaged { what, source })
 }
 
+/// The number of a severity: see the schema.
+pub(super) fn loudness(severity: Option<Severity>) -> i64 {
+    let place = severity.and_then(|severity| Severity::ALL.iter().position(|known| *known == severity));
+    place.and_then(|place| i64::try_from(place).ok()).map_or(0, |place| place + 1)
+}
+
+/// The severity of a number.
+fn severity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Severity>> {
+    let number: i64 = row.get(column)?;
+    let place = usize::try_from(number.saturating_sub(1)).ok();
+    Ok(place.and_then(|place| Severity::ALL.get(place).copied()))
+}
+
 fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     row.get(column).map(Timestamp::from_millis)
 }
 
 fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+}
+
+fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize, what: &'static str) -> Result<Option<T>, StoreError> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| from_json(what, &text)).transpose()
 }
 
 fn lifetime(row: &Row<'_>, column: usize) -> rusqlite::Result<Lifetime> {
@@ -81,54 +104,7 @@ pub(super) fn condition_of(row: &Row<'_>) -> Result<ConditionRecord, StoreError>
     })
 }
 
-/// Conditions of a query put together, so that each combination has its own plan and index.
-struct Where {
-    clauses: Vec<&'static str>,
-    values: Vec<Value>,
-}
-
-impl Where {
-    const fn new() -> Self {
-        Self { clauses: Vec::new(), values: Vec::new() }
-    }
-
-    fn and(&mut self, clause: &'static str, value: Option<impl Into<Value>>) {
-        if let Some(value) = value {
-            self.clauses.push(clause);
-            self.values.push(value.into());
-        }
-    }
-
-    fn and_state(&mut self, state: Option<Lifetime>) {
-        // A literal, because a partial index is only used when its own words are in the query.
-        match state {
-            Some(Lifetime::Open) => self.clauses.push("state = 'open'"),
-            Some(Lifetime::Resolved) => self.clauses.push("state = 'resolved'"),
-            None => {}
-        }
-    }
-
-    fn and_host(&mut self, host: Option<String>) {
-        if let Some(host) = host {
-            self.clauses.push("host IN (SELECT host FROM hosts WHERE host = ? OR name = ?)");
-            self.values.extend([Value::from(host.clone()), Value::from(host)]);
-        }
-    }
-
-    fn sql(&self) -> String {
-        if self.clauses.is_empty() { String::new() } else { format!("WHERE {}", self.clauses.join(" AND ")) }
-    }
-}
-
-/// One more than asked tells whether there is a next part.
-fn page<T>(mut items: Vec<T>, limit: usize, id: impl Fn(&T) -> i64) -> Page<T, i64> {
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(id);
-    Page { items, next }
-}
-
-fn rows<T>(
+pub(super) fn rows<T>(
     connection: &Connection,
     sql: &str,
     values: Vec<Value>,
@@ -141,23 +117,6 @@ fn rows<T>(
         items.push(read(row)?);
     }
     Ok(items)
-}
-
-/// Findings, the newest first.
-pub(super) fn findings(connection: &Connection, query: FindingQuery) -> Result<Page<FindingRecord, i64>, StoreError> {
-    let mut filter = Where::new();
-    filter.and_state(query.state);
-    filter.and_host(query.host);
-    filter.and("target = ?", query.target);
-    filter.and("path = ?", query.path);
-    filter.and("id < ?", query.before);
-    let sql = format!(
-        "SELECT {FINDING_COLUMNS} FROM findings {} ORDER BY id DESC LIMIT {}",
-        filter.sql(),
-        query.limit.saturating_add(1)
-    );
-    let items = rows(connection, &sql, filter.values, finding_of)?;
-    Ok(page(items, query.limit, |finding| finding.id))
 }
 
 /// Conditions, the newest first.
@@ -174,7 +133,7 @@ pub(super) fn conditions(
         filter.sql(),
         query.limit.saturating_add(1)
     );
-    let items = rows(connection, &sql, filter.values, condition_of)?;
+    let items = rows(connection, &sql, filter.into_values(), condition_of)?;
     Ok(page(items, query.limit, |condition| condition.id))
 }
 
@@ -190,7 +149,7 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
         filter.sql(),
         query.limit.saturating_add(1)
     );
-    let mut items = rows(connection, &sql, filter.values, |row| {
+    let items = rows(connection, &sql, filter.into_values(), |row| {
         Ok(HostRecord {
             host: row.get(0)?,
             name: row.get(1)?,
@@ -209,9 +168,8 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
             conditions: Vec::new(),
         })
     })?;
-    let more = items.len() > query.limit;
-    items.truncate(query.limit);
-    for host in &mut items {
+    let mut page = page(items, query.limit, |host| host.host.clone());
+    for host in &mut page.items {
         host.targets = targets(connection, &host.host)?;
         host.conditions = rows(
             connection,
@@ -220,40 +178,50 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
             |row| word("condition", row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?),
         )?;
     }
-    let next = items.last().filter(|_| more).map(|host| host.host.clone());
-    Ok(Page { items, next })
+    Ok(page)
 }
 
 fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, StoreError> {
-    const OPEN: &str = "SELECT count(*) FROM findings f INDEXED BY findings_open_of_target
-        WHERE f.host = t.host AND f.target = t.target AND f.state = 'open'";
-    let sql = format!(
-        "SELECT target, root, manifest, coverage, verified_at, resync,
-             ({OPEN} AND f.change <> 'unverifiable'), ({OPEN} AND f.change = 'unverifiable')
-         FROM targets t WHERE host = ? ORDER BY target"
-    );
-    rows(connection, &sql, vec![host.to_owned().into()], |row| {
-        let json = |column| row.get::<_, Option<String>>(column);
-        Ok(TargetRecord {
-            target: row.get(0)?,
-            root: row.get(1)?,
-            manifest: json(2)?.map(|text| from_json("manifest", &text)).transpose()?,
-            coverage: json(3)?.map(|text| from_json("coverage", &text)).transpose()?,
-            verified_at: optional_time(row, 4)?,
-            resync: row.get(5)?,
-            open_drift: unsigned(row.get(6)?),
-            open_unverifiable: unsigned(row.get(7)?),
-        })
-    })
+    let mut open: BTreeMap<String, Tally> = BTreeMap::new();
+    let counts = rows(
+        connection,
+        "SELECT target, severity, change = 'unverifiable', count(*) FROM findings INDEXED BY findings_open_of_kind
+         WHERE host = ? AND state = 'open' GROUP BY target, severity, change = 'unverifiable'",
+        vec![host.to_owned().into()],
+        |row| Ok((row.get::<_, String>(0)?, severity(row, 1)?, row.get(2)?, unsigned(row.get(3)?))),
+    )?;
+    for (target, severity, unverifiable, number) in counts {
+        open.entry(target).or_default().add(severity, unverifiable, number);
+    }
+    rows(
+        connection,
+        "SELECT target, root, manifest, policy, coverage, verified_at, resync FROM targets WHERE host = ?
+         ORDER BY target",
+        vec![host.to_owned().into()],
+        |row| {
+            let target: String = row.get(0)?;
+            Ok(TargetRecord {
+                open: open.get(&target).copied().unwrap_or_default(),
+                root: row.get(1)?,
+                manifest: json(row, 2, "manifest")?,
+                policy: json(row, 3, "policy")?,
+                coverage: json(row, 4, "coverage")?,
+                verified_at: optional_time(row, 5)?,
+                resync: row.get(6)?,
+                target,
+            })
+        },
+    )
 }
 
 /// How many of each.
 pub(super) fn totals(connection: &Connection) -> Result<Totals, StoreError> {
     let findings = rows(
         connection,
-        "SELECT change, count(*) FROM findings WHERE state = 'open' GROUP BY change ORDER BY change",
+        "SELECT change, severity, count(*) FROM findings INDEXED BY findings_open_of_kind WHERE state = 'open'
+         GROUP BY change, severity",
         Vec::new(),
-        |row| Ok((word::<Change>("change", &row.get::<_, String>(0)?)?, unsigned(row.get(1)?))),
+        |row| Ok((word::<Change>("change", &row.get::<_, String>(0)?)?, severity(row, 1)?, unsigned(row.get(2)?))),
     )?;
     let conditions = rows(
         connection,

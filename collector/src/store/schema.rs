@@ -8,7 +8,10 @@ use super::StoreError;
 const MIGRATIONS: &[&str] = &[VERSION_1];
 
 /// Times are milliseconds since 1970. `host` is always the name of a credential, never what an agent says.
-/// Paths are bytes. `finding`, `manifest`, `coverage`, `labels` and `json` are JSON.
+/// Paths are bytes; `directory` is the one that a path is in. `severity` is 0 for what is tolerated, else from 1, info, to
+/// 5, critical: so the order is that of loudness. `rule` is `-` if none covers a finding; `alone` is 1 for what is never
+/// folded.
+/// `finding`, `manifest`, `policy`, `coverage`, `labels` and `json` are JSON.
 const VERSION_1: &str = "
 CREATE TABLE hosts (
     host TEXT NOT NULL PRIMARY KEY,
@@ -40,6 +43,7 @@ CREATE TABLE targets (
     target TEXT NOT NULL,
     root TEXT NOT NULL DEFAULT '',
     manifest TEXT,
+    policy TEXT,
     coverage TEXT,
     verified_at INTEGER,
     resync INTEGER NOT NULL DEFAULT 1,
@@ -60,7 +64,11 @@ CREATE TABLE findings (
     host TEXT NOT NULL,
     target TEXT NOT NULL,
     path BLOB NOT NULL,
+    directory BLOB NOT NULL,
     change TEXT NOT NULL,
+    severity INTEGER NOT NULL,
+    rule TEXT NOT NULL,
+    alone INTEGER NOT NULL,
     finding TEXT NOT NULL,
     state TEXT NOT NULL,
     opened_at INTEGER NOT NULL,
@@ -71,7 +79,10 @@ CREATE TABLE findings (
     UNIQUE (host, target, path)
 ) STRICT;
 CREATE INDEX findings_open ON findings (id) WHERE state = 'open';
-CREATE INDEX findings_open_of_target ON findings (host, target, change) WHERE state = 'open';
+CREATE INDEX findings_open_loudest ON findings (severity, id) WHERE state = 'open';
+CREATE INDEX findings_open_of_kind ON findings (host, target, severity, change, rule, directory, alone)
+    WHERE state = 'open';
+CREATE INDEX findings_loudest ON findings (severity, id);
 CREATE INDEX findings_of_path ON findings (path);
 
 CREATE TABLE conditions (

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use super::writer::{self, Job};
 use super::{
     Applied, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord, HostQuery, HostRecord,
-    Page, Pending, Store, StoreError, Totals, read, schema,
+    Line, Order, Page, Pending, Store, StoreError, Totals, read, schema, search,
 };
 
 /// Connections that read at one time; more wait.
@@ -151,8 +151,12 @@ impl Store for SqliteStore {
         self.query(query, read::hosts)
     }
 
-    fn findings(&self, query: FindingQuery) -> Pending<'_, Page<FindingRecord, i64>> {
-        self.query(query, read::findings)
+    fn findings(&self, query: FindingQuery) -> Pending<'_, Page<FindingRecord, Order>> {
+        self.query(query, search::findings)
+    }
+
+    fn lines(&self, query: FindingQuery) -> Pending<'_, Page<Line, Order>> {
+        self.query(query, search::lines)
     }
 
     fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>> {

@@ -18,6 +18,7 @@ use driftlock_common::event::{
     Stopped, TargetBeat, sequence_text,
 };
 use driftlock_common::finding::{Finding, ManifestView, NodeView, open_digest, path_fields};
+use driftlock_common::policy::{Ruling, Severity};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -88,16 +89,20 @@ impl FakeAgent {
     /// A heartbeat that claims these open findings, everything given so far being delivered.
     pub(crate) fn heartbeat(&self, open: &[&str]) -> Event {
         let open: Vec<Finding> = open.iter().map(|path| finding(path.as_bytes(), 1).finding).collect();
-        let beat = TargetBeat {
+        self.heartbeat_of(vec![Self::beat(&open)])
+    }
+
+    /// What a heartbeat says of the target that has these open findings.
+    pub(crate) fn beat(open: &[Finding]) -> TargetBeat {
+        TargetBeat {
             target: TARGET.into(),
             root: "/srv/app".into(),
             manifest: Some(manifest()),
             policy: None,
             open_findings: open.len() as u64,
-            open_digest: OciDigest::blake3(open_digest(&open)),
+            open_digest: OciDigest::blake3(open_digest(open)),
             coverage: Coverage { watch_mode: "inotify".into(), last_full: Some(TIME.into()), ..Coverage::default() },
-        };
-        self.heartbeat_of(vec![beat])
+        }
     }
 
     pub(crate) fn heartbeat_of(&self, targets: Vec<TargetBeat>) -> Event {
@@ -166,6 +171,17 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
         explanation: None,
     };
     FindingBody { target: TARGET.into(), finding, opened_at: TIME.into(), count }
+}
+
+/// A finding of which a policy says this: an alert of a severity, or that a rule tolerates it.
+pub(crate) fn judged(path: &str, severity: Option<Severity>, rule: &str) -> FindingBody {
+    let mut body = finding(path.as_bytes(), 1);
+    body.finding.observed.as_mut().unwrap().mode = Some("0700".into());
+    body.finding.verdict = Some(severity.map_or(Ruling::Tolerated, |_| Ruling::Alert));
+    body.finding.severity = severity;
+    body.finding.rule = Some(rule.to_owned());
+    body.finding.explanation = Some(format!("because of {rule}"));
+    body
 }
 
 /// A collector behind its router, with one host `web-1`.

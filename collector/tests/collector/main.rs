@@ -6,6 +6,8 @@ mod ingest;
 mod kit;
 mod model;
 mod pages;
+mod policy;
 mod process;
 mod reads;
+mod search;
 mod store;

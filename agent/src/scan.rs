@@ -16,6 +16,7 @@ mod compare;
 mod content;
 mod directory;
 mod footprint;
+pub mod growing;
 mod ids;
 mod list;
 mod look;

@@ -7,6 +7,7 @@ use super::rotation::Fate;
 use super::{Allow, Policy, Privilege, Rule, Severity};
 use crate::drift::{Attribute, Attributes, Change, Delta, Drift};
 use crate::node::{FileType, Kind, Node};
+use crate::path::TreePath;
 
 /// What a rule's tolerance never silences below this severity.
 const LOUD: Severity = Severity::High;
@@ -113,6 +114,17 @@ impl Policy {
     pub fn judged<'p>(&'p self, drift: Drift, context: &Context, now: Moment) -> Judged<'p> {
         let verdict = self.judge(&drift, context, now);
         Judged { drift, verdict }
+    }
+
+    /// The rule that lets the regular file at `path` grow, where a node of type `sealed` was sealed or nothing was.
+    pub fn growing(&self, path: &TreePath, sealed: Option<FileType>) -> Option<&Rule> {
+        let change = if sealed.is_some() { Change::Changed } else { Change::Added };
+        let facts =
+            Facts { change, types: [sealed, Some(FileType::File)], attributes: Attributes::of(Attribute::Content) };
+        let path: Vec<&[u8]> = path.components().collect();
+        let first = self.index.first(&path, |rule| uncovered(&self.rules[rule], &facts).is_none());
+        let is_file = sealed.is_none_or(|sealed| sealed == FileType::File);
+        first.map(|rule| &self.rules[rule]).filter(|rule| is_file && matches!(rule.allow, Allow::Append(_)))
     }
 
     /// The rules whose path matches and which come before the one that decides, in order, each with the key by which it

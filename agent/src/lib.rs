@@ -2,7 +2,7 @@
 //!
 //! Build side: a [`source`] is read into a manifest. Host side: a manifest file becomes a [`baseline`]; a [`scan`]
 //! compares a root with it, one that a path names or that of a [`process`]; [`siblings`] of a log show whether it was
-//! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
+//! rotated; what may differ is read by [`policy_file`]; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
 //! out; findings go through the [`journal`] to [`deliver`]. [`command`] has one file for each verb of [`cli`].
 
 pub mod source;
@@ -12,6 +12,7 @@ pub mod host;
 pub mod process;
 pub mod scan;
 pub mod siblings;
+pub mod policy_file;
 pub mod config;
 pub mod watch;
 pub mod monitor;

@@ -93,7 +93,7 @@ impl Look {
 
     fn found(&self, drift: &Drift, sealed_in: SealedIn<'_>) {
         let finding = Box::new(Finding::new(drift, sealed_in));
-        self.send(Event::Found { scan: self.scan, path: drift.path.clone(), finding });
+        self.send(Event::Found { scan: self.scan, path: drift.path.clone(), finding, settled: true });
     }
 
     fn send(&self, event: Event) {

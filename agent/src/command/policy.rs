@@ -26,7 +26,7 @@ pub fn run(args: PolicyArgs) -> Outcome {
 }
 
 /// A policy of a file. Everything that is wrong with it is said, a line each; the last is the failure.
-fn load(path: &Path) -> Result<Policy, Failure> {
+pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     policy_file::load(path).map_err(refuse)
 }
 

@@ -204,6 +204,7 @@ impl Live {
             mounts_allowed: self.target.mounts_allowed.clone(),
             id_view: self.target.id_map.clone(),
             own_state,
+            policy: self.policy.clone(),
             collapse: Some(COLLAPSE),
             held: Some(HELD),
             pace: Some(pace),

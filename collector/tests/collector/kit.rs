@@ -170,7 +170,7 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
         rule: None,
         explanation: None,
     };
-    FindingBody { target: TARGET.into(), finding, opened_at: TIME.into(), count }
+    FindingBody { target: TARGET.into(), finding, opened_at: TIME.into(), count, flapping: None }
 }
 
 /// A finding of which a policy says this: an alert of a severity, or that a rule tolerates it.

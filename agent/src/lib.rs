@@ -3,7 +3,7 @@
 //! Build side: a [`source`] is read into a manifest. Host side: a manifest file becomes a [`baseline`]; a [`scan`]
 //! compares a root with it, one that a path names or that of a [`process`]; [`siblings`] of a log show whether it was
 //! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
-//! out; findings go through the [`journal`] to [`deliver`]. [`command`] has one file for each verb of [`cli`].
+//! out; findings go through the [`journal`] to [`deliver`], and [`history`] reads them back. [`command`] has one file for each verb of [`cli`].
 
 pub mod source;
 pub mod baseline;
@@ -18,6 +18,7 @@ pub mod monitor;
 pub mod journal;
 pub mod http;
 pub mod deliver;
+pub mod history;
 pub mod runtime;
 pub mod gate;
 pub mod systemd;

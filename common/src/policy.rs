@@ -13,6 +13,7 @@ mod read;
 pub mod rotation;
 mod section;
 mod sensitive;
+pub mod simulate;
 
 use std::fmt;
 

@@ -1,9 +1,10 @@
-//! `driftlock policy`: what can be known of a policy without a host. Owns reading policy files; each command owns what it
+//! `driftlock policy`: what can be known of a policy without a root. Owns reading policy files; each command owns what it
 //! says.
 
 mod cases;
 mod check;
 mod explain;
+mod simulate;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -24,6 +25,7 @@ pub fn run(args: PolicyArgs) -> Outcome {
         PolicyVerb::Check(args) => check::run(&args),
         PolicyVerb::Explain(args) => explain::run(&args),
         PolicyVerb::Test(args) => cases::run(&args),
+        PolicyVerb::Simulate(args) => simulate::run(&args),
     }
 }
 

@@ -1,4 +1,5 @@
 //! Findings as drifts again, and two policies side by side: against judging the drifts themselves.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use driftlock_common::digest::{Algorithm, Digest};
 use driftlock_common::drift::{Attribute, Attributes, Delta, Drift, Sealed, Unverified, differences};

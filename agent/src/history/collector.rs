@@ -49,16 +49,16 @@ pub enum AskError {
     Runtime(#[source] std::io::Error),
     /// No answer.
     #[error("{0}: no answer: {1}")]
-    Silent(Endpoint, String),
+    Silent(String, String),
     /// An answer that is a refusal.
     #[error("{0}: {1}; name the collector's read token by --token-file")]
-    Denied(Endpoint, String),
+    Denied(String, String),
     /// Another answer than findings.
     #[error("{0}: {1}")]
-    Status(Endpoint, String),
+    Status(String, String),
     /// An answer that is none.
     #[error("{0}: an answer that cannot be read: {1}")]
-    Answer(Endpoint, String),
+    Answer(String, String),
 }
 
 impl From<AskError> for Failure {
@@ -90,7 +90,7 @@ impl Collector {
         let client = http::client(&Settings { connect: CONNECT, whole: Some(WHOLE), roots, socket })?;
         let token = self.token_file.as_deref().map(bearer).transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Runtime)?;
-        let answer = |why: &str| AskError::Answer(self.endpoint.clone(), why.to_owned());
+        let answer = |why: &str| AskError::Answer(self.endpoint.to_string(), why.to_owned());
         let (mut gone, mut limit) = (Gone::default(), PAGE);
         for _ in 0..MAX_PAGES {
             let cursor = gone.next.clone();
@@ -119,7 +119,7 @@ impl Collector {
         limit: usize,
         cursor: Option<&str>,
     ) -> Result<Option<Vec<u8>>, AskError> {
-        let silent = |why| AskError::Silent(self.endpoint.clone(), why);
+        let silent = |why| AskError::Silent(self.endpoint.to_string(), why);
         let mut url = self.endpoint.url(FINDINGS_PATH);
         url.query_pairs_mut()
             .append_pair("limit", &limit.to_string())
@@ -136,8 +136,8 @@ impl Collector {
         }
         let why = explain(status, &body.unwrap_or_default());
         Err(match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => AskError::Denied(self.endpoint.clone(), why),
-            _ => AskError::Status(self.endpoint.clone(), why),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => AskError::Denied(self.endpoint.to_string(), why),
+            _ => AskError::Status(self.endpoint.to_string(), why),
         })
     }
 }

@@ -78,7 +78,7 @@ impl Finding {
         let node = view.node()?;
         // Beside BLAKE3 it is told besides; alone it is the content.
         let sha256 = view.blake3.and(view.sha256);
-        let origin = Origin { layer: self.layer, meta_layer: self.meta_layer, sha256, ..Origin::default() };
+        let origin = Origin { layer: self.layer, meta_layer: self.meta_layer, sha256 };
         Ok(Sealed { node, origin, part: 0 })
     }
 
@@ -223,9 +223,10 @@ mod tests {
         }
         let with = |base: &Value, key: &str, value: Value| {
             let mut finding = base.clone();
-            match value {
-                Value::Null => drop(finding.as_object_mut().unwrap().remove(key)),
-                value => finding[key] = value,
+            if value.is_null() {
+                finding.as_object_mut().unwrap().remove(key);
+            } else {
+                finding[key] = value;
             }
             finding
         };

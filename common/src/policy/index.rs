@@ -16,7 +16,7 @@ pub(super) struct Index {
 
 #[derive(Clone, Debug, Default)]
 struct Place {
-    below: HashMap<Box<[u8]>, Place>,
+    below: HashMap<Box<[u8]>, Self>,
     here: Vec<Filed>,
     named: HashMap<Box<[u8]>, Vec<Filed>>,
     extensions: HashMap<Box<[u8]>, Vec<Filed>>,

@@ -143,11 +143,11 @@ fn realistic(rules: usize, allow: &str) -> String {
     text
 }
 
-/// Each pattern goes back as often as a pattern can.
+/// Each pattern goes back as often as a pattern can, and has nothing that it could be found by.
 fn exploding(rules: usize) -> String {
     let mut text = "version = 1\nname = \"exploding\"\n".to_owned();
     for number in 0..rules {
-        let path = format!("{}*b/x-{number}/**", "**/*a*a*a/".repeat(8));
+        let path = format!("{}*b{number}*/**/*a*", "**/*a*a*a/".repeat(8));
         let _infallible =
             writeln!(text, "\n[[rule]]\nid = \"rule-{number}\"\npath = \"{path}\"\nallow = \"any\"\nreason = \"x\"");
     }

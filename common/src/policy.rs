@@ -199,6 +199,11 @@ impl Rule {
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
         self.paths.iter().chain(&self.rotated)
     }
+
+    /// The one at this place of [`Rule::patterns`], where there is one.
+    fn pattern(&self, at: usize) -> &Pattern {
+        self.paths.get(at).unwrap_or_else(|| &self.rotated[at - self.paths.len()])
+    }
 }
 
 // === impl Allow ===

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use super::Rule;
-use crate::pattern::Pattern;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
@@ -22,17 +21,18 @@ struct Place {
     extensions: HashMap<Box<[u8]>, Vec<Filed>>,
 }
 
-/// A pattern, and the place of its rule in the policy. Lists of them are in the order of rules.
-#[derive(Clone, Debug)]
+/// The place of a rule in the policy, and that of one of its patterns. Lists of them are in the order of rules.
+#[derive(Clone, Copy, Debug)]
 struct Filed {
     rule: usize,
-    pattern: Pattern,
+    pattern: usize,
 }
 
 impl Index {
     pub(super) fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
-        for (rule, pattern) in rules.iter().enumerate().flat_map(|(at, rule)| rule.patterns().map(move |p| (at, p))) {
+        let all = rules.iter().enumerate().flat_map(|(rule, of)| of.patterns().enumerate().map(move |at| (rule, at)));
+        for (rule, (at, pattern)) in all {
             let place = pattern
                 .literal_prefix()
                 .fold(&mut index.root, |place, name| place.below.entry(name.into()).or_default());
@@ -43,20 +43,20 @@ impl Index {
             } else {
                 &mut place.here
             };
-            list.push(Filed { rule, pattern: pattern.clone() });
+            list.push(Filed { rule, pattern: at });
         }
         index
     }
 
-    /// The first rule, in order, that has a pattern which matches and that `covers` the rest.
-    pub(super) fn first(&self, path: &[&[u8]], mut covers: impl FnMut(usize) -> bool) -> Option<usize> {
+    /// The first of the rules that it was made of, in order, that has a pattern which matches and that `covers` the rest.
+    pub(super) fn first(&self, rules: &[Rule], path: &[&[u8]], mut covers: impl FnMut(usize) -> bool) -> Option<usize> {
         let mut best: Option<usize> = None;
         let mut ask = |list: &[Filed]| {
             for Filed { rule, pattern } in list {
                 if best.is_some_and(|best| *rule >= best) {
                     break;
                 }
-                if pattern.matches_split(path) && covers(*rule) {
+                if rules[*rule].pattern(*pattern).matches_split(path) && covers(*rule) {
                     best = Some(*rule);
                 }
             }
@@ -145,7 +145,11 @@ mod tests {
                     // Each that matches for itself too: as if none before it covered.
                     for from in [0].into_iter().chain(matching.iter().map(|rule| rule + 1)) {
                         let plain = matching.iter().copied().find(|rule| *rule >= from);
-                        assert_eq!(policy.index.first(&split, |rule| rule >= from), plain, "{text} from {from}");
+                        assert_eq!(
+                            policy.index.first(policy.rules(), &split, |rule| rule >= from),
+                            plain,
+                            "{text} from {from}"
+                        );
                         found += usize::from(plain.is_some());
                     }
                 }

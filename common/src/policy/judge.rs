@@ -99,7 +99,7 @@ impl Policy {
     pub fn judge<'p>(&'p self, drift: &Drift, context: &Context, _now: Moment) -> Verdict<'p> {
         let path: Vec<&[u8]> = drift.path.components().collect();
         let facts = Facts::of(drift);
-        match self.index.first(&path, |rule| uncovered(&self.rules[rule], &facts).is_none()) {
+        match self.index.first(&self.rules, &path, |rule| uncovered(&self.rules[rule], &facts).is_none()) {
             Some(rule) => decide(&self.rules[rule], drift, &facts, context),
             None => Verdict::Alert {
                 severity: Severity::default(),

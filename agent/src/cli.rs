@@ -13,7 +13,9 @@ use driftlock_common::profile::Profile;
 use crate::config::{MIN_READ, units};
 use crate::scan::IdView;
 
-pub use policy::{PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicyTestArgs, PolicyVerb, TypeArg};
+pub use policy::{
+    FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
+};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -43,7 +45,7 @@ pub enum Verb {
     CheckConfig(CheckConfigArgs),
     /// Say what this host allows, what would be missed, and what to do about it
     Doctor(DoctorArgs),
-    /// Check, explain and test what may differ from a manifest, and how loudly to say so
+    /// Check, explain, test and simulate what may differ from a manifest, and how loudly to say so
     Policy(PolicyArgs),
 }
 
@@ -259,17 +261,17 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Form of the answer on stdout
-    #[arg(long, value_enum, default_value_t = DoctorFormatArg::Text)]
-    pub format: DoctorFormatArg,
+    #[arg(long, value_enum, default_value_t = AnswerFormatArg::Text)]
+    pub format: AnswerFormatArg,
 }
 
 /// How much of a file is hashed that is not as sealed anyway, in bytes; `None` is all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashLimitArg(pub Option<u64>);
 
-/// The forms of doctor's answer.
+/// The forms of an answer that is no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DoctorFormatArg {
+pub enum AnswerFormatArg {
     /// For people
     Text,
     /// One JSON object

@@ -1,5 +1,6 @@
-//! Owns the one function that builds HTTP clients, and what every user of one needs: finding addresses, how long to wait
-//! before another try, what cannot leave this host. Must not own what is sent to whom.
+//! Owns the one function that builds HTTP clients, and what every user of one needs: finding addresses, credentials of
+//! files, reading answers within limits, how long to wait before another try, what cannot leave this host. Must not own what
+//! is sent to whom.
 
 mod backoff;
 mod resolver;
@@ -7,14 +8,18 @@ mod retry_after;
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::{Certificate, redirect, retry};
+use reqwest::header::HeaderValue;
+use reqwest::{Certificate, Response, StatusCode, redirect, retry};
 
 pub use self::backoff::Backoff;
 use self::resolver::HostResolver;
 pub use self::retry_after::parse as parse_retry_after;
+
+/// The most words of a refusal that are shown.
+const MAX_WHY: usize = 200;
 
 /// How a client is to be.
 #[derive(Clone, Debug)]
@@ -54,6 +59,17 @@ pub enum BuildError {
     Refused(#[source] reqwest::Error),
 }
 
+/// Why a file gives no credential.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It cannot be read.
+    #[error("{}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// It holds no usable credential.
+    #[error("{} does not hold a token of printable characters", .0.display())]
+    Token(PathBuf),
+}
+
 /// Builds the one kind of client that driftlock uses: it follows no redirects, repeats nothing by itself, and knows no
 /// proxy, whatever the environment says.
 ///
@@ -89,6 +105,42 @@ pub fn client(settings: &Settings) -> Result<reqwest::Client, BuildError> {
         builder = builder.unix_socket(socket.clone());
     }
     builder.build().map_err(BuildError::Refused)
+}
+
+/// The token of a file, as a value of `Authorization`.
+///
+/// # Errors
+/// If it cannot be read, or is none.
+pub fn bearer(path: &Path) -> Result<HeaderValue, TokenError> {
+    let text = std::fs::read_to_string(path).map_err(|error| TokenError::Read(path.to_owned(), error))?;
+    let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
+        .ok()
+        .filter(|_| !text.trim().is_empty())
+        .ok_or_else(|| TokenError::Token(path.to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What came with an answer; `None` if it is more than `most` bytes.
+///
+/// # Errors
+/// If it does not come to its end: why, on one line.
+pub async fn body(mut response: Response, most: usize) -> Result<Option<Vec<u8>>, String> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(Some(body)),
+            Ok(Some(chunk)) if body.len() + chunk.len() > most => return Ok(None),
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Err(error) => return Err(chain(&error.without_url())),
+        }
+    }
+}
+
+/// The status, and the first words of what came with it.
+pub fn explain(status: StatusCode, body: &[u8]) -> String {
+    let words: String = String::from_utf8_lossy(body).chars().take(MAX_WHY).flat_map(char::escape_default).collect();
+    if words.is_empty() { status.to_string() } else { format!("{status}: {words}") }
 }
 
 /// Whether `host`, as it stands in a URL, cannot leave this host.

@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::gate::Gate;
 
 pub use changes::Changes;
-pub use json::{finding_line, summary_line};
+pub use json::{finding_line, summary_line, to_json};
 pub use text::{layer_and_step, size, summary_lines};
 
 /// One line on stderr.

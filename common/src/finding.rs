@@ -1,9 +1,13 @@
 //! Owns the JSON of a finding: what `scan` prints, what the agent reports and what the collector answers with.
 //! Must not own how a difference is found. The shape is a promise: keys are added, never changed.
 
+mod rebuild;
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+
+pub use rebuild::Contradiction;
 
 use crate::canonical::put_bytes;
 use crate::digest::{Algorithm, Digest, OciDigest};

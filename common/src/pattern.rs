@@ -133,6 +133,24 @@ impl Pattern {
         })
     }
 
+    /// The longest component without a star behind those of [`Pattern::literal_prefix`]: whatever matches has it there.
+    pub(crate) fn literal_behind(&self) -> Option<&[u8]> {
+        let behind = self.components.iter().skip(self.literal_prefix().count());
+        let literals = behind.filter_map(|component| match component {
+            Component::Glob(pieces) if pieces.len() == 1 => pieces.first(),
+            Component::Glob(_) | Component::Any => None,
+        });
+        literals.max_by_key(|literal| literal.len()).map(Vec::as_slice)
+    }
+
+    /// What is behind the last star of the last component, if that holds one: the name of whatever matches ends so.
+    pub(crate) fn suffix(&self) -> Option<&[u8]> {
+        match self.components.last() {
+            Some(Component::Glob(pieces)) if pieces.len() > 1 => pieces.last().map(Vec::as_slice),
+            _ => None,
+        }
+    }
+
     /// [`Pattern::matches`] for a path that was split already.
     pub(crate) fn matches_split(&self, path: &[&[u8]]) -> bool {
         // Most patterns that begin with a star are settled by the name.

@@ -13,6 +13,7 @@ mod read;
 pub mod rotation;
 mod section;
 mod sensitive;
+pub mod simulate;
 
 use std::fmt;
 
@@ -221,6 +222,11 @@ impl Rule {
     /// All patterns, those of rotated files too.
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
         self.paths.iter().chain(&self.rotated)
+    }
+
+    /// The one at this place of [`Rule::patterns`], where there is one.
+    fn pattern(&self, at: usize) -> &Pattern {
+        self.paths.get(at).unwrap_or_else(|| &self.rotated[at - self.paths.len()])
     }
 }
 

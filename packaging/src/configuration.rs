@@ -50,7 +50,7 @@ fn paragraph(said: &mut Vec<String>) -> String {
 }
 
 /// Text that roff prints as it stands: a backslash, a hyphen, and a dot or quote at a line's start mean something to it.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-").replace('"', "\\(dq");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }

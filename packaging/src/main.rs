@@ -2,6 +2,7 @@
 //! configuration, so that no page says what no program does. Must not own words: those stand where the thing is.
 
 mod configuration;
+mod policies;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,8 +34,13 @@ fn write(out: &Path) -> Result<()> {
         }
         clap_mangen::generate_to(command, &man)?;
     }
-    let page = out.join("driftlock/man").join(configuration::NAME);
-    fs::write(&page, configuration::page(configuration::DEFAULT)).with_context(|| page.display().to_string())
+    let pages =
+        [(configuration::NAME, configuration::page(configuration::DEFAULT)), (policies::NAME, policies::page()?)];
+    for (name, text) in pages {
+        let page = out.join("driftlock/man").join(name);
+        fs::write(&page, text).with_context(|| page.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn commands() -> [Command; 2] {

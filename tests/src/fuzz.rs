@@ -25,6 +25,7 @@ use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::pattern::{Excludes, Pattern};
 use driftlock_common::policy::case::Cases;
+use driftlock_common::policy::simulate::Simulation;
 use driftlock_common::policy::{Context, Moment, Policy};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::archive_path;
@@ -43,6 +44,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mountinfo", mountinfo),
     ("state", state),
     ("policy", policy),
+    ("history", history),
     ("registry", registry),
     ("mtree", mtree),
 ];
@@ -255,6 +257,30 @@ pub fn policy(data: &[u8]) {
         let matching = policy.rules().iter().filter(|rule| rule.patterns().any(|pattern| pattern.matches(&path)));
         assert!(matching.skip(passed.len()).map(|rule| &rule.id).next() == verdict.rule().map(|rule| &rule.id));
     }
+}
+
+/// A history of findings: whatever is handed over is a drift, and the finding of that drift is the same drift again.
+pub fn history(data: &[u8]) {
+    let policy = Policy::parse(
+        b"version = 1\nname = \"p\"\n[[rule]]\nid = \"r\"\npath = \"**\"\nallow = \"append\"\nreason = \"x\"\n",
+    );
+    let policy = policy.expect("this is a policy");
+    let mut simulation = Simulation::new(Some(&policy), &policy);
+    let header = Header::new(PROFILE, Algorithm::Blake3, Excludes::none());
+    let mut handed = 0;
+    let gone = driftlock_agent::history::replay(&mut &*data, &mut |found| {
+        let drift = found.finding.drift().inspect_err(|error| assert_shown(&error.to_string()))?;
+        check_finding(found.finding);
+        assert!(Finding::new(&drift, &header).drift().as_ref() == Ok(&drift), "a finding of a drift is another drift");
+        handed += 1;
+        simulation.replay(found)
+    });
+    let gone = gone.expect("what is in memory can be read");
+    gone.said.iter().for_each(|line| assert_shown(line));
+    assert!(gone.known + gone.unreadable > 0, "a history of nothing is no history");
+    assert!(simulation.replayed() == handed, "a finding is not judged");
+    let lists = [simulation.silent(), simulation.unknown(), simulation.loud()].map(|list| list.count());
+    assert!(lists == [0; 3] && simulation.moved() == [0; 2], "the same policy says two things");
 }
 
 /// What a registry says, and what is written about one: a reference, a challenge, a range, a file of credentials.

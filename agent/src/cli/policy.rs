@@ -1,9 +1,14 @@
 //! Owns what may be typed behind `driftlock policy`. Must not own what the commands do.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
 use driftlock_common::node::FileType;
+use driftlock_common::policy::Severity;
+
+use super::AnswerFormatArg;
+use crate::config::Endpoint;
 
 /// `driftlock policy`.
 #[derive(Debug, Args)]
@@ -41,6 +46,8 @@ pub enum PolicyVerb {
     Explain(PolicyExplainArgs),
     /// Run the test cases of policies
     Test(PolicyTestArgs),
+    /// Say what a policy would have said of what was found
+    Simulate(PolicySimulateArgs),
 }
 
 /// `driftlock policy check`.
@@ -110,6 +117,66 @@ pub struct PolicyTestArgs {
     /// The directory
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+}
+
+/// `driftlock policy simulate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What was found is asked of both policies: how many alerts each rule makes, and every finding that would fall silent, by the
+severity that it had. FILE is what driftlock wrote: lines of scan --format ndjson, or its json; events of the agent's
+standard output, of which each that opens or updates a finding counts; or an answer of the collector's /v1/findings.
+
+Of each list 10,000 findings of a severity are shown, alike ones once.
+
+What is said of a log that was written to depends on what became of its bytes, which no finding holds. If the finding was
+judged by the same append rule of OLD, that holds; else it is \"not known\", which is listed, and is never silent.
+
+Exit codes:
+    0  told, and nothing fell silent that may not
+    1  with --fail-on: a finding of that severity or a louder one would fall silent
+   64  the command line is wrong
+   65  a policy is none, or something that was found could not be read; the rest is told all the same
+   66  a file is not there
+   69  the collector does not answer
+   77  the collector refuses")]
+pub struct PolicySimulateArgs {
+    /// The policy that is to be
+    #[arg(value_name = "NEW")]
+    pub policy: PathBuf,
+    /// The policy in force [default: none, under which everything is an alert]
+    #[arg(long, value_name = "OLD")]
+    pub against: Option<PathBuf>,
+    /// What was found; - is stdin
+    #[arg(long, value_name = "FILE", required_unless_present = "server", conflicts_with = "server")]
+    pub history: Option<PathBuf>,
+    /// What was found, as a collector knows it: https://…, http://… on this host, or unix:///…
+    #[arg(long, value_name = "URL")]
+    pub server: Option<Endpoint>,
+    /// The file with the collector's token for reading
+    #[arg(long, value_name = "FILE", conflicts_with = "history")]
+    pub token_file: Option<PathBuf>,
+    /// Believe these certificates alone
+    #[arg(long, value_name = "FILE", conflicts_with = "history")]
+    pub ca_file: Option<PathBuf>,
+    /// Fail if a finding falls silent that was an alert of this severity or a louder one: newly-silent=high
+    #[arg(long, value_name = "newly-silent=SEVERITY")]
+    pub fail_on: Option<FailOnArg>,
+    /// Form of the answer on stdout
+    #[arg(long, value_enum, default_value_t = AnswerFormatArg::Text)]
+    pub format: AnswerFormatArg,
+}
+
+/// The quietest severity that may not fall silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailOnArg(pub Severity);
+
+impl FromStr for FailOnArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let severity = text.strip_prefix("newly-silent=").and_then(Severity::of_name);
+        severity.map(Self).ok_or("write newly-silent=SEVERITY: info, low, medium, high or critical")
+    }
 }
 
 /// The types.

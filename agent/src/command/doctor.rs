@@ -12,7 +12,7 @@ use driftlock_common::path::{Escaped, TreePath};
 
 use super::agent;
 use crate::baseline::{Accept, Baseline, LeftOut};
-use crate::cli::{DoctorArgs, DoctorFormatArg};
+use crate::cli::{AnswerFormatArg, DoctorArgs};
 use crate::config::{self, Config, DEFAULT_SWEEP, Location, Mode, Origin};
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
@@ -46,8 +46,8 @@ pub fn run(args: DoctorArgs) -> Outcome {
     let name = there.then(|| origin.to_string());
     let found = form::Found { host: &host, config: name.as_deref(), targets: &targets, rows: &rows };
     let text = match args.format {
-        DoctorFormatArg::Text => form::text(&found, output::colour()),
-        DoctorFormatArg::Json => form::json(&found),
+        AnswerFormatArg::Text => form::text(&found, output::colour()),
+        AnswerFormatArg::Json => form::json(&found),
     };
     let mut stdout = Output::stdout();
     stdout.write(text.as_bytes())?;

@@ -1,9 +1,10 @@
-//! `driftlock policy`: what can be known of a policy without a host. Owns how a policy that is refused is said; each command
+//! `driftlock policy`: what can be known of a policy without a root. Owns how a policy that is refused is said; each command
 //! owns what it says.
 
 mod cases;
 mod check;
 mod explain;
+mod simulate;
 
 use std::path::Path;
 
@@ -22,6 +23,7 @@ pub fn run(args: PolicyArgs) -> Outcome {
         PolicyVerb::Check(args) => check::run(&args),
         PolicyVerb::Explain(args) => explain::run(&args),
         PolicyVerb::Test(args) => cases::run(&args),
+        PolicyVerb::Simulate(args) => simulate::run(&args),
     }
 }
 

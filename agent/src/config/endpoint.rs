@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-use crate::http::is_loopback;
+use crate::http::{Roots, is_loopback};
 
 /// The address of a collector: `https://…`, or `http://…` on this host, or `unix:///path` to a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +50,13 @@ impl Endpoint {
         self.socket.as_ref()
     }
 
-    /// Whether the connection is encrypted.
-    pub fn is_https(&self) -> bool {
-        self.base.scheme() == "https"
+    /// Whose certificates are believed there: those of a file, if one is named.
+    pub fn roots(&self, ca_file: Option<&PathBuf>) -> Roots {
+        match ca_file {
+            Some(path) => Roots::File(path.clone()),
+            None if self.base.scheme() == "https" => Roots::System,
+            None => Roots::Nobody,
+        }
     }
 }
 

@@ -2,8 +2,6 @@
 //! Must not own when to send, or what a reply leads to.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, EVENTS_PATH};
@@ -12,13 +10,11 @@ use reqwest::{Response, StatusCode, Url};
 use time::OffsetDateTime;
 
 use super::Reply;
-use crate::config::{Endpoint, Report};
-use crate::http::{self, BuildError, Roots, Settings, chain, parse_retry_after};
+use crate::config::Report;
+use crate::http::{self, BuildError, Roots, Settings, TokenError, bearer, body, chain, explain, parse_retry_after};
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// The most words of a refusal that are shown.
-const MAX_WHY: usize = 200;
 /// Batches are repetitive; more than this gains little.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -42,12 +38,9 @@ pub struct Client {
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// A file cannot be read.
-    #[error("{}", .0.display())]
-    Read(PathBuf, #[source] io::Error),
-    /// It holds no usable credential.
-    #[error("{} does not hold a token of printable characters", .0.display())]
-    Token(PathBuf),
+    /// There is no credential.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The certificates cannot be used.
     #[error(transparent)]
     Build(BuildError),
@@ -80,18 +73,7 @@ impl Client {
     /// If the credential or the certificates cannot be used.
     pub fn new(report: &Report, timeouts: Timeouts) -> Result<Option<Self>, ClientError> {
         let Some(endpoint) = &report.endpoint else { return Ok(None) };
-        let token = match &report.token_file {
-            None => None,
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| ClientError::Read(path.clone(), error))?;
-                let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
-                    .ok()
-                    .filter(|_| !text.trim().is_empty())
-                    .ok_or_else(|| ClientError::Token(path.clone()))?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-        };
+        let token = report.token_file.as_deref().map(bearer).transpose()?;
         let http = http::client(&settings(report, timeouts))?;
         Ok(Some(Self { http, url: endpoint.url(EVENTS_PATH), token }))
     }
@@ -119,12 +101,7 @@ impl Client {
 }
 
 fn settings(report: &Report, timeouts: Timeouts) -> Settings {
-    let encrypted = report.endpoint.as_ref().is_some_and(Endpoint::is_https);
-    let roots = match &report.ca_file {
-        Some(path) => Roots::File(path.clone()),
-        None if encrypted => Roots::System,
-        None => Roots::Nobody,
-    };
+    let roots = report.endpoint.as_ref().map_or(Roots::Nobody, |endpoint| endpoint.roots(report.ca_file.as_ref()));
     let socket = report.endpoint.as_ref().and_then(|endpoint| endpoint.socket()).cloned();
     Settings { connect: timeouts.connect, whole: Some(timeouts.whole), roots, socket }
 }
@@ -136,8 +113,9 @@ async fn read(response: Response) -> Reply {
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| parse_retry_after(value, OffsetDateTime::now_utc()));
-    let body = match body(response).await {
-        Ok(body) => body,
+    let body = match body(response, MAX_ANSWER).await {
+        Ok(Some(body)) => body,
+        Ok(None) => return retry("an answer of more than 1 MiB".to_owned()),
         Err(why) => return retry(why),
     };
     if status.is_success() {
@@ -154,26 +132,6 @@ async fn read(response: Response) -> Reply {
         _ if status.is_client_error() => Reply::Rejected { why },
         _ => Reply::Retry { why, after },
     }
-}
-
-async fn body(mut response: Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(None) => return Ok(body),
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => {
-                return Err("an answer of more than 1 MiB".to_owned());
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Err(error) => return Err(chain(&error.without_url())),
-        }
-    }
-}
-
-/// The status, and the first words of what came with it.
-fn explain(status: StatusCode, body: &[u8]) -> String {
-    let words: String = String::from_utf8_lossy(body).chars().take(MAX_WHY).flat_map(char::escape_default).collect();
-    if words.is_empty() { status.to_string() } else { format!("{status}: {words}") }
 }
 
 const fn retry(why: String) -> Reply {

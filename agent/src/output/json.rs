@@ -30,7 +30,8 @@ fn line<T: Serialize>(line_type: &'static str, body: &T) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+/// Compact JSON.
+pub fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and lists of them always have a JSON form")
 }
 

@@ -101,7 +101,7 @@ impl Policy {
             let (path, file_type) = (tree.path(id), tree.file_type(id));
             let path: Vec<&[u8]> = path.components().collect();
             let decides = |change: Change| {
-                self.index.first(&path, |at| {
+                self.index.first(&self.rules, &path, |at| {
                     let rule = &self.rules[at];
                     let of_type = rule.types.as_ref().is_none_or(|types| types.contains(&file_type));
                     let of_change = rule.changes.as_ref().is_none_or(|changes| changes.contains(&change));

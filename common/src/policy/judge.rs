@@ -100,7 +100,7 @@ impl Policy {
     pub fn judge<'p>(&'p self, drift: &Drift, context: &Context, _now: Moment) -> Verdict<'p> {
         let path: Vec<&[u8]> = drift.path.components().collect();
         let facts = Facts::of(drift);
-        match self.index.first(&path, |rule| uncovered(&self.rules[rule], &facts).is_none()) {
+        match self.index.first(&self.rules, &path, |rule| uncovered(&self.rules[rule], &facts).is_none()) {
             Some(rule) => decide(&self.rules[rule], drift, &facts, context),
             None => Verdict::Alert {
                 severity: Severity::default(),
@@ -122,7 +122,7 @@ impl Policy {
         };
         let facts = Facts { change, types: [sealed, Some(FileType::File)], attributes };
         let path: Vec<&[u8]> = path.components().collect();
-        let first = self.index.first(&path, |rule| uncovered(&self.rules[rule], &facts).is_none());
+        let first = self.index.first(&self.rules, &path, |rule| uncovered(&self.rules[rule], &facts).is_none());
         first.is_some_and(|rule| self.rules[rule].allow == Allow::Any)
     }
 
@@ -132,7 +132,7 @@ impl Policy {
         let facts =
             Facts { change, types: [sealed, Some(FileType::File)], attributes: Attributes::of(Attribute::Content) };
         let path: Vec<&[u8]> = path.components().collect();
-        let first = self.index.first(&path, |rule| uncovered(&self.rules[rule], &facts).is_none());
+        let first = self.index.first(&self.rules, &path, |rule| uncovered(&self.rules[rule], &facts).is_none());
         let is_file = sealed.is_none_or(|sealed| sealed == FileType::File);
         first.map(|rule| &self.rules[rule]).filter(|rule| is_file && matches!(rule.allow, Allow::Append(_)))
     }

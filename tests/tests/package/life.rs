@@ -66,6 +66,12 @@ const AGENT_FILES: &[&str] = &[
     "usr/share/bash-completion/completions/driftlock",
     "usr/share/doc/driftlock/copyright",
     "usr/share/doc/driftlock/examples/process-targets.conf",
+    "usr/share/driftlock/policies/container.toml",
+    "usr/share/driftlock/policies/debian-host.toml",
+    "usr/share/driftlock/policies/rpm-host.toml",
+    "usr/share/driftlock/policies/tests/container.toml",
+    "usr/share/driftlock/policies/tests/debian-host.toml",
+    "usr/share/driftlock/policies/tests/rpm-host.toml",
     "usr/share/fish/vendor_completions.d/driftlock.fish",
     "usr/share/zsh/vendor-completions/_driftlock",
 ];
@@ -89,6 +95,8 @@ fn life() -> Result<()> {
     }
     let verified = machine.try_run(["systemd-analyze", "verify", "--man=no", AGENT, COLLECTOR])?.expect(0)?;
     ensure!(!verified.stderr.contains("driftlock"), "{verified:?}");
+    // The policies stand where their cases look for them.
+    machine.run(["driftlock", "policy", "test", "/usr/share/driftlock/policies/tests"])?;
     // The example adds to the unit what it says.
     machine.shell(
         "mkdir /etc/systemd/system/driftlock-agent.service.d

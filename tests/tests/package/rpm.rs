@@ -48,6 +48,13 @@ fn contents() -> Result<()> {
         "-rw-r--r-- root:root  /usr/lib/sysusers.d/driftlock.conf",
         "-rw-r--r-- root:root d /usr/share/man/man1/driftlock-seal.1",
         "-rw-r--r-- root:root d /usr/share/man/man5/driftlock-agent.toml.5",
+        "-rw-r--r-- root:root d /usr/share/man/man7/driftlock-policies.7",
+        "-rw-r--r-- root:root  /usr/share/driftlock/policies/container.toml",
+        "-rw-r--r-- root:root  /usr/share/driftlock/policies/debian-host.toml",
+        "-rw-r--r-- root:root  /usr/share/driftlock/policies/rpm-host.toml",
+        "-rw-r--r-- root:root  /usr/share/driftlock/policies/tests/container.toml",
+        "-rw-r--r-- root:root  /usr/share/driftlock/policies/tests/debian-host.toml",
+        "-rw-r--r-- root:root  /usr/share/driftlock/policies/tests/rpm-host.toml",
         "-rw-r--r-- root:root  /usr/share/bash-completion/completions/driftlock",
         "-rw-r--r-- root:root  /usr/share/zsh/site-functions/_driftlock",
         "-rw-r--r-- root:root  /usr/share/fish/vendor_completions.d/driftlock.fish",
@@ -106,6 +113,8 @@ fn life() -> Result<()> {
     let owners = inside("stat -c '%a %U:%G' /etc/driftlock-collector/tokens; id -un driftlock; driftlock --version")?;
     let version = concat!("driftlock ", env!("CARGO_PKG_VERSION"));
     ensure!(owners == format!("640 root:driftlock-collector\ndriftlock\n{version}"), "{owners}");
+
+    inside("driftlock policy test /usr/share/driftlock/policies/tests")?;
 
     // What the operator wrote and what the agent knows survive an upgrade and a removal.
     fs::write(at("/etc/driftlock/agent.toml"), "# the operator's\n")?;

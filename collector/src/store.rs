@@ -277,6 +277,8 @@ pub struct FindingRecord {
     pub resolved_at: Option<Timestamp>,
     /// How often the path was found different.
     pub count: u64,
+    /// How often it opened or resolved without being said, if it flaps.
+    pub flapping: Option<u64>,
     /// When the collector last heard of it, by its own clock.
     pub received_at: Timestamp,
 }

@@ -50,6 +50,8 @@ pub struct FindingView {
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved_at: Option<Timestamp>,
     count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flapping: Option<u64>,
     received_at: Timestamp,
 }
 
@@ -119,9 +121,19 @@ pub struct TargetView {
 impl From<FindingRecord> for FindingView {
     fn from(record: FindingRecord) -> Self {
         let FindingRecord {
-            host, target, finding, state, opened_at, updated_at, resolved_at, count, received_at, ..
+            host,
+            target,
+            finding,
+            state,
+            opened_at,
+            updated_at,
+            resolved_at,
+            count,
+            flapping,
+            received_at,
+            ..
         } = record;
-        Self { host, target, finding, state, opened_at, updated_at, resolved_at, count, received_at }
+        Self { host, target, finding, state, opened_at, updated_at, resolved_at, count, flapping, received_at }
     }
 }
 

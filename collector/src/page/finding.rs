@@ -72,6 +72,7 @@ pub(super) struct FindingRow {
     updated: Moment,
     resolved: Option<Moment>,
     count: u64,
+    flapping: Option<u64>,
     was_sealed: bool,
     is_there: bool,
     /// Rows in which the sides differ, or all of them where there is one side.
@@ -170,6 +171,7 @@ impl FindingRow {
             updated: Moment::new(record.updated_at, now),
             resolved: record.resolved_at.map(|at| Moment::new(at, now)),
             count: record.count,
+            flapping: record.flapping,
             was_sealed: finding.change != Change::Added,
             is_there: finding.change != Change::Removed,
             differing,

@@ -21,7 +21,7 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
     let (connection, host) = (context.connection, context.host);
     let old = connection
         .prepare_cached(
-            "SELECT id, opened_at, count, finding FROM findings
+            "SELECT id, opened_at, count, finding, flapping FROM findings
              WHERE host = ?1 AND target = ?2 AND path = ?3 AND state = 'open'",
         )?
         .query_row(params![host, body.target, path.as_bytes()], |row| {
@@ -30,6 +30,7 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
                 Timestamp::from_millis(row.get(1)?),
                 unsigned(row.get(2)?),
                 row.get::<_, String>(3)?,
+                row.get::<_, Option<i64>>(4)?.map(unsigned),
             ))
         })
         .optional()?;
@@ -44,10 +45,12 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
         updated_at: time,
         resolved_at: None,
         count: body.count.max(1),
+        flapping: body.flapping,
         received_at: context.received_at,
     };
-    if let Some((id, opened_at, count, old_finding)) = old {
-        let unchanged = old_finding == finding && body.count <= count && claimed_start >= opened_at;
+    if let Some((id, opened_at, count, old_finding, flapping)) = old {
+        let counted = body.count <= count && body.flapping == flapping;
+        let unchanged = old_finding == finding && counted && claimed_start >= opened_at;
         if unchanged {
             return Ok(());
         }
@@ -58,7 +61,7 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
         connection
             .prepare_cached(
                 "UPDATE findings SET change = ?2, finding = ?3, opened_at = ?4, updated_at = ?5, count = ?6,
-                     received_at = ?7, severity = ?8, rule = ?9, alone = ?10
+                     received_at = ?7, severity = ?8, rule = ?9, alone = ?10, flapping = ?11
                  WHERE id = ?1",
             )?
             .execute(params![
@@ -71,7 +74,8 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
                 context.received_at.millis(),
                 loudness,
                 rule,
-                alone
+                alone,
+                record.flapping.map(signed)
             ])?;
     } else {
         connection
@@ -80,8 +84,8 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
         connection
             .prepare_cached(
                 "INSERT INTO findings (host, target, path, change, finding, state, opened_at, updated_at, count,
-                     received_at, severity, rule, alone, directory)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                     received_at, severity, rule, alone, directory, flapping)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 host,
@@ -96,7 +100,8 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
                 loudness,
                 rule,
                 alone,
-                directory_of(&record.path)
+                directory_of(&record.path),
+                record.flapping.map(signed)
             ])?;
         record.id = connection.last_insert_rowid();
     }

@@ -21,7 +21,7 @@ use crate::tally::Tally;
 
 /// What [`finding_of`] reads.
 pub(super) const FINDING_COLUMNS: &str =
-    "id, host, target, path, finding, state, opened_at, updated_at, resolved_at, count, received_at";
+    "id, host, target, path, finding, state, opened_at, updated_at, resolved_at, count, received_at, flapping";
 /// What [`condition_of`] reads.
 pub(super) const CONDITION_COLUMNS: &str =
     "id, host, target, reason, path, detail, state, opened_at, updated_at, resolved_at";
@@ -85,6 +85,7 @@ pub(super) fn finding_of(row: &Row<'_>) -> Result<FindingRecord, StoreError> {
         resolved_at: optional_time(row, 8)?,
         count: unsigned(row.get(9)?),
         received_at: time(row, 10)?,
+        flapping: row.get::<_, Option<i64>>(11)?.map(unsigned),
     })
 }
 

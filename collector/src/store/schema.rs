@@ -75,6 +75,7 @@ CREATE TABLE findings (
     updated_at INTEGER NOT NULL,
     resolved_at INTEGER,
     count INTEGER NOT NULL,
+    flapping INTEGER,
     received_at INTEGER NOT NULL,
     UNIQUE (host, target, path)
 ) STRICT;

@@ -258,3 +258,19 @@ async fn metrics_tell_alerts_and_what_is_tolerated_apart() {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 }
+
+#[tokio::test]
+async fn a_path_that_flaps_says_how_often_it_changed_unsaid() {
+    let (collector, mut agent) = with(&[judged("etc/motd", Some(Low), "motd")]).await;
+    for flapping in [Some(0), Some(7), None] {
+        let body = FindingBody { flapping, ..judged("etc/motd", Some(Low), "motd") };
+        let event = agent.event(Body::FindingUpdated(body));
+        collector.post(&[event]).await;
+        let finding = collector.json("/v1/findings").await["findings"][0].take();
+        assert_eq!(finding.get("flapping").and_then(Value::as_u64), flapping);
+        let (_, page) = collector.get("/findings").await;
+        let said =
+            page.split("It flaps").nth(1).map(|said| said.contains(&format!("{} changes", flapping.unwrap_or(9))));
+        assert_eq!(said, flapping.map(|_| true), "{page}");
+    }
+}

@@ -125,6 +125,17 @@ pub struct ScanArgs {
     /// Of added, removed, changed, what sets the exit code; what could not be verified always does
     #[arg(long, value_name = "CHANGES")]
     pub fail_on: Option<String>,
+    /// What may differ, and how loudly to say what may not: only alerts set the exit code, what is tolerated is reported as
+    /// such; see driftlock policy --help
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Everything is read, an alert, and listed, whatever --policy says
+    #[arg(long)]
+    pub no_policy: bool,
+    /// List each finding in the text form, also what is tolerated, and the twenty or more of one kind below one directory
+    /// that are one line else; the other forms have each in any case
+    #[arg(long)]
+    pub all: bool,
     /// Refuse a manifest that is not signed: in this version every one
     #[arg(long)]
     pub require_signed: bool,

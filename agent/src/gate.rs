@@ -3,9 +3,10 @@
 //!
 //! What could not be verified fails always: a gap is never clean, so there is no word that takes it away.
 
-use driftlock_common::drift::{Change, Drift};
+use driftlock_common::drift::Change;
 use driftlock_common::finding::Summary;
 use driftlock_common::path::Escaped;
+use driftlock_common::policy::Judged;
 
 /// What fails. The default is every change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -48,9 +49,9 @@ impl Gate {
         self.exit(change as u8) != 0
     }
 
-    /// Whether a difference fails, for itself or for what of it could not be verified.
-    pub const fn fails(self, drift: &Drift) -> bool {
-        self.exit(drift.exit_bits()) != 0
+    /// Whether a difference fails, for itself or for what of it could not be verified. What a policy tolerates does not.
+    pub const fn fails(self, judged: &Judged<'_>) -> bool {
+        self.exit(judged.exit_bits()) != 0
     }
 
     /// The exit code for what was found: its bits without those that do not fail.
@@ -68,8 +69,8 @@ impl Gate {
     }
 }
 
-/// The differences of a result that were found and do not fail, with how many paths they concern.
-pub fn tolerated(summary: &Summary) -> Vec<(Change, u64)> {
+/// The differences of a result that were found and are not named, with how many paths they concern.
+pub fn not_named(summary: &Summary) -> Vec<(Change, u64)> {
     let counts =
         [(Change::Added, summary.added), (Change::Removed, summary.removed), (Change::Changed, summary.changed)];
     let fails = |change: &Change| summary.fail_on.is_empty() || summary.fail_on.contains(change);
@@ -82,7 +83,7 @@ fn words() -> String {
 
 #[cfg(test)]
 mod tests {
-    use driftlock_common::drift::{Attribute, Attributes, Delta, Unverified};
+    use driftlock_common::drift::{Attribute, Attributes, Delta, Drift, Unverified};
     use driftlock_common::gap::Reason;
     use driftlock_common::node::Node;
     use driftlock_common::path::TreePath;
@@ -107,15 +108,15 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_that_is_tolerated_fails_for_its_gap() {
+    fn a_difference_that_is_not_named_fails_for_its_gap() {
         let added = |unverified| Drift {
             path: TreePath::new("new").unwrap(),
             delta: Delta::Added { observed: Node::implicit_directory(), unverified, collapsed: None },
         };
         let denied = Unverified { attributes: Attributes::of(Attribute::Content), reason: Reason::Denied };
         let gate = Gate::parse("removed").unwrap();
-        assert!(!gate.fails(&added(None)));
-        assert!(gate.fails(&added(Some(denied))));
+        assert!(!gate.fails(&added(None).into()));
+        assert!(gate.fails(&added(Some(denied)).into()));
     }
 
     #[test]

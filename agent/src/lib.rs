@@ -1,7 +1,8 @@
 //! driftlock on the build side and on the host.
 //!
 //! Build side: a [`source`] is read into a manifest. Host side: a manifest file becomes a [`baseline`]; a [`scan`]
-//! compares a root with it, one that a path names or that of a [`process`]; [`siblings`] of a log show whether it was
+//! compares a root with it, one that a path names or that of a [`process`], and a [`judge`] says what each difference is
+//! under a policy; [`siblings`] of a log show whether it was
 //! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
 //! out; findings go through the [`journal`] to [`deliver`]. [`command`] has one file for each verb of [`cli`].
 
@@ -10,6 +11,7 @@ pub mod baseline;
 pub mod pool;
 pub mod host;
 pub mod process;
+pub mod judge;
 pub mod scan;
 pub mod siblings;
 pub mod config;

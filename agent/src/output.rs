@@ -2,6 +2,7 @@
 
 mod changes;
 pub mod check_file;
+mod fold;
 mod json;
 mod junit;
 pub mod mtree;
@@ -13,9 +14,9 @@ mod text;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 
-use driftlock_common::drift::Drift;
 use driftlock_common::finding::{Finding, Summary};
 use driftlock_common::manifest::SealedIn;
+use driftlock_common::policy::Judged;
 
 use crate::cli::FormatArg;
 use crate::failure::Failure;
@@ -23,7 +24,7 @@ use crate::gate::Gate;
 
 pub use changes::Changes;
 pub use json::{finding_line, summary_line};
-pub use text::{drift_line, layer_and_step, size, summary_lines};
+pub use text::{layer_and_step, size, summary_lines};
 
 /// One line on stderr.
 pub fn complain(failure: &Failure) {
@@ -46,8 +47,8 @@ pub fn colour() -> bool {
 pub struct Whole<'a> {
     /// The verb that found it.
     pub verb: &'static str,
-    /// Every difference, in path order.
-    pub drifts: &'a [Drift],
+    /// Every difference with what is said of it, in path order.
+    pub findings: &'a [Judged<'a>],
     /// What it was sealed in.
     pub sealed_in: SealedIn<'a>,
     /// What it amounts to.
@@ -60,6 +61,8 @@ pub struct Whole<'a> {
     pub unreached: Option<u64>,
     /// The directory that was compared, if it was one.
     pub root: Option<&'a Path>,
+    /// Whether the form for people has a line for each difference, as all others do.
+    pub all: bool,
 }
 
 /// Whether the reader is still there.
@@ -130,8 +133,8 @@ impl<W: Write> Output<W> {
     }
 
     fn text(&mut self, whole: &Whole<'_>, colour: bool) -> Result<Reader, Failure> {
-        for drift in whole.drifts {
-            self.write(drift_line(drift, whole.sealed_in, colour).as_bytes())?;
+        for line in text::lines(whole.findings, whole.sealed_in, whole.all, colour) {
+            self.write(line.as_bytes())?;
         }
         self.write(summary_lines(whole.summary).as_bytes())?;
         self.finish()
@@ -140,9 +143,9 @@ impl<W: Write> Output<W> {
     /// One object, `{"findings":[…],"summary":{…}}`.
     fn json(&mut self, whole: &Whole<'_>) -> Result<Reader, Failure> {
         self.write(b"{\"findings\":[")?;
-        for (index, drift) in whole.drifts.iter().enumerate() {
+        for (index, judged) in whole.findings.iter().enumerate() {
             self.write(if index == 0 { b"" } else { b"," })?;
-            self.write(&json::to_json(&Finding::new(drift, whole.sealed_in)))?;
+            self.write(&json::to_json(&Finding::of(judged, whole.sealed_in)))?;
         }
         self.write(b"],\"summary\":")?;
         self.write(&json::to_json(whole.summary))?;
@@ -151,8 +154,8 @@ impl<W: Write> Output<W> {
     }
 
     fn ndjson(&mut self, whole: &Whole<'_>) -> Result<Reader, Failure> {
-        for drift in whole.drifts {
-            self.write(&finding_line(drift, whole.sealed_in))?;
+        for judged in whole.findings {
+            self.write(&finding_line(judged, whole.sealed_in))?;
         }
         self.write(&summary_line(whole.summary))?;
         self.finish()

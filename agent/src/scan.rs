@@ -1,5 +1,5 @@
-//! Owns comparing a root on this host with a manifest, and observing a root to seal it. Must not own when to scan,
-//! policy, or the form of a report.
+//! Owns comparing a root on this host with a manifest, and observing a root to seal it. Must not own when to scan, what a
+//! policy says, or the form of a report.
 //!
 //! Data goes: a [`Root`] is opened once; `walk` visits it a directory at a time, with descriptors that `directory` keeps
 //! and bounds, names that `list` reads, nodes that `look` establishes through `open`, `content` and `xattr`; every
@@ -38,10 +38,13 @@ use std::time::Duration;
 
 use driftlock_common::compared::Compared;
 use driftlock_common::drift::Attributes;
+use driftlock_common::finding::Unjudged;
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
+use driftlock_common::policy::Policy;
 use driftlock_common::profile::Profile;
 
+use crate::judge::Judge;
 use pace::Pace;
 
 pub use compare::{Expected, compare};
@@ -81,13 +84,17 @@ pub struct Options {
     /// Device and inode of the agent's own state directory: left out if it lies inside the root, and shown in
     /// [`Outcome::own_state`].
     pub own_state: Option<(u64, u64)>,
-    /// Show more added paths than this below one directory as one drift.
+    /// Show more added paths than this below one directory as one drift. What the policy tolerates is not among them: what
+    /// stands for others is not judged for them, and would be an alert.
     pub collapse: Option<u64>,
     /// For who sees each drift as it is found: a report holds so many at most, and none if there are more; then it does not
     /// name the observed tree. `None` is all.
     pub held: Option<usize>,
     /// What is remembered of this root and this baseline, and how far it is relied on; `None`: everything is read.
     pub state: Option<(Arc<State>, Rely)>,
+    /// What may differ. Where it allows anything, files are not read (but for those that give rights) and not remembered:
+    /// see [`Outcome::unjudged`].
+    pub policy: Option<Arc<Policy>>,
     /// How fast it may go; `None` is as fast as it can.
     pub pace: Option<Arc<Pace>>,
     /// Counts what is done while it is done, for showing it.
@@ -99,6 +106,11 @@ impl Options {
     pub fn compared(&self, sealed: Profile) -> Compared {
         let all = Compared::all(self.profile.map_or(sealed, |profile| profile.min(sealed)));
         self.only.map_or(all, |wanted| all.only(wanted))
+    }
+
+    /// What says what each difference is.
+    pub fn judge(&self) -> Judge<'_> {
+        Judge::new(self.policy.as_deref())
     }
 
     /// Whether a file system may be mounted at `path`, so that not looking there is no gap.
@@ -165,6 +177,8 @@ pub struct Outcome {
     pub unreached: u64,
     /// Drifts that say, or also say, that something could not be established.
     pub gaps: u64,
+    /// Files that were not read, because the policy allows anything there.
+    pub unjudged: Unjudged,
     /// Mount points met inside the root and not entered, in path order, but for the virtual ones.
     pub mounts: Vec<TreePath>,
     /// Where what the kernel makes is mounted inside the root: left out, whatever [`Options::mounts`] says, unless files

@@ -471,8 +471,8 @@ fn added(tree: &Tree, id: EntryId) -> Drift {
 /// The tree that was observed: the sealed one with every difference applied. Observed nodes are masked to what
 /// the sealed entry specifies; added ones keep everything. `None` if a difference leaves anything open, or if the
 /// differences do not fit each other.
-pub fn apply(expected: &Tree, drifts: &[Drift]) -> Option<Tree> {
-    let mut drifts: Vec<&Drift> = drifts.iter().collect();
+pub fn apply<'a>(expected: &Tree, drifts: impl IntoIterator<Item = &'a Drift>) -> Option<Tree> {
+    let mut drifts: Vec<&Drift> = drifts.into_iter().collect();
     drifts.sort_by(|a, b| a.path.cmp(&b.path));
     let mut drifts = drifts.into_iter().peekable();
     let mut builder = TreeBuilder::new();

@@ -12,7 +12,7 @@ use crate::gap::Reason;
 use crate::manifest::SealedIn;
 use crate::node::{Kind, Node};
 use crate::path::{Escaped, TreePath, from_base64, plain_text, to_base64};
-use crate::policy::{Policy, Ruling, Severity, Verdict};
+use crate::policy::{Judged, Policy, Ruling, Severity, Verdict};
 use crate::profile::Profile;
 
 /// A difference at one path, as JSON.
@@ -304,6 +304,15 @@ impl Finding {
             }
         }
         finding
+    }
+
+    /// The JSON form of a difference with what is said of it.
+    pub fn of<'a>(judged: &Judged<'_>, sealed_in: impl Into<SealedIn<'a>>) -> Self {
+        let finding = Self::new(&judged.drift, sealed_in);
+        match &judged.verdict {
+            Some(verdict) => finding.judged(verdict),
+            None => finding,
+        }
     }
 
     /// With what a policy says of it.

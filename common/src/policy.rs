@@ -22,7 +22,7 @@ pub use judge::{Cause, Context, Judged, Moment, Passed, Ruling, Verdict};
 
 use crate::digest::{Digest, OciDigest};
 use crate::drift::{Attributes, Change};
-use crate::node::FileType;
+use crate::node::{FileType, Kind, Node};
 use crate::pattern::Pattern;
 use index::Index;
 
@@ -44,6 +44,9 @@ pub const MAX_ID: usize = 128;
 pub const MAX_REASON: usize = 1024;
 /// The most rotated files that may be kept.
 pub const MAX_KEEP: u32 = 10_000;
+
+/// The set-user-id and set-group-id bits of a mode.
+pub const SET_ID: u16 = 0o6000;
 
 /// Domain separation of [`Policy::digest`].
 pub const CONTEXT: &str = "driftlock 2026 policy v1";
@@ -266,6 +269,19 @@ impl Privilege {
     /// The privilege of a word.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|privilege| privilege.name() == name)
+    }
+
+    /// Whether a node gives rights in this way, as far as it is specified.
+    pub fn is_given_by(self, node: &Node) -> bool {
+        const CAPABILITY: &[u8] = b"security.capability";
+        match (self, &node.kind) {
+            (Self::Device, Kind::Char(_) | Kind::Block(_)) => true,
+            (Self::SetId, Kind::File { .. }) => node.mode.is_some_and(|mode| mode & SET_ID != 0),
+            (Self::Capabilities, Kind::File { .. }) => {
+                node.xattrs.as_ref().is_some_and(|xattrs| xattrs.iter().any(|(name, _)| name == CAPABILITY))
+            }
+            _ => false,
+        }
     }
 }
 

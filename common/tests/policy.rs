@@ -10,7 +10,7 @@ use driftlock_common::gap::Reason;
 use driftlock_common::node::{Device, FileType, Kind, Node, Xattrs};
 use driftlock_common::path::TreePath;
 use driftlock_common::policy::rotation::{Cut, Fate, Rotated};
-use driftlock_common::policy::{Cause, Context, Moment, Policy, Privilege, Severity, Verdict};
+use driftlock_common::policy::{Allow, Cause, Context, Judged, Moment, Policy, Privilege, Severity, Verdict};
 use driftlock_common::tree::Origin;
 use proptest::prelude::*;
 
@@ -591,8 +591,9 @@ proptest! {
     fn no_policy_turns_a_gap_into_clean(rules in rules(), drift in drifts(), fate in fates()) {
         let (policy, _) = policy_of(&rules);
         if drift.has_gap() {
-            let judged = policy.judged(drift.clone(), &Context { fate }, Moment::default());
-            prop_assert!(judged.verdict.is_alert());
+            let verdict = Some(policy.judge(&drift, &Context { fate }, Moment::default()));
+            let judged = Judged { drift: drift.clone(), verdict };
+            prop_assert!(judged.is_alert());
             prop_assert_eq!(judged.exit_bits(), drift.exit_bits());
         }
     }
@@ -628,6 +629,39 @@ proptest! {
             let place = was.0.map(|was| if was == at { at - 1 } else if was + 1 == at { at } else { was });
             prop_assert_eq!(verdict(&after, &drift, fate.as_ref()), (place, was.1));
         }
+    }
+
+    /// A file is left unread exactly where every drift that its content could make or be part of is tolerated by `any`.
+    #[test]
+    fn what_is_left_unread_is_tolerated_whatever_it_holds(
+        rules in rules(),
+        path in proptest::sample::select(PATHS.to_vec()),
+        sealed_type in proptest::option::of(proptest::sample::select(FileType::ALL.to_vec())),
+    ) {
+        let (policy, _) = policy_of(&rules);
+        let other = |file_type| Node::bare(match file_type {
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Symlink { target: Box::new([b'x']) },
+            FileType::Char => Kind::Char(None),
+            FileType::Block => Kind::Block(None),
+            FileType::Fifo => Kind::Fifo,
+            FileType::File | FileType::Socket => Kind::Socket,
+        });
+        let deltas: Vec<Delta> = match sealed_type {
+            None => vec![added(file(0o644))],
+            // With its content every other attribute may differ.
+            Some(FileType::File) => (0..1_u32 << Attribute::ALL.len())
+                .map(|set| Attribute::ALL.into_iter().filter(|at| set & (1 << *at as u32) != 0).collect::<Vec<_>>())
+                .filter(|set| set.contains(&Attribute::Content) && !set.contains(&Attribute::Type))
+                .map(|set| changed(&set))
+                .collect(),
+            Some(other_type) => vec![became(other(other_type), file(0o644))],
+        };
+        let tolerated = deltas.into_iter().all(|delta| {
+            let verdict = policy.judge(&at(path, delta), &Context::default(), Moment::default());
+            matches!(verdict, Verdict::Tolerated { rule } if rule.allow == Allow::Any)
+        });
+        prop_assert_eq!(policy.leaves_unread(&TreePath::new(path).unwrap(), sealed_type), tolerated);
     }
 
     /// What `check` calls shadowed never decides.

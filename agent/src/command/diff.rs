@@ -6,10 +6,11 @@ use std::time::Instant;
 use anyhow::anyhow;
 use driftlock_common::compared::Compared;
 use driftlock_common::digest::Digest;
-use driftlock_common::drift::{Drift, diff};
+use driftlock_common::drift::diff;
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::{ExcludedView, ManifestView, Summary, Unjudged};
 use driftlock_common::manifest::{Header, Manifest};
+use driftlock_common::policy::Judged;
 use driftlock_common::profile::Profile;
 
 use super::seal;
@@ -31,9 +32,10 @@ pub fn run(args: DiffArgs) -> Outcome {
     let (a, b) = read_both(&args, &pool)?;
     let profile = a.header.profile.min(b.header.profile);
     let compared = Compared::all(profile);
-    let drifts: Vec<Drift> = diff(&a.tree, &b.tree).into_iter().filter_map(|drift| compared.narrow(drift)).collect();
+    let drifts = diff(&a.tree, &b.tree).into_iter().filter_map(|drift| compared.narrow(drift));
+    let findings: Vec<Judged<'_>> = drifts.map(Judged::from).collect();
     let mut tally = Tally::default();
-    drifts.iter().for_each(|drift| tally.count(drift, &a.tree));
+    findings.iter().for_each(|judged| tally.count(judged, &a.tree));
     let summary = Summary {
         complete: true,
         scope: if a.header.profile == b.header.profile { "full" } else { "partial" }.into(),
@@ -59,16 +61,17 @@ pub fn run(args: DiffArgs) -> Outcome {
         },
         observed_tree: Some(b.name()),
     };
-    let changes = Changes { old: &a, new: &b, drifts: &drifts, summary: &summary };
+    let changes = Changes { old: &a, new: &b, findings: &findings, summary: &summary };
     let whole = Whole {
         verb: "diff",
-        drifts: &drifts,
+        findings: &findings,
         sealed_in: (&a.header).into(),
         summary: &summary,
         gate: Gate::default(),
         exit: tally.bits,
         unreached: None,
         root: None,
+        all: true,
     };
     let colour = output::colour();
     match args.format {

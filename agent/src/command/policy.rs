@@ -28,7 +28,7 @@ pub fn run(args: PolicyArgs) -> Outcome {
 }
 
 /// A policy of a file. Everything that is wrong with it is said, a line each; the last is the failure.
-fn load(path: &Path) -> Result<Policy, Failure> {
+pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
     Policy::parse(&read(path)?).map_err(|error| malformed(path, &error))
 }
 

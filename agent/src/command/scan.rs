@@ -16,6 +16,7 @@ use driftlock_common::exit::Exit;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
+use super::policy;
 use crate::baseline::{Accept, Baseline};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
@@ -47,6 +48,7 @@ pub fn run(args: ScanArgs) -> Outcome {
     if let Some(wanted) = only {
         only::check(wanted, Compared::all(profile.unwrap_or(sealed))).map_err(usage)?;
     }
+    let policy = args.policy.as_deref().filter(|_| !args.no_policy).map(policy::load).transpose()?;
     let root = match Selector::of_root(&args.root) {
         Some(selector) => Root::of_process(Process::find(&selector)?)?,
         None => Root::open(&args.root)?,
@@ -63,6 +65,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         // What the runtime of a container mounted is no part of the image.
         mounts_allowed: root.process().map(|process| process.mounts().iter().cloned().collect()).unwrap_or_default(),
         id_view: args.id_map,
+        policy: policy.map(Arc::new),
         collapse: args.collapse.then_some(COLLAPSE),
         held: (args.format == FormatArg::Ndjson).then_some(HELD),
         // Findings on the same terminal are progress enough, and would be torn apart.
@@ -78,13 +81,14 @@ pub fn run(args: ScanArgs) -> Outcome {
     if args.format != FormatArg::Ndjson {
         let whole = Whole {
             verb: "scan",
-            drifts: &result.drifts,
+            findings: &result.findings,
             sealed_in: baseline.sealed_in(),
             summary: &result.summary,
             gate,
             exit,
             unreached: result.outcome.interrupted.then_some(result.outcome.unreached),
             root: Some(root.path()),
+            all: args.all || args.no_policy,
         };
         Output::stdout().whole(args.format, &whole, output::colour())?;
     }
@@ -104,15 +108,15 @@ fn usage(error: impl Into<anyhow::Error>) -> Failure {
 }
 
 /// Scans; the form that is in order of discovery is written meanwhile.
-fn scan_and_stream(
+fn scan_and_stream<'p>(
     baseline: &Baseline,
     root: &Root,
-    options: &Options,
+    options: &'p Options,
     pool: &Pool,
     cancel: &AtomicBool,
     gate: Gate,
     format: FormatArg,
-) -> Result<ScanReport, Failure> {
+) -> Result<ScanReport<'p>, Failure> {
     let view = baseline.view();
     let stream = Mutex::new((Output::new(std::io::stdout()), Ok(Reader::There)));
     let write = |line: &[u8]| {
@@ -126,9 +130,9 @@ fn scan_and_stream(
         }
     };
     let streamed = format == FormatArg::Ndjson;
-    let mut result = report(root, baseline, &view, options, pool, cancel, &|drift| {
+    let mut result = report(root, baseline, &view, options, pool, cancel, &|judged| {
         if streamed {
-            write(&output::finding_line(drift, baseline.sealed_in()));
+            write(&output::finding_line(judged, baseline.sealed_in()));
         }
     });
     result.summary.fail_on = gate.named();
@@ -142,7 +146,7 @@ fn scan_and_stream(
 }
 
 /// What a person may want to know beside the result.
-fn hint(result: &ScanReport, root: &Root) {
+fn hint(result: &ScanReport<'_>, root: &Root) {
     let path = driftlock_common::path::Escaped(root.path().as_os_str().as_encoded_bytes());
     if result.outcome.root_lost {
         let how = match root.process() {

@@ -7,9 +7,10 @@ use driftlock_common::drift::{Change, Delta, Drift};
 use driftlock_common::finding::Summary;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::path::TreePath;
+use driftlock_common::policy::Judged;
 use driftlock_common::tree::Tree;
 
-use super::text::{coloured, layer_and_step, shown, summary_lines, what};
+use super::text::{Counts, coloured, layer_and_step, shown, summary_lines, what};
 use super::{Output, Reader};
 use crate::failure::Failure;
 
@@ -21,7 +22,7 @@ pub struct Changes<'a> {
     /// What is.
     pub new: &'a Manifest,
     /// Every difference, in path order.
-    pub drifts: &'a [Drift],
+    pub findings: &'a [Judged<'a>],
     /// What they amount to.
     pub summary: &'a Summary,
 }
@@ -47,7 +48,7 @@ struct Placed<'a> {
 /// Writes all of it.
 pub(super) fn write<W: Write>(output: &mut Output<W>, changes: &Changes<'_>, colour: bool) -> Result<Reader, Failure> {
     let mut placed: Vec<Placed<'_>> =
-        changes.drifts.iter().map(|drift| Placed::new(drift, &changes.new.tree)).collect();
+        changes.findings.iter().map(|judged| Placed::new(&judged.drift, &changes.new.tree)).collect();
     // What has the same place stays in path order.
     placed.sort_by(|a, b| (a.section, &a.directory).cmp(&(b.section, &b.directory)));
     let no_layers = placed.iter().all(|placed| placed.section == Section::NoLayer);
@@ -80,11 +81,10 @@ const fn sign(change: Change) -> &'static str {
     }
 }
 
-/// For example `2 added, 1 changed`.
-fn counts(placed: &[Placed<'_>]) -> String {
-    let count = |change: &Change| placed.iter().filter(|placed| placed.drift.change() == *change).count();
-    let counts = Change::ALL.iter().map(|change| (count(change), change.name())).filter(|(count, _)| *count > 0);
-    counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+fn counts(placed: &[Placed<'_>]) -> Counts {
+    let mut counts = Counts::default();
+    counts.extend(placed.iter().map(|placed| placed.drift.change()));
+    counts
 }
 
 // === impl Section ===
@@ -150,10 +150,10 @@ mod tests {
     }
 
     fn text(old: &Manifest, new: &Manifest) -> String {
-        let drifts = diff(&old.tree, &new.tree);
+        let findings: Vec<Judged<'_>> = diff(&old.tree, &new.tree).into_iter().map(Judged::from).collect();
         let summary = sample::summary();
         let mut bytes = Vec::new();
-        let changes = Changes { old, new, drifts: &drifts, summary: &summary };
+        let changes = Changes { old, new, findings: &findings, summary: &summary };
         Output::new(&mut bytes).changes(&changes, false).unwrap();
         let text = String::from_utf8(bytes).unwrap();
         text.strip_suffix(&summary_lines(&summary)).unwrap().to_owned()

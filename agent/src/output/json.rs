@@ -1,8 +1,8 @@
 //! Owns the lines of the ndjson form. Must not own the shape of a finding or a summary: that is the core's.
 
-use driftlock_common::drift::Drift;
 use driftlock_common::finding::{Finding, Summary};
 use driftlock_common::manifest::SealedIn;
+use driftlock_common::policy::Judged;
 use serde::Serialize;
 
 /// An object with its `type` as the first key.
@@ -15,8 +15,8 @@ struct Line<'a, T> {
 }
 
 /// `{"type":"finding",…}` and a line feed.
-pub fn finding_line(drift: &Drift, sealed_in: SealedIn<'_>) -> Vec<u8> {
-    line("finding", &Finding::new(drift, sealed_in))
+pub fn finding_line(judged: &Judged<'_>, sealed_in: SealedIn<'_>) -> Vec<u8> {
+    line("finding", &Finding::of(judged, sealed_in))
 }
 
 /// `{"type":"summary",…}` and a line feed.
@@ -36,7 +36,7 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use driftlock_common::drift::Delta;
+    use driftlock_common::drift::{Delta, Drift};
     use driftlock_common::gap::Reason;
     use driftlock_common::path::TreePath;
 
@@ -48,7 +48,7 @@ mod tests {
         let delta = Delta::Unverifiable { reason: Reason::Denied, covers: 3, expected: None };
         let drift = Drift { path: TreePath::new("a\nb").unwrap(), delta };
         assert_eq!(
-            String::from_utf8(finding_line(&drift, (&sample::header()).into())).unwrap(),
+            String::from_utf8(finding_line(&drift.into(), (&sample::header()).into())).unwrap(),
             "{\"type\":\"finding\",\"path\":\"a\\\\x0ab\",\"path_b64\":\"YQpi\",\"change\":\"unverifiable\",\"reason\":\"denied\",\"covers\":3}\n"
         );
     }

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use driftlock_common::drift::{Attribute, Change, Drift};
+use driftlock_common::drift::{Attribute, Change};
+use driftlock_common::policy::Judged;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 
@@ -23,8 +24,8 @@ pub(super) fn write<W: Write>(output: &mut Output<W>, whole: &Whole<'_>) -> Resu
     let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
     open(&mut xml, whole).expect(INFALLIBLE);
     output.write(&std::mem::take(xml.get_mut()))?;
-    for drift in whole.drifts {
-        case(&mut xml, whole, drift).expect(INFALLIBLE);
+    for judged in whole.findings {
+        case(&mut xml, whole, judged).expect(INFALLIBLE);
         output.write(&std::mem::take(xml.get_mut()))?;
     }
     close(&mut xml, whole).expect(INFALLIBLE);
@@ -40,17 +41,18 @@ enum Ending {
     Failure,
     /// It could not be verified.
     Error,
-    /// It differs, and that does not fail.
+    /// It differs, and that does not fail, or is tolerated.
     Skipped,
 }
 
 impl Ending {
-    fn of(whole: &Whole<'_>, drift: &Drift) -> Self {
-        let change = drift.change();
+    fn of(whole: &Whole<'_>, judged: &Judged<'_>) -> Self {
+        let change = judged.drift.change();
         match change {
+            _ if !judged.is_alert() => Self::Skipped,
             Change::Unverifiable => Self::Error,
             Change::Added | Change::Removed | Change::Changed if whole.gate.fails_on(change) => Self::Failure,
-            Change::Added | Change::Removed | Change::Changed if drift.has_gap() => Self::Error,
+            Change::Added | Change::Removed | Change::Changed if judged.drift.has_gap() => Self::Error,
             Change::Added | Change::Removed | Change::Changed => Self::Skipped,
         }
     }
@@ -66,10 +68,10 @@ impl Ending {
 
 /// The head of the document. Its counts come before what is counted.
 fn open(xml: &mut Writer<Vec<u8>>, whole: &Whole<'_>) -> io::Result<()> {
-    let count = |ending| whole.drifts.iter().filter(|drift| Ending::of(whole, drift) == ending).count();
+    let count = |ending| whole.findings.iter().filter(|judged| Ending::of(whole, judged) == ending).count();
     let interrupted = usize::from(whole.unreached.is_some());
     let passing = usize::from(whole.exit == 0);
-    let tests = (whole.drifts.len() + interrupted + passing).to_string();
+    let tests = (whole.findings.len() + interrupted + passing).to_string();
     let failures = count(Ending::Failure).to_string();
     let errors = (count(Ending::Error) + interrupted).to_string();
     let skipped = count(Ending::Skipped).to_string();
@@ -115,15 +117,23 @@ fn properties(whole: &Whole<'_>) -> Vec<(&'static str, String)> {
     if !parts.is_empty() {
         properties.push(("manifest.parts", parts.join("\n")));
     }
+    if let Some(policy) = &summary.policy {
+        properties.push(("policy.name", policy.name.clone()));
+        properties.push(("policy.digest", policy.digest.to_string()));
+        properties.push(("tolerated", summary.tolerated.to_string()));
+        properties.push(("unjudged.entries", summary.unjudged.entries.to_string()));
+        properties.push(("unjudged.bytes", summary.unjudged.bytes.to_string()));
+    }
     properties
 }
 
 /// A difference.
-fn case(xml: &mut Writer<Vec<u8>>, whole: &Whole<'_>, drift: &Drift) -> io::Result<()> {
-    let change = drift.change().name();
-    let ending = Ending::of(whole, drift).element();
-    let line = drift_line(drift, whole.sealed_in, false);
-    write_case(xml, &shown(&drift.path), change, Some((ending, &details(drift, whole.sealed_in), line.trim_end())))
+fn case(xml: &mut Writer<Vec<u8>>, whole: &Whole<'_>, judged: &Judged<'_>) -> io::Result<()> {
+    let change = judged.drift.change().name();
+    let ending = Ending::of(whole, judged).element();
+    let line = drift_line(judged, whole.sealed_in, false);
+    let (path, details) = (shown(&judged.drift.path), details(judged, whole.sealed_in));
+    write_case(xml, &path, change, Some((ending, &details, line.trim_end())))
 }
 
 /// What is no difference, and the end of the document.

@@ -10,6 +10,7 @@ use driftlock_common::manifest::Header;
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
+use driftlock_common::policy::Judged;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::Origin;
 
@@ -106,16 +107,18 @@ pub(super) fn summary() -> Summary {
 
 /// The result in a form, as text.
 pub(super) fn written(form: FormatArg) -> String {
-    let (drifts, header, summary) = (drifts(), header(), summary());
+    let (header, summary) = (header(), summary());
+    let findings: Vec<Judged<'_>> = drifts().into_iter().map(Judged::from).collect();
     let whole = Whole {
         verb: "scan",
-        drifts: &drifts,
+        findings: &findings,
         sealed_in: (&header).into(),
         summary: &summary,
         gate: Gate::parse("removed,changed").unwrap(),
         exit: 14,
         unreached: Some(7),
         root: Some("/srv/a b".as_ref()),
+        all: false,
     };
     write(form, &whole)
 }
@@ -127,13 +130,14 @@ pub(super) fn clean(form: FormatArg) -> String {
         Summary { complete: true, fail_on: Vec::new(), added: 0, removed: 0, changed: 0, unverifiable: 0, ..summary() };
     let whole = Whole {
         verb: "diff",
-        drifts: &[],
+        findings: &[],
         sealed_in: (&header).into(),
         summary: &summary,
         gate: Gate::default(),
         exit: 0,
         unreached: None,
         root: None,
+        all: false,
     };
     write(form, &whole)
 }

@@ -12,10 +12,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use driftlock_common::digest::Digest;
-use driftlock_common::drift::{Change, Drift};
+use driftlock_common::drift::Change;
 use driftlock_common::finding::{Finding, Summary};
 use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
+use driftlock_common::policy::{Judged, Severity};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
@@ -34,15 +35,15 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// Writes a whole result as one log with one run.
 pub(super) fn write<W: Write>(output: &mut Output<W>, whole: &Whole<'_>) -> Result<Reader, Failure> {
     output.write(&opening(whole))?;
-    for (index, drift) in whole.drifts.iter().enumerate() {
+    for (index, judged) in whole.findings.iter().enumerate() {
         output.write(if index == 0 { b"" } else { b"," })?;
-        output.write(&to_json(&Outcome::new(drift, whole)))?;
+        output.write(&to_json(&Outcome::new(judged, whole)))?;
     }
     output.write(b"],\"invocations\":[")?;
     output.write(&unclosed(&Invocation::new(whole)))?;
     output.write(b",\"toolExecutionNotifications\":[")?;
     let interrupted = whole.unreached.map(Notification::interrupted);
-    let gaps = whole.drifts.iter().filter_map(|drift| Notification::new(drift, whole));
+    let gaps = whole.findings.iter().filter_map(|judged| Notification::new(judged, whole));
     for (index, notification) in interrupted.into_iter().chain(gaps).enumerate() {
         output.write(if index == 0 { b"" } else { b"," })?;
         output.write(&to_json(&notification))?;
@@ -98,9 +99,11 @@ struct Text {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
-    /// It fails the gate.
+    /// It fails the gate: without a policy, or with a severity of high or critical.
     Error,
-    /// It was found, and does not fail the gate.
+    /// It fails the gate, with a severity of medium.
+    Warning,
+    /// It was found, and does not fail the gate or has a severity of low or info.
     Note,
 }
 
@@ -126,7 +129,17 @@ struct Outcome {
     message: Text,
     locations: [Location; 1],
     partial_fingerprints: Fingerprints,
+    /// There exactly if it is tolerated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suppressions: Option<[Suppression; 1]>,
     properties: Finding,
+}
+
+/// What is tolerated is there, and a viewer is not to count it (3.27.23, 3.35).
+#[derive(Serialize)]
+struct Suppression {
+    kind: &'static str,
+    justification: String,
 }
 
 #[derive(Serialize)]
@@ -186,19 +199,41 @@ impl Base {
 }
 
 impl Outcome {
-    fn new(drift: &Drift, whole: &Whole<'_>) -> Self {
+    fn new(judged: &Judged<'_>, whole: &Whole<'_>) -> Self {
+        let drift = &judged.drift;
         let change = drift.change();
-        let text = format!("{change} {}: {}", shown(&drift.path), details(drift, whole.sealed_in));
+        let text = format!("{change} {}: {}", shown(&drift.path), details(judged, whole.sealed_in));
         let named = [change.name().as_bytes(), b"\0", drift.path.as_bytes()].concat();
         Self {
             rule_id: change.name(),
             rule_index: Change::ALL.iter().position(|known| *known == change).unwrap_or_default(),
-            level: if whole.gate.fails(drift) { Level::Error } else { Level::Note },
+            level: Level::of(judged, whole),
             message: message(&text),
             locations: [Location::of(&drift.path)],
             partial_fingerprints: Fingerprints { path_and_change: Digest::blake3(&named) },
-            properties: Finding::new(drift, whole.sealed_in),
+            suppressions: Suppression::of(judged).map(|suppression| [suppression]),
+            properties: Finding::of(judged, whole.sealed_in),
         }
+    }
+}
+
+impl Level {
+    fn of(judged: &Judged<'_>, whole: &Whole<'_>) -> Self {
+        if !whole.gate.fails(judged) {
+            return Self::Note;
+        }
+        match judged.verdict.and_then(|verdict| verdict.severity()) {
+            None | Some(Severity::Critical | Severity::High) => Self::Error,
+            Some(Severity::Medium) => Self::Warning,
+            Some(Severity::Low | Severity::Info) => Self::Note,
+        }
+    }
+}
+
+impl Suppression {
+    fn of(judged: &Judged<'_>) -> Option<Self> {
+        let verdict = judged.verdict.filter(|verdict| !verdict.is_alert())?;
+        Some(Self { kind: "external", justification: verdict.to_string() })
     }
 }
 
@@ -223,9 +258,10 @@ impl Invocation {
 
 impl Notification {
     /// What of a difference could not be verified, if anything.
-    fn new(drift: &Drift, whole: &Whole<'_>) -> Option<Self> {
+    fn new(judged: &Judged<'_>, whole: &Whole<'_>) -> Option<Self> {
+        let drift = &judged.drift;
         let reason = drift.has_gap().then(|| Finding::new(drift, whole.sealed_in).reason).flatten()?;
-        let text = format!("not verified: {}: {}", shown(&drift.path), details(drift, whole.sealed_in));
+        let text = format!("not verified: {}: {}", shown(&drift.path), details(judged, whole.sealed_in));
         Some(Self {
             descriptor: Descriptor { id: reason.name() },
             level: Level::Error,

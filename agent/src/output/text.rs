@@ -1,26 +1,100 @@
-//! Owns the form for people: one line for each difference, then what the whole amounts to. Must not own any file name as
-//! it is: every name and target is escaped.
+//! Owns the form for people: a line for each difference, or for many of one kind, then what the whole amounts to. Must not
+//! own any file name as it is: every name and target is escaped.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 
 use driftlock_common::compared::Compared;
 use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Unverified};
-use driftlock_common::finding::{ManifestView, PartView, Summary};
+use driftlock_common::finding::{ManifestView, PartView, PolicyView, Summary, Unjudged};
 use driftlock_common::manifest::{Header, SealedIn};
 use driftlock_common::node::{Device, Kind, Node, Presence};
 use driftlock_common::path::{Escaped, TreePath};
+use driftlock_common::policy::{Judged, SET_ID, Severity};
 
-use crate::gate::tolerated;
+use super::fold::{Line, fold};
+use crate::gate::not_named;
 
 /// So much of a build step stands in a line, in characters; the whole is in the JSON forms, and in `show`.
 const MAX_STEP_IN_LINE: usize = 80;
 
+/// Where others have a severity.
+const TOLERATED: &str = "tolerated";
+
+/// How many of each change; as text for example `2 added, 1 changed`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts([usize; Change::ALL.len()]);
+
+/// All findings of a scan, a line for each or for many, then one for each rule that tolerates some. `all` is for a line for
+/// each without exception.
+pub(super) fn lines<'a>(
+    findings: &'a [Judged<'a>],
+    sealed_in: SealedIn<'a>,
+    all: bool,
+    colour: bool,
+) -> Box<dyn Iterator<Item = String> + 'a> {
+    if all {
+        return Box::new(findings.iter().map(move |judged| drift_line(judged, sealed_in, colour)));
+    }
+    let lines = fold(findings.iter().filter(|judged| judged.is_alert()));
+    let folded: Vec<usize> = lines.iter().map(Line::len).filter(|len| *len > 1).collect();
+    let shown = lines.into_iter().map(move |line| match line {
+        Line::One(judged) => drift_line(judged, sealed_in, colour),
+        Line::Many(directory, these) => folded_line(&directory, &these, sealed_in, colour),
+    });
+    Box::new(shown.chain(tolerated_lines(findings)).chain(not_listed(findings, &folded)))
+}
+
 /// One difference from what was sealed with these headers as a line with its line feed, for example
-/// `changed       usr/bin/app  content, mode 0755 → 4755, layer 3: RUN make install`.
-pub fn drift_line(drift: &Drift, sealed_in: SealedIn<'_>, colour: bool) -> String {
-    let change = coloured(drift.change(), &format!("{:<12}", drift.change().name()), colour);
-    format!("{change}  {}  {}\n", shown(&drift.path), details(drift, sealed_in))
+/// `changed       usr/bin/app  content, mode 0755 → 4755, layer 3: RUN make install`. Under a policy the severity stands
+/// first, and the rule last.
+pub(super) fn drift_line(judged: &Judged<'_>, sealed_in: SealedIn<'_>, colour: bool) -> String {
+    let path = shown(&judged.drift.path);
+    format!("{}  {path}  {}\n", head(judged, colour), details(judged, sealed_in))
+}
+
+/// Many differences of one kind at and below a directory.
+fn folded_line(directory: &TreePath, these: &[&Judged<'_>], sealed_in: SealedIn<'_>, colour: bool) -> String {
+    let Some(first) = these.first() else { return String::new() };
+    let (path, example) = (shown(&first.drift.path), details(first, sealed_in));
+    let (head, directory) = (head(first, colour), shown(directory));
+    format!("{head}  {directory}/  {} of them, for example {path}: {example}\n", these.len())
+}
+
+/// How loudly, under a policy, and what kind of difference.
+fn head(judged: &Judged<'_>, colour: bool) -> String {
+    let change = judged.drift.change();
+    let change = coloured(change, &format!("{:<12}", change.name()), colour);
+    match judged.verdict {
+        Some(_) => format!("{:<9}  {change}", judged.severity().map_or(TOLERATED, Severity::name)),
+        None => change,
+    }
+}
+
+/// A line for each rule that tolerates something.
+fn tolerated_lines(findings: &[Judged<'_>]) -> impl Iterator<Item = String> + use<> {
+    let mut rules: BTreeMap<&str, (Counts, String)> = BTreeMap::new();
+    for judged in findings.iter().filter(|judged| !judged.is_alert()) {
+        let (Some(rule), Some(verdict)) = (judged.rule(), &judged.verdict) else { continue };
+        let (counts, _) = rules.entry(&rule.id).or_insert_with(|| (Counts::default(), verdict.to_string()));
+        counts.extend([judged.drift.change()]);
+    }
+    let line = |(rule, (counts, reason))| format!("{TOLERATED:<9}  {counts}; rule {rule}: {reason}\n");
+    rules.into_iter().map(line).collect::<Vec<_>>().into_iter()
+}
+
+/// How many findings have no line of their own, and how they get one.
+fn not_listed(findings: &[Judged<'_>], folded: &[usize]) -> Option<String> {
+    let tolerated = findings.iter().filter(|judged| !judged.is_alert()).count();
+    let mut what = Vec::new();
+    if !folded.is_empty() {
+        what.push(format!("{} in {} lines for many", folded.iter().sum::<usize>(), folded.len()));
+    }
+    if tolerated > 0 {
+        what.push(format!("{tolerated} tolerated"));
+    }
+    (!what.is_empty()).then(|| format!("not listed    {}: --all lists each\n", what.join(", ")))
 }
 
 /// A word in the colour of a change, if colour is wanted.
@@ -33,12 +107,19 @@ pub(super) fn shown(path: &TreePath) -> String {
     if path.is_root() { ".".to_owned() } else { path.escaped().to_string() }
 }
 
-/// What a difference is, for example `content, mode 0755 → 4755, layer 3: RUN make install`.
-pub(super) fn details(drift: &Drift, sealed_in: SealedIn<'_>) -> String {
+/// What a difference is, for example `content, mode 0755 → 4755, layer 3: RUN make install`, and why it is an alert or is
+/// tolerated, for example `; rule programs: only package installations change them`.
+pub(super) fn details(judged: &Judged<'_>, sealed_in: SealedIn<'_>) -> String {
+    let drift = &judged.drift;
     let mut details = what(drift);
     details.extend(drift.layer().map(|layer| layer_and_step(layer, sealed_in.header_of(drift))));
     details.extend(sealed_in.name_of(drift).map(|name| format!("sealed in {name}")));
-    details.join(", ")
+    let details = details.join(", ");
+    match (&judged.verdict, judged.rule()) {
+        (None, _) => details,
+        (Some(verdict), None) => format!("{details}; {verdict}"),
+        (Some(verdict), Some(rule)) => format!("{details}; rule {}: {verdict}", rule.id),
+    }
 }
 
 /// What a difference is, for example `content` and `mode 0755 → 4755`.
@@ -77,7 +158,7 @@ pub fn layer_and_step(layer: u16, header: &Header) -> String {
 /// What a whole result amounts to, as a few lines.
 pub fn summary_lines(summary: &Summary) -> String {
     let mut text = String::new();
-    let drifted = summary.added + summary.removed + summary.changed > 0;
+    let drifted = summary.added + summary.removed + summary.changed > summary.tolerated;
     let word = match (drifted, summary.complete) {
         (true, _) => "drifted",
         (false, true) => "clean",
@@ -85,6 +166,9 @@ pub fn summary_lines(summary: &Summary) -> String {
     };
     let Summary { added, removed, changed, unverifiable, .. } = summary;
     let _infallible = write!(text, "{word:<12}  {added} added, {removed} removed, {changed} changed");
+    if summary.tolerated > 0 {
+        let _infallible = write!(text, " ({} of them tolerated)", summary.tolerated);
+    }
     if *unverifiable > 0 || !summary.complete {
         let _infallible = write!(text, ", {unverifiable} not verified");
     }
@@ -104,6 +188,7 @@ pub fn summary_lines(summary: &Summary) -> String {
         std::time::Duration::from_millis(summary.duration_ms).as_secs_f64()
     );
     text.extend(not_failing(summary));
+    text.extend(summary.policy.as_ref().map(|policy| policy_line(policy, summary.unjudged)));
     let ManifestView { tree, trust, origin, parts, .. } = &summary.manifest;
     let _infallible = writeln!(text, "manifest      {}", sealed_as(tree, trust, origin));
     for (index, PartView { name, tree, trust, origin, .. }) in parts.iter().enumerate() {
@@ -129,6 +214,14 @@ pub fn summary_lines(summary: &Summary) -> String {
     text
 }
 
+/// Which policy, and what it kept from being read.
+fn policy_line(policy: &PolicyView, unjudged: Unjudged) -> String {
+    let Unjudged { entries, bytes } = unjudged;
+    let unread = format!("; {entries} files ({}) not read, because it allows anything there", size(bytes));
+    let unread = if unjudged.is_nothing() { "" } else { &unread };
+    format!("policy        {}, {}{unread}\n", policy.name, policy.digest)
+}
+
 fn sealed_as(tree: &OciDigest, trust: &str, origin: &str) -> String {
     let learned = if origin == "dir" { ", learned from a directory" } else { "" };
     format!("{tree}, {trust}{learned}, origin {origin}")
@@ -137,10 +230,26 @@ fn sealed_as(tree: &OciDigest, trust: &str, origin: &str) -> String {
 /// A line about what was found and does not fail, so that nobody takes a passed gate for a clean tree.
 fn not_failing(summary: &Summary) -> Option<String> {
     let found: Vec<String> =
-        tolerated(summary).into_iter().map(|(change, count)| format!("{count} {change}")).collect();
+        not_named(summary).into_iter().map(|(change, count)| format!("{count} {change}")).collect();
     let fails: Vec<&str> = summary.fail_on.iter().map(|change| change.name()).collect();
     let line = format!("not failing   {}: only {} fails here\n", found.join(", "), fails.join(" or "));
     (!found.is_empty()).then_some(line)
+}
+
+impl Extend<Change> for Counts {
+    fn extend<I: IntoIterator<Item = Change>>(&mut self, changes: I) {
+        for change in changes {
+            let counts = Change::ALL.iter().zip(&mut self.0);
+            counts.filter(|(known, _)| **known == change).for_each(|(_, count)| *count += 1);
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = Change::ALL.iter().zip(&self.0).filter(|(_, count)| **count > 0);
+        f.write_str(&counts.map(|(change, count)| format!("{count} {change}")).collect::<Vec<_>>().join(", "))
+    }
 }
 
 const fn sgr(change: Change) -> &'static str {
@@ -173,7 +282,7 @@ fn describe(node: &Node) -> String {
         | Kind::Socket => {}
     }
     // Rights that whoever added it may have wanted.
-    if let Some(mode) = node.mode.filter(|mode| mode & 0o6000 != 0) {
+    if let Some(mode) = node.mode.filter(|mode| mode & SET_ID != 0) {
         let _infallible = write!(text, ", mode {mode:04o}");
     }
     if node.presence().contains(Presence::XATTRS) && node.xattrs.as_ref().is_some_and(|xattrs| !xattrs.is_empty()) {
@@ -322,7 +431,7 @@ mod tests {
             ),
         ] {
             let drift = Drift { path: TreePath::new(path).unwrap(), delta };
-            assert_eq!(drift_line(&drift, (&header).into(), false), format!("{line}\n"));
+            assert_eq!(drift_line(&drift.into(), (&header).into(), false), format!("{line}\n"));
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::Finding;
 use driftlock_common::manifest::SealedIn;
+use driftlock_common::policy::Judged;
 use tokio::sync::mpsc;
 
 use super::Done;
@@ -67,11 +68,12 @@ impl Look {
             self.options.state = Some((Arc::clone(&state), rely));
             let (outcome, summary) = if scope == Scope::All {
                 let view = self.baseline.view();
-                let each = |drift: &Drift| self.found(drift, sealed_in);
+                let each = |judged: &Judged<'_>| self.found(judged, sealed_in);
                 let all = report(root, baseline, &view, &self.options, pool, &self.cancel, &each);
                 (all.outcome, Some(Box::new(all.summary)))
             } else {
-                let found = |drift: Drift| self.found(&drift, sealed_in);
+                let judge = self.options.judge();
+                let found = |drift: Drift| self.found(&judge.judged(drift), sealed_in);
                 (compare(root, baseline, &self.options, &scope, pool, &self.cancel, &found), None)
             };
             let Stats { entries, duration, waited, .. } = outcome.stats;
@@ -91,9 +93,9 @@ impl Look {
         Ending::Finished(None)
     }
 
-    fn found(&self, drift: &Drift, sealed_in: SealedIn<'_>) {
-        let finding = Box::new(Finding::new(drift, sealed_in));
-        self.send(Event::Found { scan: self.scan, path: drift.path.clone(), finding });
+    fn found(&self, judged: &Judged<'_>, sealed_in: SealedIn<'_>) {
+        let finding = Box::new(Finding::of(judged, sealed_in));
+        self.send(Event::Found { scan: self.scan, path: judged.drift.path.clone(), finding });
     }
 
     fn send(&self, event: Event) {

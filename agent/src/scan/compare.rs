@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use driftlock_common::compared::Compared;
 use driftlock_common::drift::{Attributes, Delta, Drift, Sealed};
+use driftlock_common::finding::Unjudged;
 use driftlock_common::gap::Reason;
 use driftlock_common::manifest::Manifest;
+use driftlock_common::node::FileType;
 use driftlock_common::path::TreePath;
 use driftlock_common::tree::{EntryId, Origin, Tree};
 use rustix::io::fcntl_dupfd_cloexec;
@@ -21,6 +23,7 @@ use super::open::Crossing;
 use super::readers::Readers;
 use super::walk::{Met, Sink, Walk};
 use super::{Mounts, Options, Outcome, Root, Scope, Stats};
+use crate::judge::Judge;
 use crate::pool::Pool;
 use crate::process::Process;
 
@@ -87,6 +90,7 @@ pub fn compare(
         expected,
         tree: &manifest.tree,
         options,
+        judge: options.judge(),
         found: &found,
         removed: Mutex::default(),
         top: Mutex::default(),
@@ -158,6 +162,7 @@ pub fn compare(
         interrupted: met.interrupted.into_inner() && !root_lost,
         unreached: if root_lost { 0 } else { met.unreached.into_inner() },
         gaps,
+        unjudged: Unjudged { entries: met.unjudged.into_inner(), bytes: met.unjudged_bytes.into_inner() },
         partial: !options.local_excludes.is_empty()
             || compared != Compared::all(manifest.header.profile)
             || expected.is_narrowed()
@@ -175,6 +180,7 @@ struct Found<'a> {
     expected: &'a dyn Expected,
     tree: &'a Tree,
     options: &'a Options,
+    judge: Judge<'a>,
     found: &'a (dyn Fn(Drift) + Sync),
     /// Held back until the root is known to be there: if it is not, nothing of this is true.
     removed: Mutex<Vec<EntryId>>,
@@ -244,10 +250,17 @@ impl Sink for Found<'_> {
     fn added(&self, path: TreePath, seen: Seen) {
         let Seen { node: observed, unverified, .. } = seen;
         let drift = Drift { path, delta: Delta::Added { observed, unverified, collapsed: None } };
-        match &self.collapse {
-            Some(collapse) => collapse.lock().unwrap_or_else(PoisonError::into_inner).add(drift),
-            None => self.emit(drift),
+        let Some(collapse) = &self.collapse else { return self.emit(drift) };
+        let tolerated = self.judge.verdict(&drift).is_some_and(|verdict| !verdict.is_alert());
+        let mut collapse = collapse.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tolerated {
+            return collapse.add(drift);
         }
+        if drift.observed().is_some_and(|node| node.file_type() == FileType::Directory) {
+            collapse.occupy(&drift.path);
+        }
+        drop(collapse);
+        self.emit(drift);
     }
 
     fn changed(&self, path: TreePath, id: EntryId, attributes: Attributes, seen: Seen) {

@@ -10,6 +10,7 @@ use driftlock_common::digest::Digest;
 use driftlock_common::drift::{Attribute, Attributes, Unverified};
 use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
+use driftlock_common::policy::{Privilege, SET_ID};
 
 use super::content::{self, Content, Wanted};
 use super::ids::IdMap;
@@ -31,8 +32,21 @@ pub(super) struct Seen {
     pub(super) unverified: Option<Unverified>,
     /// Bytes hashed; `None` if no content was.
     pub(super) hashed: Option<u64>,
+    /// Bytes of content that was left unread as wished; `None` if none was.
+    pub(super) unread: Option<u64>,
     /// When the inode is like this again, it was not changed since; `None` if nobody looked at one.
     pub(super) stat: Option<Stat>,
+}
+
+/// What is to be established of a name beyond what stat says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    /// Which attributes are needed.
+    pub(super) want: Presence,
+    /// Content beyond so many bytes is left out.
+    pub(super) limit: Option<u64>,
+    /// Content is left unread, unless the file gives rights or it is not known whether it does.
+    pub(super) unread: bool,
 }
 
 /// How nodes are looked at.
@@ -77,7 +91,7 @@ impl Look<'_> {
             xattrs: None,
         };
         let node = node.masked(self.compared.allows(stat.file_type));
-        Seen { node, sha256: None, unverified: None, hashed: None, stat: Some(*stat) }
+        Seen { node, sha256: None, unverified: None, hashed: None, unread: None, stat: Some(*stat) }
     }
 
     /// What an opened directory is.
@@ -89,18 +103,16 @@ impl Look<'_> {
         seen
     }
 
-    /// What `name` is, which is not a directory. `want` are the attributes that cost more than a stat and are needed
-    /// all the same; content beyond `limit` bytes is left out.
+    /// What `name` is, which is not a directory.
     pub(super) fn entry(
         &self,
         directory: BorrowedFd<'_>,
         name: &CStr,
         stat: &Stat,
-        want: Presence,
-        limit: Option<u64>,
+        wish: Wish,
     ) -> Result<Seen, Trouble> {
         match stat.file_type {
-            FileType::File => self.file(directory, name, stat, want, limit),
+            FileType::File => self.file(directory, name, stat, wish),
             FileType::Symlink => {
                 let mut seen = self.of_stat(stat);
                 seen.node.kind = Kind::Symlink { target: read_link(directory, name)? };
@@ -113,19 +125,18 @@ impl Look<'_> {
         }
     }
 
-    fn file(
-        &self,
-        directory: BorrowedFd<'_>,
-        name: &CStr,
-        stat: &Stat,
-        want: Presence,
-        limit: Option<u64>,
-    ) -> Result<Seen, Trouble> {
+    fn file(&self, directory: BorrowedFd<'_>, name: &CStr, stat: &Stat, wish: Wish) -> Result<Seen, Trouble> {
+        let Wish { mut want, limit, .. } = wish;
         let too_large = limit.is_some_and(|limit| stat.size > limit);
         let want_content = want.contains(Presence::CONTENT);
+        let unread = wish.unread && want_content && stat.mode & SET_ID == 0;
+        if unread {
+            // It may have capabilities, whatever was sealed.
+            want = want.union(self.compared.allows(FileType::File).intersection(Presence::XATTRS));
+        }
         let want_xattrs = want.contains(Presence::XATTRS);
         let mut seen = self.of_stat(stat);
-        if want_xattrs || (want_content && !too_large) {
+        if want_xattrs || (want_content && !too_large && !unread) {
             let fd = match open_file(directory, name, self.crossing) {
                 Ok(fd) => fd,
                 Err(error) => return seen.without_opening(want, error.into()),
@@ -141,6 +152,10 @@ impl Look<'_> {
             if want_xattrs {
                 seen.take_xattrs(xattr::read(fd.as_fd(), self.compared.profile(), self.ids).map_err(Trouble::from));
             }
+            if unread && !seen.may_give_rights(&before) {
+                // Nothing was read that could have moved meanwhile.
+                return Ok(Seen { unread: Some(before.size), ..seen });
+            }
             if want_content && !too_large {
                 let source = Source {
                     fd: fd.as_fd(),
@@ -154,6 +169,8 @@ impl Look<'_> {
             if !stat_fd(fd.as_fd())?.same_moment(&before) {
                 return Err(Trouble::Moved);
             }
+        } else if unread {
+            return Ok(Seen { unread: Some(stat.size), ..seen });
         }
         if want_content && too_large {
             seen.miss(Attribute::Content, Reason::TooLarge);
@@ -175,6 +192,11 @@ impl Seen {
                 self.miss(attribute, reason);
             }
         }
+    }
+
+    /// Whether it gives rights, or that is not known.
+    fn may_give_rights(&self, stat: &Stat) -> bool {
+        stat.mode & SET_ID != 0 || self.unverified.is_some() || Privilege::Capabilities.is_given_by(&self.node)
     }
 
     fn without_opening(mut self, want: Presence, trouble: Trouble) -> Result<Self, Trouble> {

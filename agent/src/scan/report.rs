@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use driftlock_common::digest::OciDigest;
-use driftlock_common::drift::{Change, Delta, Drift, apply};
-use driftlock_common::finding::{ExcludedView, ManifestView, Summary, Unjudged};
+use driftlock_common::drift::{Change, Delta, apply};
+use driftlock_common::finding::{ExcludedView, ManifestView, PolicyView, Summary};
 use driftlock_common::manifest::Manifest;
+use driftlock_common::policy::Judged;
 use driftlock_common::tree::Tree;
 
 use super::{Expected, Options, Outcome, Root, Scope, compare};
@@ -15,14 +16,14 @@ use crate::pool::Pool;
 
 /// The result of a scan of everything.
 #[derive(Clone, Debug)]
-pub struct ScanReport {
-    /// Every difference, in path order; none if there were more than [`Options::held`].
-    pub drifts: Vec<Drift>,
+pub struct ScanReport<'p> {
+    /// Every difference with what is said of it, in path order; none if there were more than [`Options::held`].
+    pub findings: Vec<Judged<'p>>,
     /// The last line of a scan.
     pub summary: Summary,
     /// How the comparison ended.
     pub outcome: Outcome,
-    /// Bits of all drifts and of the end: 0 is complete and clean.
+    /// Bits of all alerts and of the end: 0 is complete and clean.
     pub found: u8,
 }
 
@@ -37,14 +38,19 @@ pub struct Tally {
     pub changed: u64,
     /// Sealed entries that could not be established.
     pub unverifiable: u64,
+    /// How many of the paths that were added, removed or changed are tolerated.
+    pub tolerated: u64,
     /// Bits of the exit code.
     pub bits: u8,
 }
 
 impl Tally {
     /// Counts one drift from what was sealed as `tree`.
-    pub fn count(&mut self, drift: &Drift, tree: &Tree) {
-        self.bits |= drift.exit_bits();
+    pub fn count(&mut self, judged: &Judged<'_>, tree: &Tree) {
+        self.bits |= judged.exit_bits();
+        // What stands for others, and what could not be established, is never tolerated.
+        self.tolerated += u64::from(!judged.is_alert());
+        let drift = &judged.drift;
         match &drift.delta {
             // A directory that is added itself counts beside what is below it; a sealed one does not.
             Delta::Added { collapsed: Some(below), .. } => {
@@ -58,36 +64,38 @@ impl Tally {
     }
 }
 
-/// Scans everything below `root`; `each` sees the drifts in order of discovery, from many threads. `view` says which
-/// manifest it is.
-pub fn report(
+/// Scans everything below `root` and judges what differs; `each` sees the drifts in order of discovery, from many threads.
+/// `view` says which manifest it is.
+pub fn report<'p>(
     root: &Root,
     expected: &dyn Expected,
     view: &ManifestView,
-    options: &Options,
+    options: &'p Options,
     pool: &Pool,
     cancel: &AtomicBool,
-    each: &(dyn Fn(&Drift) + Sync),
-) -> ScanReport {
+    each: &(dyn Fn(&Judged<'p>) + Sync),
+) -> ScanReport<'p> {
     let manifest = expected.manifest();
+    let judge = options.judge();
     let all = Mutex::new((Some(Vec::new()), Tally::default()));
     let outcome = compare(root, expected, options, &Scope::All, pool, cancel, &|drift| {
-        each(&drift);
+        let judged = judge.judged(drift);
+        each(&judged);
         let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.1.count(&drift, &manifest.tree);
-        all.0 = all.0.take().filter(|drifts| options.held.is_none_or(|most| drifts.len() < most)).map(|mut drifts| {
-            drifts.push(drift);
-            drifts
+        all.1.count(&judged, &manifest.tree);
+        all.0 = all.0.take().filter(|held| options.held.is_none_or(|most| held.len() < most)).map(|mut held| {
+            held.push(judged);
+            held
         });
     });
-    let (drifts, mut tally) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let held = drifts.is_some();
-    let mut drifts = drifts.unwrap_or_default();
-    drifts.sort_by(|a, b| a.path.cmp(&b.path));
+    let (findings, mut tally) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let held = findings.is_some();
+    let mut findings = findings.unwrap_or_default();
+    findings.sort_by(|a, b| a.drift.path.cmp(&b.drift.path));
     if !outcome.complete() {
         tally.bits |= Change::Unverifiable as u8;
     }
-    let observed_tree = if held { observed_tree(manifest, view, &drifts, &outcome) } else { None };
+    let observed_tree = if held { observed_tree(manifest, view, &findings, &outcome) } else { None };
     let compared = options.compared(manifest.header.profile);
     let own_state = outcome.own_state.iter().map(|path| path.escaped().to_string());
     let mounts = outcome.mounts.iter().filter(|path| options.wants_mount(path));
@@ -101,9 +109,9 @@ pub fn report(
         removed: tally.removed,
         changed: tally.changed,
         unverifiable: tally.unverifiable + outcome.unreached,
-        tolerated: 0,
-        policy: None,
-        unjudged: Unjudged::default(),
+        tolerated: tally.tolerated,
+        policy: options.policy.as_deref().map(PolicyView::from),
+        unjudged: outcome.unjudged,
         entries: outcome.stats.entries,
         remembered: outcome.stats.remembered,
         files_hashed: outcome.stats.files_hashed,
@@ -118,17 +126,22 @@ pub fn report(
         },
         observed_tree,
     };
-    ScanReport { drifts, summary, outcome, found: tally.bits }
+    ScanReport { findings, summary, outcome, found: tally.bits }
 }
 
-/// The digest of what is there, under the manifest's terms, if nothing was left out or left open.
-fn observed_tree(manifest: &Manifest, view: &ManifestView, drifts: &[Drift], outcome: &Outcome) -> Option<OciDigest> {
-    if outcome.partial || !outcome.complete() {
+/// The digest of what is there, under the manifest's terms, if nothing was left out, left open or left unread.
+fn observed_tree(
+    manifest: &Manifest,
+    view: &ManifestView,
+    findings: &[Judged<'_>],
+    outcome: &Outcome,
+) -> Option<OciDigest> {
+    if outcome.partial || !outcome.complete() || !outcome.unjudged.is_nothing() {
         return None;
     }
-    if drifts.is_empty() {
+    if findings.is_empty() {
         return Some(view.tree);
     }
-    let tree = apply(&manifest.tree, drifts)?;
+    let tree = apply(&manifest.tree, findings.iter().map(|judged| &judged.drift))?;
     Some(Manifest { header: manifest.header.clone(), tree }.name())
 }

@@ -304,13 +304,13 @@ fn a_directory_that_stands_for_what_was_added_below_it_counts_if_it_was_added_it
     for (collapse, shown) in [(None, 11), (Some(3), 2), (Some(11), 11)] {
         let options = Options { collapse, ..Options::default() };
         let report = report(&root, &manifest, &view, &options, &pool(), &never, &|_| ());
-        assert_eq!((report.drifts.len(), report.summary.added), (shown, 11), "{collapse:?}");
+        assert_eq!((report.findings.len(), report.summary.added), (shown, 11), "{collapse:?}");
     }
     // What is not held is counted all the same, and the tree is not named.
     for (held, named) in [(None, true), (Some(11), true), (Some(10), false)] {
         let options = Options { held, ..Options::default() };
         let report = report(&root, &manifest, &view, &options, &pool(), &never, &|_| ());
         assert_eq!((report.summary.added, report.summary.observed_tree.is_some()), (11, named), "{held:?}");
-        assert_eq!(report.drifts.is_empty(), !named);
+        assert_eq!(report.findings.is_empty(), !named);
     }
 }

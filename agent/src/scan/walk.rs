@@ -66,6 +66,9 @@ pub(super) struct Met {
     pub(super) remembered: AtomicU64,
     pub(super) files_hashed: AtomicU64,
     pub(super) bytes_hashed: AtomicU64,
+    /// Files left unread by the policy, and their bytes.
+    pub(super) unjudged: AtomicU64,
+    pub(super) unjudged_bytes: AtomicU64,
     pub(super) unreached: AtomicU64,
     pub(super) interrupted: AtomicBool,
     pub(super) mounts: Mutex<Vec<TreePath>>,
@@ -315,13 +318,13 @@ impl<'s> Walk<'s> {
             if self.is_as_remembered(sealed, &stat) {
                 return None;
             }
-            let want = self.want(sealed, stat.file_type);
-            match self.look.entry(fd, name, &stat, want, self.limit(sealed, &stat)) {
+            let wish = self.wish(&path, sealed, &stat);
+            match self.look.entry(fd, name, &stat, wish) {
                 Ok(seen) => {
                     self.judge(&path, sealed, seen);
                     return None;
                 }
-                Err(Trouble::Moved) => last = Some((stat, want)),
+                Err(Trouble::Moved) => last = Some((stat, wish.want)),
                 Err(Trouble::Gone) => {
                     self.gone(sealed);
                     return None;

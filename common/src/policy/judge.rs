@@ -7,6 +7,7 @@ use super::rotation::Fate;
 use super::{Allow, Policy, Privilege, Rule, Severity};
 use crate::drift::{Attribute, Attributes, Change, Delta, Drift};
 use crate::node::{FileType, Kind, Node};
+use crate::path::{Escaped, TreePath};
 
 /// What a rule's tolerance never silences below this severity.
 const LOUD: Severity = Severity::High;
@@ -79,8 +80,8 @@ pub enum Cause {
 pub struct Judged<'p> {
     /// What differs.
     pub drift: Drift,
-    /// What the policy says of it.
-    pub verdict: Verdict<'p>,
+    /// What the policy says of it; `None`: there is no policy, so it is an alert.
+    pub verdict: Option<Verdict<'p>>,
 }
 
 /// A rule whose path matches, but which does not cover a drift, and the key that says so.
@@ -109,10 +110,20 @@ impl Policy {
         }
     }
 
-    /// [`Policy::judge`], with the drift handed on.
-    pub fn judged<'p>(&'p self, drift: Drift, context: &Context, now: Moment) -> Judged<'p> {
-        let verdict = self.judge(&drift, context, now);
-        Judged { drift, verdict }
+    /// Whether what is in the regular file at `path`, where a node of type `sealed` was sealed or nothing was, makes no
+    /// difference: whatever it is, and whatever else differs with it, the rule that covers the drift allows `any`. It
+    /// knows nothing of what the file is besides: one that [gives rights](Privilege::is_given_by) must be read.
+    pub fn leaves_unread(&self, path: &TreePath, sealed: Option<FileType>) -> bool {
+        // A rule that asks for attributes may cover it, so all of them are said to differ.
+        let (change, attributes) = match sealed {
+            None => (Change::Added, Attributes::NONE),
+            Some(FileType::File) => (Change::Changed, Attribute::ALL.into_iter().collect()),
+            Some(_) => (Change::Changed, Attributes::of(Attribute::Type)),
+        };
+        let facts = Facts { change, types: [sealed, Some(FileType::File)], attributes };
+        let path: Vec<&[u8]> = path.components().collect();
+        let first = self.index.first(&path, |rule| uncovered(&self.rules[rule], &facts).is_none());
+        first.is_some_and(|rule| self.rules[rule].allow == Allow::Any)
     }
 
     /// The rules whose path matches and which come before the one that decides, in order, each with the key by which it
@@ -185,7 +196,7 @@ fn decide<'p>(rule: &'p Rule, drift: &Drift, facts: &Facts, context: &Context) -
         return alert(severity, cause);
     }
     let unnamed = |privilege: &Privilege| {
-        !rule.privileged.contains(privilege) && drift.observed().is_some_and(|node| gives(node, *privilege))
+        !rule.privileged.contains(privilege) && drift.observed().is_some_and(|node| privilege.is_given_by(node))
     };
     match Privilege::ALL.into_iter().find(unnamed) {
         Some(privilege) => alert(rule.severity.max(LOUD), Cause::Privileged(privilege)),
@@ -247,20 +258,6 @@ const fn size(node: &Node) -> Option<u64> {
     }
 }
 
-/// Whether what is on disk gives rights in this way.
-fn gives(node: &Node, privilege: Privilege) -> bool {
-    const SET_ID: u16 = 0o6000;
-    const CAPABILITY: &[u8] = b"security.capability";
-    match (privilege, &node.kind) {
-        (Privilege::Device, Kind::Char(_) | Kind::Block(_)) => true,
-        (Privilege::SetId, Kind::File { .. }) => node.mode.is_some_and(|mode| mode & SET_ID != 0),
-        (Privilege::Capabilities, Kind::File { .. }) => {
-            node.xattrs.as_ref().is_some_and(|xattrs| xattrs.iter().any(|(name, _)| name == CAPABILITY))
-        }
-        _ => false,
-    }
-}
-
 // === impl Verdict ===
 
 impl<'p> Verdict<'p> {
@@ -295,14 +292,15 @@ impl<'p> Verdict<'p> {
 }
 
 impl std::fmt::Display for Verdict<'_> {
-    /// Why, as one line: the cause of an alert with the reason of its rule, or the reason of the rule that tolerates.
+    /// Why, as one line: the cause of an alert with the reason of its rule, or the reason of the rule that tolerates. A
+    /// reason is escaped as names are.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Alert { rule: None, cause, .. } => write!(f, "{cause}"),
             Self::Alert { rule: Some(rule), cause: Cause::Nothing, .. } | Self::Tolerated { rule } => {
-                f.write_str(&rule.reason)
+                write!(f, "{}", Escaped(rule.reason.as_bytes()))
             }
-            Self::Alert { rule: Some(rule), cause, .. } => write!(f, "{cause}: {}", rule.reason),
+            Self::Alert { rule: Some(rule), cause, .. } => write!(f, "{cause}: {}", Escaped(rule.reason.as_bytes())),
         }
     }
 }
@@ -321,10 +319,32 @@ impl Ruling {
 
 // === impl Judged ===
 
-impl Judged<'_> {
+impl<'p> Judged<'p> {
+    /// Whether somebody is to know: only what a policy tolerates is not an alert.
+    pub const fn is_alert(&self) -> bool {
+        !matches!(self.verdict, Some(Verdict::Tolerated { .. }))
+    }
+
+    /// How loudly it is said; `None` if it is tolerated.
+    pub fn severity(&self) -> Option<Severity> {
+        self.verdict.map_or_else(|| Some(Severity::default()), |verdict| verdict.severity())
+    }
+
+    /// The rule that decided, if one did.
+    pub fn rule(&self) -> Option<&'p Rule> {
+        self.verdict.and_then(|verdict| verdict.rule())
+    }
+
     /// What the drift sets in the exit code of a scan: nothing if it is tolerated.
     pub const fn exit_bits(&self) -> u8 {
-        if self.verdict.is_alert() { self.drift.exit_bits() } else { 0 }
+        if self.is_alert() { self.drift.exit_bits() } else { 0 }
+    }
+}
+
+impl From<Drift> for Judged<'_> {
+    /// Without a policy.
+    fn from(drift: Drift) -> Self {
+        Self { drift, verdict: None }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use driftlock_common::drift::Attribute;
 use driftlock_common::manifest::Manifest;
-use driftlock_common::node::Kind;
+use driftlock_common::node::{FileType, Kind};
 use driftlock_common::tree::EntryId;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -87,9 +87,12 @@ impl Amount {
         let tree = &manifest.tree;
         let left_out = |id| !options.local_excludes.is_empty() && options.local_excludes.excludes(&tree.path(id));
         let looked_at = tree.iter().filter(|id| *id != EntryId::ROOT && !left_out(*id));
+        let is_read = |id| {
+            reads && !options.policy.as_ref().is_some_and(|p| p.leaves_unread(&tree.path(id), Some(FileType::File)))
+        };
         looked_at.fold(Self::default(), |sum, id| {
             let bytes = match tree.node(id).kind {
-                Kind::File { size, .. } if reads => size.unwrap_or(0),
+                Kind::File { size, .. } if is_read(id) => size.unwrap_or(0),
                 _ => 0,
             };
             Self { entries: sum.entries + 1, bytes: sum.bytes.saturating_add(bytes) }

@@ -8,10 +8,11 @@ use driftlock_common::drift::{Attribute, Unverified};
 use driftlock_common::gap::Reason;
 use driftlock_common::node::{FileType, Kind, Node, Presence};
 use driftlock_common::path::TreePath;
+use driftlock_common::policy::Privilege;
 use driftlock_common::tree::EntryId;
 
 use super::super::directory::Directory;
-use super::super::look::Seen;
+use super::super::look::{Seen, Wish};
 use super::super::open::{Stat, Trouble, stat_at};
 use super::Walk;
 
@@ -29,6 +30,10 @@ impl Walk<'_> {
             self.met.files_hashed.fetch_add(1, Ordering::Relaxed);
             self.met.bytes_hashed.fetch_add(bytes, Ordering::Relaxed);
         }
+        if let Some(bytes) = seen.unread {
+            self.met.unjudged.fetch_add(1, Ordering::Relaxed);
+            self.met.unjudged_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         let Some(id) = sealed else {
             self.sink.added(path(), seen);
             return true;
@@ -36,7 +41,10 @@ impl Walk<'_> {
         let attributes = self.look.compared.differences(&self.tree.node(id), &seen.node);
         if let Some(sweep) = &self.sweep {
             match &seen.stat {
-                Some(stat) if attributes.is_empty() && seen.unverified.is_none() => sweep.remember(id, stat),
+                // What was not read is not as sealed for all that is known, under another policy too.
+                Some(stat) if attributes.is_empty() && seen.unverified.is_none() && seen.unread.is_none() => {
+                    sweep.remember(id, stat);
+                }
                 _ => sweep.forget(id),
             }
         }
@@ -203,8 +211,24 @@ impl Walk<'_> {
         }
     }
 
+    /// What is to be established of a name that is no directory.
+    pub(super) fn wish(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, stat: &Stat) -> Wish {
+        Wish {
+            want: self.want(sealed, stat.file_type),
+            limit: self.limit(sealed, stat),
+            unread: stat.file_type == FileType::File && self.leaves_unread(path, sealed),
+        }
+    }
+
+    /// Whether the policy says that a file there need not be read, and what was sealed there gives no rights.
+    fn leaves_unread(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>) -> bool {
+        let Some(policy) = &self.options.policy else { return false };
+        let gave = |id| Privilege::ALL.into_iter().any(|privilege| privilege.is_given_by(&self.tree.node(id)));
+        policy.leaves_unread(&path(), sealed.map(|id| self.tree.file_type(id))) && !sealed.is_some_and(gave)
+    }
+
     /// How much of a file is hashed: everything if it may be as sealed.
-    pub(super) fn limit(&self, sealed: Option<EntryId>, stat: &Stat) -> Option<u64> {
+    fn limit(&self, sealed: Option<EntryId>, stat: &Stat) -> Option<u64> {
         match sealed.filter(|id| self.tree.file_type(*id) == FileType::File) {
             Some(id) if self.tree.size(id).is_none_or(|size| size == stat.size) => None,
             _ => self.options.hash_limit,
@@ -246,5 +270,5 @@ fn hidden(file_type: FileType) -> Seen {
         FileType::Fifo => Kind::Fifo,
         FileType::Socket => Kind::Socket,
     };
-    Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None, stat: None }
+    Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None, unread: None, stat: None }
 }

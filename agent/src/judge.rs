@@ -1,0 +1,38 @@
+//! Owns what is said of a difference: the policy's verdict, with what else is known of it. Must not own the rules, or what
+//! becomes of the difference.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use driftlock_common::drift::Drift;
+use driftlock_common::policy::{Context, Judged, Moment, Policy, Verdict};
+
+/// Judges the differences of one scan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Judge<'p> {
+    policy: Option<&'p Policy>,
+}
+
+impl<'p> Judge<'p> {
+    /// By a policy; by none, everything is an alert.
+    pub const fn new(policy: Option<&'p Policy>) -> Self {
+        Self { policy }
+    }
+
+    /// A difference with what is said of it.
+    pub fn judged(&self, drift: Drift) -> Judged<'p> {
+        let verdict = self.verdict(&drift);
+        Judged { drift, verdict }
+    }
+
+    /// What is said of a difference; `None` without a policy.
+    pub fn verdict(&self, drift: &Drift) -> Option<Verdict<'p>> {
+        // Of a growing file nothing is known but what was sealed and what is there: the context that tolerates least.
+        self.policy.map(|policy| policy.judge(drift, &Context::default(), now()))
+    }
+}
+
+/// A clock before 1970 or beyond all numbers is taken for the nearest time there is.
+fn now() -> Moment {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Moment(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

@@ -21,12 +21,7 @@ fn parse(name: &str) -> Policy {
 
 /// Exit code, stdout and stderr of `driftlock policy …`, run in a directory.
 fn policy(place: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(&binaries().driftlock)
-        .arg("policy")
-        .args(arguments)
-        .current_dir(place)
-        .output()
-        .unwrap();
+    let output = Command::new(&binaries().driftlock).arg("policy").args(arguments).current_dir(place).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -95,8 +90,7 @@ reason = "touched by a backup"
 fn explain_says_for_everything_that_can_happen_which_rule_decides() {
     let sandbox = Sandbox::new().unwrap();
     sandbox.write("web.toml", POLICY).unwrap();
-    let (code, stdout, stderr) =
-        policy(&sandbox.path(""), &["explain", "--policy", "web.toml", "/var/log/app.log"]);
+    let (code, stdout, stderr) = policy(&sandbox.path(""), &["explain", "--policy", "web.toml", "/var/log/app.log"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert_eq!(
         stdout,
@@ -170,7 +164,9 @@ fn a_case_that_goes_otherwise_is_said_with_its_line_and_ends_with_1() {
 #[test]
 fn what_cannot_be_read_is_one_line_for_each_problem_and_an_exit_code_of_the_table() {
     let sandbox = Sandbox::new().unwrap();
-    sandbox.write("bad.toml", "version = 1\nname = \"p\"\n[[rule]]\nid = \"r\"\npath = \"/a\"\nalow = \"any\"\n").unwrap();
+    sandbox
+        .write("bad.toml", "version = 1\nname = \"p\"\n[[rule]]\nid = \"r\"\npath = \"/a\"\nalow = \"any\"\n")
+        .unwrap();
     sandbox.write("bad/cases.toml", "policy = \"../good.toml\"\n[[case]]\npath = \"a\"\nchange = \"added\"\n").unwrap();
     sandbox.write("gone/cases.toml", "policy = \"../no.toml\"\n[[case]]\npath = \"a\"\nchange = \"added\"\nverdict = \"alert\"\nseverity = \"medium\"\n").unwrap();
     sandbox.write("empty/readme", "").unwrap();

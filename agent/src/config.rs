@@ -113,6 +113,8 @@ pub struct Target {
     pub root: Location,
     /// The manifests' files, absolute: one, or several that are laid over each other, the last on top.
     pub manifests: Vec<PathBuf>,
+    /// The file that says what may change, absolute; `None`: nothing may.
+    pub policy: Option<PathBuf>,
     /// Whether a manifest without a signature is accepted.
     pub allow_unsigned: bool,
     /// Local excludes.
@@ -265,6 +267,7 @@ impl Target {
             name: name.into(),
             root: Location::Directory(root.into()),
             manifests: vec![manifest.into()],
+            policy: None,
             allow_unsigned: false,
             exclude: Excludes::none(),
             mounts: Mounts::default(),

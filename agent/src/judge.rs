@@ -6,16 +6,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use driftlock_common::drift::Drift;
 use driftlock_common::policy::{Context, Judged, Moment, Policy, Verdict};
 
+use crate::scan::Growing;
+
 /// Judges the differences of one scan.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Judge<'p> {
     policy: Option<&'p Policy>,
+    growing: Option<&'p Growing>,
 }
 
 impl<'p> Judge<'p> {
-    /// By a policy; by none, everything is an alert.
-    pub const fn new(policy: Option<&'p Policy>) -> Self {
-        Self { policy }
+    /// By a policy; by none, everything is an alert. With what the scan remembers of growing files, if it does.
+    pub const fn new(policy: Option<&'p Policy>, growing: Option<&'p Growing>) -> Self {
+        Self { policy, growing }
     }
 
     /// A difference with what is said of it.
@@ -26,8 +29,9 @@ impl<'p> Judge<'p> {
 
     /// What is said of a difference; `None` without a policy.
     pub fn verdict(&self, drift: &Drift) -> Option<Verdict<'p>> {
-        // Of a growing file nothing is known but what was sealed and what is there: the context that tolerates least.
-        self.policy.map(|policy| policy.judge(drift, &Context::default(), now()))
+        let policy = self.policy?;
+        let context = Context { fate: self.growing.and_then(|growing| growing.fate(drift)) };
+        Some(policy.judge(drift, &context, now()))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Build side: a [`source`] is read into a manifest. Host side: a manifest file becomes a [`baseline`]; a [`scan`]
 //! compares a root with it, one that a path names or that of a [`process`], and a [`judge`] says what each difference is
-//! under a policy; [`siblings`] of a log show whether it was
+//! under a policy, which a [`policy_file`] holds; [`siblings`] of a log show whether it was
 //! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
 //! out; findings go through the [`journal`] to [`deliver`]. [`command`] has one file for each verb of [`cli`].
 
@@ -14,6 +14,7 @@ pub mod process;
 pub mod judge;
 pub mod scan;
 pub mod siblings;
+pub mod policy_file;
 pub mod config;
 pub mod watch;
 pub mod monitor;

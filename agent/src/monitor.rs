@@ -9,6 +9,7 @@ mod clock;
 mod conditions;
 mod dirty;
 mod findings;
+mod flapping;
 mod snapshot;
 mod target;
 
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
-use driftlock_common::finding::{Finding, ManifestView, Summary};
+use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
 use driftlock_common::path::TreePath;
 
 pub use clock::Now;
@@ -80,6 +81,10 @@ pub struct TargetPlan {
     pub manifest: Option<ManifestView>,
     /// Why its present manifest was not accepted; empty if it was.
     pub refused: String,
+    /// What may differ; `None`: nothing may, or no policy was ever accepted.
+    pub policy: Option<PolicyView>,
+    /// Why its present policy was not accepted; empty if it was, or there is none.
+    pub policy_refused: String,
     /// Local excludes.
     pub excluded: Vec<String>,
     /// What to do about file systems mounted inside the root.
@@ -138,6 +143,8 @@ pub enum Event {
         path: TreePath,
         /// What.
         finding: Box<Finding>,
+        /// Whether it will still be so in a moment, as far as can be told.
+        settled: bool,
     },
     /// A scan ended; everything it found was said before.
     Scanned {
@@ -259,10 +266,14 @@ impl Monitor {
             Event::Away { target, detail } => self.away(&target, &detail, now, &mut actions),
             Event::Degraded { target, armed } => self.watched(&target, armed, &mut actions),
             Event::Hint { target, hint } => self.hint(&target, hint, now, &mut actions),
-            Event::Found { scan, path, finding } => {
-                let time = now.rfc3339();
+            Event::Found { scan, path, settled: false, .. } => {
                 if let Some(target) = self.scanning(scan) {
-                    actions.extend(target.found(scan, path, *finding, &time).map(record));
+                    target.found_unsettled(scan, path, now.elapsed);
+                }
+            }
+            Event::Found { scan, path, finding, settled: true } => {
+                if let Some(target) = self.scanning(scan) {
+                    actions.extend(target.found(scan, path, *finding, now).map(record));
                 }
             }
             Event::Scanned { scan, ending } => self.scanned(scan, ending, now, &mut actions),
@@ -322,11 +333,15 @@ impl Monitor {
                     self.targets.insert(target.name.clone(), new);
                 }
             }
-            let refused = ConditionReason::ManifestRefused;
-            actions.extend(match target.refused.as_str() {
-                "" => self.conditions.resolve(Some(&target.name), refused).map(record),
-                detail => self.conditions.open(Some(&target.name), refused, detail).map(record),
-            });
+            for (reason, detail) in [
+                (ConditionReason::ManifestRefused, &target.refused),
+                (ConditionReason::PolicyRefused, &target.policy_refused),
+            ] {
+                actions.extend(match detail.as_str() {
+                    "" => self.conditions.resolve(Some(&target.name), reason).map(record),
+                    detail => self.conditions.open(Some(&target.name), reason, detail).map(record),
+                });
+            }
         }
         for (name, mut findings) in std::mem::take(&mut self.recovered) {
             actions.extend(findings.resolve_all(&name).into_iter().map(record));
@@ -427,6 +442,7 @@ impl Monitor {
                 let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
                 actions.extend(body.map(record));
             }
+            actions.extend(target.quiet(now.elapsed).into_iter().map(record));
             if target.wants_arming(now.elapsed) {
                 actions.push(Action::Arm { target: name.clone() });
             }

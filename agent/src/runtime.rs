@@ -240,8 +240,8 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Reads the manifests of the configuration, and makes the plan. A manifest that is refused leaves the one that was
-    /// accepted last.
+    /// Reads the manifests and policies of the configuration, and makes the plan. What is refused leaves what was accepted
+    /// last.
     async fn take_targets(&mut self) -> Plan {
         let mut live = BTreeMap::new();
         let mut targets = Vec::with_capacity(self.config.targets.len());

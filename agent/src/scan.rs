@@ -16,6 +16,7 @@ mod compare;
 mod content;
 mod directory;
 mod footprint;
+pub mod growing;
 mod ids;
 mod list;
 mod look;
@@ -49,6 +50,7 @@ use pace::Pace;
 
 pub use compare::{Expected, compare};
 pub use directory::FILES_FOR_EACH_THREAD;
+pub use growing::Growing;
 pub use ids::{IdMap, IdMapError, IdView, OVERFLOW};
 pub use mount_table::MountTable;
 pub use observe::{Observation, ObserveTerms, observe};
@@ -95,6 +97,8 @@ pub struct Options {
     /// What may differ. Where it allows anything, files are not read (but for those that give rights) and not remembered:
     /// see [`Outcome::unjudged`].
     pub policy: Option<Arc<Policy>>,
+    /// What is remembered of files that the policy lets grow; `None`: what was written to them is not judged to be that.
+    pub growing: Option<Arc<Growing>>,
     /// How fast it may go; `None` is as fast as it can.
     pub pace: Option<Arc<Pace>>,
     /// Counts what is done while it is done, for showing it.
@@ -110,7 +114,7 @@ impl Options {
 
     /// What says what each difference is.
     pub fn judge(&self) -> Judge<'_> {
-        Judge::new(self.policy.as_deref())
+        Judge::new(self.policy.as_deref(), self.growing.as_deref())
     }
 
     /// Whether a file system may be mounted at `path`, so that not looking there is no gap.

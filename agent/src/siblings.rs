@@ -18,6 +18,7 @@ use driftlock_common::pattern::Pattern;
 use driftlock_common::policy::rotation::{Beginning, Packing, Sibling, Siblings};
 use flate2::bufread::MultiGzDecoder;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
 
 /// The most siblings of one file. Nobody keeps more, and each is read.
 pub const MAX_SIBLINGS: usize = 1024;
@@ -31,19 +32,36 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 /// The directory of a growing file.
 #[derive(Debug)]
 pub struct Beside {
-    directory: OwnedFd,
+    /// `None` if it cannot be entered: then nothing lies there.
+    directory: Option<OwnedFd>,
     name: TreePath,
 }
 
 impl Beside {
     /// What lies beside the file `name` in an opened directory.
     pub const fn new(directory: OwnedFd, name: TreePath) -> Self {
-        Self { directory, name }
+        Self { directory: Some(directory), name }
+    }
+
+    /// What lies beside the file `name` in a directory below an opened one.
+    pub fn below(from: BorrowedFd<'_>, directory: &TreePath, name: TreePath) -> Self {
+        Self { directory: open_directory(from, directory).ok(), name }
+    }
+
+    /// Whether there is a regular file of that name itself.
+    pub fn is_there(&self) -> bool {
+        let Some(directory) = self.name.parent().and_then(|parent| self.directory(&parent).ok()) else { return false };
+        let stat = statat(&directory, self.name.name(), AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+    }
+
+    fn directory(&self, below: &TreePath) -> rustix::io::Result<OwnedFd> {
+        open_directory(self.directory.as_ref().ok_or(Errno::NOENT)?.as_fd(), below)
     }
 
     /// The regular files of a directory below that a pattern names.
     fn find(&self, below: &TreePath, names: &[&Pattern], found: &mut Vec<Sibling>) -> rustix::io::Result<()> {
-        let directory = open_directory(self.directory.as_fd(), below)?;
+        let directory = self.directory(below)?;
         for entry in Dir::read_from(&directory)?.take(MAX_NAMES) {
             let entry = entry?;
             let Ok(name) = below.join(entry.file_name().to_bytes()) else { continue };
@@ -66,7 +84,7 @@ impl Beside {
     /// The sibling, opened; `None` if it is another file by now.
     fn open(&self, sibling: &Sibling) -> Option<File> {
         let parent = sibling.name.parent()?;
-        let directory = open_directory(self.directory.as_fd(), &parent).ok()?;
+        let directory = self.directory(&parent).ok()?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         // What is no regular file is not opened: a device could act on it.
         let stat = statat(&directory, sibling.name.name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
@@ -108,6 +126,9 @@ impl Siblings for Beside {
     }
 
     fn beginning(&mut self, sibling: &Sibling, length: u64) -> Option<Beginning> {
+        if sibling.length < length {
+            return None;
+        }
         let digest = hash(&mut self.open(sibling)?, length)?;
         Some(Beginning { digest, length: sibling.length })
     }

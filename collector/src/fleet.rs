@@ -158,6 +158,8 @@ const fn blinds(reason: ConditionReason) -> bool {
     match reason {
         ConditionReason::RootLost
         | ConditionReason::ManifestRefused
+        // What the newer policy alerts on, the older one may tolerate.
+        | ConditionReason::PolicyRefused
         | ConditionReason::CoverageStale
         | ConditionReason::Overflow
         | ConditionReason::ClockStep

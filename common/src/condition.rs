@@ -10,6 +10,8 @@ pub enum ConditionReason {
     RootLost,
     /// A target's manifest could not be accepted.
     ManifestRefused,
+    /// A target's policy could not be accepted.
+    PolicyRefused,
     /// No complete look at a target for too long.
     CoverageStale,
     /// A target is watched by less than its mode promises.
@@ -36,9 +38,14 @@ pub enum ConditionReason {
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 13] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 14] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (Self::ManifestRefused, "manifest_refused", "the manifest was not accepted; the last accepted one stays"),
+        (
+            Self::PolicyRefused,
+            "policy_refused",
+            "the policy was not accepted; the last accepted one stays, if there was one",
+        ),
         (Self::CoverageStale, "coverage_stale", "no complete look at the target for too long"),
         (Self::WatchDegraded, "watch_degraded", "part of the target is found by sweeps only"),
         (Self::Overflow, "overflow", "kernel events were lost; everything is looked at again"),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::ConditionReason;
 use crate::digest::{Digest, OciDigest};
-use crate::finding::{Finding, ManifestView, PolicyView, Summary, Unjudged};
+use crate::finding::{Finding, ManifestView, PolicyView, Summary, Unjudged, is_zero};
 
 /// Media type of a batch.
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
@@ -85,6 +85,10 @@ pub struct FindingBody {
     pub opened_at: String,
     /// How many times the path was found different, this time included.
     pub count: u64,
+    /// It opens and resolves again and again, so that it stays open and nothing is said of that until it is quiet: how
+    /// often it did so unsaid. Absent if it does not flap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flapping: Option<u64>,
 }
 
 /// A finding that is no more.
@@ -203,6 +207,9 @@ pub struct Coverage {
     /// What was not read in the last complete look because the policy allows anything there.
     #[serde(default, skip_serializing_if = "Unjudged::is_nothing")]
     pub unjudged: Unjudged,
+    /// How often findings opened or resolved without being said, because they flapped, since the agent started.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub folded: u64,
     /// Local excludes in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<String>,

@@ -23,6 +23,7 @@ pub use judge::{Cause, Context, Judged, Moment, Passed, Ruling, Verdict};
 use crate::digest::{Digest, OciDigest};
 use crate::drift::{Attributes, Change};
 use crate::node::{FileType, Kind, Node};
+use crate::path::TreePath;
 use crate::pattern::Pattern;
 use index::Index;
 
@@ -195,6 +196,26 @@ impl Rule {
     /// Whether it can tolerate anything.
     pub const fn tolerates(&self) -> bool {
         !matches!(self.allow, Allow::Nothing(_))
+    }
+
+    /// Where the siblings of the file at `path` lie, if it may grow: their directory, and the file's own name there, which
+    /// may be one that it was rotated to. `None` if no pattern matches.
+    pub fn siblings_of(&self, path: &TreePath) -> Option<(TreePath, TreePath)> {
+        let Allow::Append(rotation) = &self.allow else { return None };
+        let names: Vec<&[u8]> = path.components().collect();
+        // So many names of the path belong to the file.
+        let own = if self.paths.iter().any(|pattern| pattern.matches(path)) {
+            1
+        } else {
+            let depth = |pattern: &Pattern| pattern.as_str().split('/').count();
+            let is_name = |pattern: &&Pattern| {
+                let own = names.len().checked_sub(depth(pattern)).map(|at| &names[at..]);
+                own.is_some_and(|own| pattern.matches_split(own))
+            };
+            depth(rotation.names.iter().find(is_name)?)
+        };
+        let (directory, file) = names.split_at(names.len().checked_sub(own)?);
+        Some((TreePath::new(directory.join(&b'/')).ok()?, TreePath::new(file.join(&b'/')).ok()?))
     }
 
     /// All patterns, those of rotated files too.

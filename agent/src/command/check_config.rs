@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use anyhow::anyhow;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
+use driftlock_common::policy::Policy;
 
 use super::agent;
 use crate::baseline::{Accept, Baseline};
@@ -12,6 +14,7 @@ use crate::config::{Config, Location, Target};
 use crate::deliver::{Client, Timeouts};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Output};
+use crate::policy_file::{self, PolicyFileError};
 use crate::process::{Process, Selector};
 use crate::scan::Root;
 
@@ -33,13 +36,26 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
     write_agent(&mut text, &config);
     for target in &config.targets {
         let manifest = Baseline::load_all(&target.manifests, Accept::Unsigned);
-        write_target(&mut text, target, manifest.as_ref().ok());
+        let policy = target.policy.as_deref().map(policy_file::load);
+        write_target(
+            &mut text,
+            target,
+            manifest.as_ref().ok(),
+            policy.as_ref().and_then(|policy| policy.as_ref().ok()),
+        );
         let about = |failure: Failure| Failure {
             exit: failure.exit,
             error: failure.error.context(format!("target {}", target.name)),
         };
         if let Err(error) = manifest {
             refuse(about(error.into()));
+        }
+        match policy {
+            Some(Err(PolicyFileError::Malformed(lines))) => {
+                lines.into_iter().for_each(|line| refuse(about(Failure::new(Exit::Configuration, anyhow!(line)))));
+            }
+            Some(Err(error)) => refuse(about(error.into())),
+            Some(Ok(_)) | None => {}
         }
         match &target.root {
             Location::Directory(path) => {
@@ -86,7 +102,7 @@ fn write_agent(text: &mut String, config: &Config) {
     }
 }
 
-fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>) {
+fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>, policy: Option<&Policy>) {
     line(text, "target", &target.name);
     line(text, "  root", &target.root.to_string());
     for manifest in &target.manifests {
@@ -98,6 +114,14 @@ fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>)
         line(text, "  entries", &manifest.tree.len().to_string());
         line(text, "  profile", manifest.header.profile.name());
         line(text, "  trust", &view.trust);
+    }
+    if let Some(file) = &target.policy {
+        line(text, "  policy", &file.display().to_string());
+    }
+    if let Some(policy) = policy {
+        line(text, "  policy name", policy.name());
+        line(text, "  policy digest", &policy.digest().to_string());
+        line(text, "  policy rules", &policy.rules().len().to_string());
     }
     for pattern in target.exclude.iter() {
         line(text, "  exclude", pattern);

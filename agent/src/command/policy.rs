@@ -1,22 +1,20 @@
-//! `driftlock policy`: what can be known of a policy without a host. Owns reading policy files; each command owns what it
-//! says.
+//! `driftlock policy`: what can be known of a policy without a host. Owns how a policy that is refused is said; each command
+//! owns what it says.
 
 mod cases;
 mod check;
 mod explain;
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::Path;
 
 use anyhow::anyhow;
 use driftlock_common::exit::Exit;
-use driftlock_common::path::Escaped;
-use driftlock_common::policy::{MAX_POLICY, Policy, PolicyError};
+use driftlock_common::policy::{Policy, PolicyError};
 
 use crate::cli::{PolicyArgs, PolicyVerb};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Output};
+use crate::policy_file::{self, PolicyFileError, shown};
 
 /// Runs the verb.
 pub fn run(args: PolicyArgs) -> Outcome {
@@ -29,32 +27,24 @@ pub fn run(args: PolicyArgs) -> Outcome {
 
 /// A policy of a file. Everything that is wrong with it is said, a line each; the last is the failure.
 pub(super) fn load(path: &Path) -> Result<Policy, Failure> {
-    Policy::parse(&read(path)?).map_err(|error| malformed(path, &error))
+    policy_file::load(path).map_err(refuse)
 }
 
 /// The bytes of a file, but no more than a policy may have and one.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let input = |error| Failure::input(shown(path), error);
-    let file = File::open(path).map_err(input)?;
-    if !file.metadata().map_err(input)?.is_file() {
-        return Err(input(io::Error::new(io::ErrorKind::IsADirectory, "not a regular file")));
-    }
-    let mut bytes = Vec::new();
-    let most = u64::try_from(MAX_POLICY).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(most).read_to_end(&mut bytes).map_err(input)?;
-    Ok(bytes)
+    policy_file::read(path).map_err(refuse)
 }
 
 /// Says every problem but the last, which becomes the failure.
 fn malformed(path: &Path, error: &PolicyError) -> Failure {
-    let mut lines: Vec<String> = error.problems.iter().map(|problem| format!("{}:{problem}", shown(path))).collect();
+    refuse(PolicyFileError::malformed(path, error))
+}
+
+fn refuse(error: PolicyFileError) -> Failure {
+    let PolicyFileError::Malformed(mut lines) = error else { return error.into() };
     let last = lines.pop().unwrap_or_default();
     lines.iter().for_each(|line| output::say(line));
     Failure::new(Exit::Malformed, anyhow!(last))
-}
-
-fn shown(path: &Path) -> String {
-    Escaped(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
 /// Writes the answer.

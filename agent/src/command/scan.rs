@@ -25,7 +25,7 @@ use crate::output::{self, Output, Reader, Whole};
 use crate::pool::Pool;
 use crate::process::{Process, Selector};
 use crate::scan::pace::{Allowance, Limits, Occasion, Pace};
-use crate::scan::{COLLAPSE, HELD, Options, Root, ScanReport, report};
+use crate::scan::{COLLAPSE, Growing, HELD, Options, Root, ScanReport, report};
 use crate::watch::when_ended;
 
 /// Runs the verb.
@@ -65,6 +65,7 @@ pub fn run(args: ScanArgs) -> Outcome {
         // What the runtime of a container mounted is no part of the image.
         mounts_allowed: root.process().map(|process| process.mounts().iter().cloned().collect()).unwrap_or_default(),
         id_view: args.id_map,
+        growing: policy.is_some().then(|| Arc::new(Growing::once())),
         policy: policy.map(Arc::new),
         collapse: args.collapse.then_some(COLLAPSE),
         held: (args.format == FormatArg::Ndjson).then_some(HELD),

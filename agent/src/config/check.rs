@@ -180,6 +180,7 @@ impl Check {
             }
             self.manifests(at)
         });
+        let policy = raw.policy.map(|policy| self.absolute("target.policy", policy));
         let exclude = match raw.exclude {
             None => Excludes::none(),
             Some(At { value, place }) => Excludes::new(value.iter().map(String::as_str), []).unwrap_or_else(|error| {
@@ -197,6 +198,7 @@ impl Check {
             name: name?,
             root: root?,
             manifests: manifests?,
+            policy,
             allow_unsigned,
             exclude,
             mounts,

@@ -54,6 +54,7 @@ pub(super) struct RawTarget {
     pub(super) root: Option<At<PathBuf>>,
     pub(super) process: Option<At<String>>,
     pub(super) manifest: Option<At<Vec<PathBuf>>>,
+    pub(super) policy: Option<At<PathBuf>>,
     pub(super) allow_unsigned: Option<At<bool>>,
     pub(super) exclude: Option<At<Vec<String>>>,
     pub(super) mounts: Option<At<Mounts>>,
@@ -336,6 +337,7 @@ impl<'a> Section<'a> {
             root: self.path("root"),
             process: self.text("process"),
             manifest: self.paths("manifest"),
+            policy: self.optional_path("policy"),
             allow_unsigned: self.flag("allow_unsigned"),
             exclude: self.texts("exclude"),
             mounts: self.parsed("mounts", "one of report, skip, cross", |word| match word {

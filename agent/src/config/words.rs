@@ -21,6 +21,7 @@ pub(super) const TARGET: Words = Words {
         "root",
         "process",
         "manifest",
+        "policy",
         "trust",
         "allow_unsigned",
         "exclude",

@@ -1,9 +1,9 @@
 //! Runs `agent/cases/*.toml`: each a story told to a monitor, with what it must do at every step.
 //!
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
-//! `configured NAME[@MANIFEST][!]…` (`!` = its manifest was refused), `armed NAME [degraded]`, `away NAME`,
-//! `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`, `found #SCAN PATH CHANGE [VARIANT]`,
-//! `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
+//! `configured NAME[@MANIFEST][+POLICY][?][!]…` (`!` = its manifest was refused, `?` = its policy), `armed NAME [degraded]`,
+//! `away NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
+//! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
 //!
 //! A scan that nobody waits for is a `sweep` in `do`.
 
@@ -17,8 +17,9 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attributes, Change};
 use driftlock_common::event::{Body, ConditionBody, FindingBody};
-use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, Summary, Unjudged};
+use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, PolicyView, Summary, Unjudged};
 use driftlock_common::path::TreePath;
+use driftlock_common::policy::{Ruling, Severity};
 use driftlock_common::profile::Profile;
 use serde::Deserialize;
 
@@ -115,8 +116,12 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
         ["overflow", target] => hint(target, Hint::Everything(Why::Overflow)),
         ["failed", target] => hint(target, Hint::Everything(Why::Failed)),
         ["moved", target] => hint(target, Hint::Everything(Why::RootMoved)),
-        ["found", scan, at, change] => found(scan, at, change, 0),
-        ["found", scan, at, change, variant] => found(scan, at, change, variant.parse().unwrap()),
+        ["found", scan, at, change] => found(scan, finding(at, change, 0), true),
+        ["found", scan, at, change, variant] => found(scan, finding(at, change, variant.parse().unwrap()), true),
+        ["found", scan, at, change, variant, verdict] => {
+            found(scan, judged(finding(at, change, variant.parse().unwrap()), verdict), true)
+        }
+        ["unsettled", scan, at, change] => found(scan, finding(at, change, 0), false),
         ["finished", scan] => {
             let scan = scan_id(scan);
             Event::Scanned { scan, ending: Ending::Finished(full[&scan].then(|| Box::new(summary()))) }
@@ -144,8 +149,14 @@ fn reason(name: &str) -> ConditionReason {
     ConditionReason::TABLE.iter().find(|(_, word, _)| *word == name).unwrap().0
 }
 
-fn found(scan: &str, at: &str, change: &str, variant: u64) -> Event {
-    Event::Found { scan: scan_id(scan), path: path(at), finding: Box::new(finding(at, change, variant)) }
+fn found(scan: &str, finding: Finding, settled: bool) -> Event {
+    Event::Found { scan: scan_id(scan), path: finding.tree_path().unwrap(), finding: Box::new(finding), settled }
+}
+
+pub(super) fn judged(finding: Finding, verdict: &str) -> Finding {
+    let severity = Severity::of_name(verdict);
+    let ruling = if severity.is_some() { Ruling::Alert } else { Ruling::Tolerated };
+    Finding { verdict: Some(ruling), severity, ..finding }
 }
 
 /// `collapsed` is an added directory that stands for what is below it.
@@ -221,14 +232,20 @@ pub(super) fn summary() -> Summary {
 
 pub(super) fn plan(targets: &[&str]) -> Plan {
     let targets = targets.iter().map(|word| {
-        let refused = word.ends_with('!');
-        let word = word.trim_end_matches('!');
+        let (refused, policy_refused) = (word.contains('!'), word.contains('?'));
+        let word = word.trim_end_matches(['!', '?']);
+        let (word, policy) = word.split_once('+').map_or((word, None), |(word, policy)| (word, Some(policy)));
         let (name, named) = word.split_once('@').unwrap_or((word, "m"));
         TargetPlan {
             name: name.to_owned(),
             root: format!("/srv/{name}"),
             manifest: (named != "none").then(|| manifest(named)),
             refused: if refused { "truncated".to_owned() } else { String::new() },
+            policy: policy.map(|name| PolicyView {
+                name: name.to_owned(),
+                digest: OciDigest::blake3(Digest::blake3(name.as_bytes())),
+            }),
+            policy_refused: if policy_refused { "web.toml:1:1: nonsense".to_owned() } else { String::new() },
             excluded: Vec::new(),
             mounts: Mounts::Report,
             mounts_allowed: BTreeSet::new(),
@@ -250,7 +267,7 @@ fn recovered(line: &str) -> FindingBody {
     let words: Vec<&str> = line.split(' ').collect();
     let [target, at, change] = words[..] else { panic!("{line}") };
     let opened_at = "2023-01-01T00:00:00Z".to_owned();
-    FindingBody { target: target.to_owned(), finding: finding(at, change, 0), opened_at, count: 1 }
+    FindingBody { target: target.to_owned(), finding: finding(at, change, 0), opened_at, count: 1, flapping: None }
 }
 
 fn condition(line: &str) -> ConditionBody {
@@ -292,7 +309,11 @@ fn line(action: &Action) -> String {
 
 fn body_line(body: &Body) -> String {
     let finding = |word: &str, body: &FindingBody| {
-        format!("{word} {} {} {} x{}", body.target, body.finding.path, body.finding.change, body.count)
+        let Finding { path, change, verdict, severity, .. } = &body.finding;
+        let verdict = verdict.map(|verdict| severity.map_or(verdict.name(), Severity::name));
+        let verdict = verdict.map_or(String::new(), |verdict| format!(" {verdict}"));
+        let flapping = body.flapping.map_or(String::new(), |folded| format!(" flapping {folded}"));
+        format!("{word} {} {path} {change} x{}{verdict}{flapping}", body.target, body.count)
     };
     let condition = |word: &str, body: &ConditionBody| {
         format!("{word} {} {}", body.target.as_deref().unwrap_or("-"), body.reason.name())

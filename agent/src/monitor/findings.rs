@@ -1,7 +1,8 @@
 //! Owns the open findings of one target: opened once, updated when the difference changes, resolved when a finished
-//! look no longer finds them. Must not own when to look.
+//! look no longer finds them, unless they flap. Must not own when to look.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::Change;
@@ -9,8 +10,9 @@ use driftlock_common::event::{Body, FindingBody, FindingResolved, nothing_open};
 use driftlock_common::finding::{Finding, open_digest};
 use driftlock_common::path::TreePath;
 
-use super::ScanId;
 use super::dirty::path_of;
+use super::flapping::{Flapping, Say};
+use super::{Now, ScanId};
 use crate::scan::Scope;
 
 /// The open findings of a target.
@@ -19,64 +21,94 @@ pub(super) struct Findings {
     open: BTreeMap<TreePath, Open>,
     /// Over `open`; `None` after a change.
     digest: Option<OciDigest>,
+    flapping: Flapping,
 }
 
 #[derive(Debug)]
 struct Open {
+    /// As it was last said.
     body: FindingBody,
     /// The last scan that found it.
     seen: Option<ScanId>,
 }
 
+/// A look at one place, while it hands over what it finds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finder<'a> {
+    pub(super) target: &'a str,
+    pub(super) scan: ScanId,
+    /// Whether this look was at this place, not one of those at everything.
+    pub(super) counted: bool,
+    pub(super) now: Now,
+}
+
 impl Findings {
-    pub(super) const fn none() -> Self {
-        Self { open: BTreeMap::new(), digest: None }
+    pub(super) fn none() -> Self {
+        Self { open: BTreeMap::new(), digest: None, flapping: Flapping::default() }
     }
 
     /// Those that were open when the agent stopped.
     pub(super) fn recovered(bodies: Vec<FindingBody>) -> Self {
-        let open = bodies
-            .into_iter()
-            .filter_map(|body| Some((body.finding.tree_path()?, Open { body, seen: None })))
-            .collect();
-        Self { open, digest: None }
+        let mut findings = Self::none();
+        for body in bodies {
+            let Some(path) = body.finding.tree_path() else { continue };
+            if body.flapping.is_some() {
+                findings.flapping.recover(path.clone(), body.finding.clone());
+            }
+            findings.open.insert(path, Open { body, seen: None });
+        }
+        findings
     }
 
-    /// Takes what a scan found; what has to be reported comes back. `counted`: whether this look was at this place, not
-    /// one of those at everything.
-    pub(super) fn found(
-        &mut self,
-        target: &str,
-        (path, finding): (TreePath, Finding),
-        scan: ScanId,
-        counted: bool,
-        time: &str,
-    ) -> Option<Body> {
+    /// Takes what a scan found; what has to be reported comes back.
+    pub(super) fn found(&mut self, by: Finder<'_>, path: TreePath, finding: Finding) -> Option<Body> {
         if finding.change == Change::Added && self.stands_for(&path) {
             return None;
         }
         let Some(open) = self.open.get_mut(&path) else {
-            let body = FindingBody { target: target.to_owned(), finding, opened_at: time.to_owned(), count: 1 };
-            self.open.insert(path, Open { body: body.clone(), seen: Some(scan) });
+            let (target, opened_at) = (by.target.to_owned(), by.now.rfc3339());
+            let body = FindingBody { target, finding, opened_at, count: 1, flapping: None };
+            self.open.insert(path, Open { body: body.clone(), seen: Some(by.scan) });
             self.digest = None;
             return Some(Body::FindingOpened(body));
         };
-        open.seen = Some(scan);
-        let same = open.body.finding == finding;
-        open.body.count = open.body.count.saturating_add(u64::from(counted || !same));
-        if same {
+        open.seen = Some(by.scan);
+        let body = &mut open.body;
+        let (other, said) = match &mut body.flapping {
+            Some(folded) => {
+                let (other, opened, say) = self.flapping.found(&path, &finding, &body.finding, by.now.elapsed);
+                *folded += u64::from(opened);
+                if say == Say::Critical {
+                    body.flapping = None;
+                }
+                (other, say != Say::Nothing)
+            }
+            None => {
+                let other = body.finding != finding;
+                (other, other)
+            }
+        };
+        body.count = body.count.saturating_add(u64::from(by.counted || other));
+        if !said {
             return None;
         }
-        open.body.finding = finding;
+        body.finding = finding;
         self.digest = None;
-        Some(Body::FindingUpdated(open.body.clone()))
+        Some(Body::FindingUpdated(body.clone()))
+    }
+
+    /// A scan found something at `path` that may be over in a moment: what was said of it stays.
+    pub(super) fn found_unsettled(&mut self, path: &TreePath, scan: ScanId) {
+        if let Some(open) = self.open.get_mut(path) {
+            open.seen = Some(scan);
+        }
     }
 
     /// Whether one open finding above `path` stands for all that was added below it.
     fn stands_for(&self, path: &TreePath) -> bool {
         let mut above = path.parent();
         while let Some(ancestor) = above {
-            if self.open.get(&ancestor).is_some_and(|open| open.body.finding.collapsed.is_some()) {
+            if self.there(&ancestor).is_some_and(|finding| finding.collapsed.is_some()) {
                 return true;
             }
             above = ancestor.parent();
@@ -84,9 +116,21 @@ impl Findings {
         false
     }
 
+    /// What differs at `path`, as far as is known.
+    fn there(&self, path: &TreePath) -> Option<&Finding> {
+        match self.flapping.get(path) {
+            Some(flap) => flap.now.as_ref(),
+            None => self.open.get(path).map(|open| &open.body.finding),
+        }
+    }
+
+    fn is_unverifiable(&self, path: &TreePath) -> bool {
+        self.there(path).is_some_and(|finding| finding.change == Change::Unverifiable)
+    }
+
     /// A scan of `scope` finished: what it did not find again is as sealed, unless it lies below something that the scan
     /// could not establish.
-    pub(super) fn finished(&mut self, target: &str, scope: &Scope, scan: ScanId) -> Vec<Body> {
+    pub(super) fn finished(&mut self, target: &str, scope: &Scope, scan: ScanId, now: Duration) -> Vec<Body> {
         let top = path_of(scope);
         let mut resolved = Vec::new();
         let mut blind: Option<&TreePath> = self.blind_above(top, scan);
@@ -100,14 +144,52 @@ impl Findings {
                 break;
             }
             if open.seen == Some(scan) {
-                if open.body.finding.change == Change::Unverifiable {
+                if self.is_unverifiable(path) {
                     blind = Some(path);
                 }
             } else if !blind.is_some_and(|blind| path.is_within(blind)) {
                 resolved.push(path.clone());
             }
         }
-        resolved.into_iter().filter_map(|path| self.resolve(target, &path)).collect()
+        resolved.into_iter().filter_map(|path| self.resolve_or_fold(target, &path, now)).collect()
+    }
+
+    /// A path is as sealed: said, unless it flaps.
+    fn resolve_or_fold(&mut self, target: &str, path: &TreePath, now: Duration) -> Option<Body> {
+        let body = &mut self.open.get_mut(path)?.body;
+        if let Some(folded) = &mut body.flapping {
+            *folded += u64::from(self.flapping.is_gone(path, now));
+            return None;
+        }
+        if self.flapping.resolved(path, &body.finding, now) {
+            body.flapping = Some(1);
+            return Some(Body::FindingUpdated(body.clone()));
+        }
+        self.resolve(target, path)
+    }
+
+    /// Says what is at the paths that flapped and are quiet.
+    pub(super) fn quiet(&mut self, target: &str, now: Duration) -> Vec<Body> {
+        let quiet = self.flapping.take_quiet(now);
+        let say = |(path, there): (TreePath, Option<Finding>)| {
+            let Some(finding) = there else { return self.resolve(target, &path) };
+            let body = &mut self.open.get_mut(&path)?.body;
+            body.finding = finding;
+            body.flapping = None;
+            self.digest = None;
+            Some(Body::FindingUpdated(body.clone()))
+        };
+        quiet.into_iter().filter_map(say).collect()
+    }
+
+    /// When [`Findings::quiet`] may have something to say.
+    pub(super) fn next_quiet(&self) -> Option<Duration> {
+        self.flapping.next_quiet()
+    }
+
+    /// How often something was not said, because it flaps.
+    pub(super) const fn folded(&self) -> u64 {
+        self.flapping.folded()
     }
 
     /// A look below a place that it could not enter is found at the place itself.
@@ -116,7 +198,7 @@ impl Findings {
         while let Some(ancestor) = above {
             if let Some((path, open)) = self.open.get_key_value(&ancestor)
                 && open.seen == Some(scan)
-                && open.body.finding.change == Change::Unverifiable
+                && self.is_unverifiable(path)
             {
                 return Some(path);
             }
@@ -127,6 +209,7 @@ impl Findings {
 
     /// Everything is resolved: the target is no longer watched.
     pub(super) fn resolve_all(&mut self, target: &str) -> Vec<Body> {
+        self.flapping = Flapping::default();
         let paths: Vec<TreePath> = self.open.keys().cloned().collect();
         paths.into_iter().filter_map(|path| self.resolve(target, &path)).collect()
     }

@@ -9,9 +9,10 @@ use driftlock_common::path::TreePath;
 
 use super::conditions::Conditions;
 use super::dirty::Dirty;
-use super::findings::Findings;
+use super::findings::{Finder, Findings};
 use super::{Action, Dice, Now, ScanId, TargetPlan, snapshot};
 use crate::scan::Scope;
+use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
 use crate::watch::{Armed, Hint, Why};
 
@@ -49,6 +50,8 @@ pub(super) struct Target {
     /// Of the last finished look at everything.
     last_full_time: Option<String>,
     unverifiable: u64,
+    /// What it did not read, because the policy allows anything there.
+    unjudged: Unjudged,
     /// What the last complete look left out as the kernel's, escaped.
     virtual_mounts: Vec<String>,
     overflows: u64,
@@ -101,6 +104,7 @@ impl Target {
             stale: false,
             last_full_time: None,
             unverifiable: 0,
+            unjudged: Unjudged::default(),
             virtual_mounts: Vec::new(),
             overflows: 0,
             unsure: false,
@@ -116,8 +120,9 @@ impl Target {
 
     /// Takes another plan; a changed one is looked at from the beginning.
     pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
-        // How often is looked, and why a manifest was refused, is no reason to look again.
-        let same = TargetPlan { refused: self.plan.refused.clone(), sweep: self.plan.sweep, ..plan.clone() }
+        // How often is looked, and why something was refused, is no reason to look again.
+        let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
+        let same = TargetPlan { refused, policy_refused, sweep: self.plan.sweep, ..plan.clone() }
             == TargetPlan { blind_sweep: plan.blind_sweep, ..self.plan.clone() };
         self.plan = plan;
         if same {
@@ -269,11 +274,25 @@ impl Target {
         self.scan.as_ref().map(|scan| scan.id)
     }
 
-    pub(super) fn found(&mut self, id: ScanId, path: TreePath, finding: Finding, time: &str) -> Option<Body> {
+    pub(super) fn found(&mut self, scan: ScanId, path: TreePath, finding: Finding, now: Now) -> Option<Body> {
         let counted = self.scan.as_ref().is_some_and(|scan| !scan.scopes.contains(&Scope::All));
-        let body = self.findings.found(&self.plan.name, (path, finding), id, counted, time);
+        let by = Finder { target: &self.plan.name, scan, counted, now };
+        let body = self.findings.found(by, path, finding);
         self.moved |= body.is_some();
         body
+    }
+
+    /// What a scan found may be over in a moment, as the steps of a rotation are: it is looked at again before it is said.
+    pub(super) fn found_unsettled(&mut self, scan: ScanId, path: TreePath, now: Duration) {
+        self.findings.found_unsettled(&path, scan);
+        self.dirty.mark_due(Scope::Entry(path), now + SETTLE);
+    }
+
+    /// What there is to say of paths that flapped and are quiet.
+    pub(super) fn quiet(&mut self, now: Duration) -> Vec<Body> {
+        let bodies = self.findings.quiet(&self.plan.name, now);
+        self.moved |= !bodies.is_empty();
+        bodies
     }
 
     /// Takes the end of a scan that looked at all it was asked to; whether that was everything comes back too.
@@ -281,7 +300,7 @@ impl Target {
         let Some(scan) = self.scan.take() else { return (Vec::new(), false) };
         let mut bodies = Vec::new();
         for scope in &scan.scopes {
-            bodies.extend(self.findings.finished(&self.plan.name, scope, scan.id));
+            bodies.extend(self.findings.finished(&self.plan.name, scope, scan.id, now.elapsed));
         }
         self.moved |= !bodies.is_empty();
         self.dirty.settle(&scan.scopes, now.elapsed, now.elapsed.saturating_sub(scan.started));
@@ -293,6 +312,7 @@ impl Target {
             self.next_sweep = now.elapsed + dice.spread(self.period());
             if let Some(summary) = summary {
                 self.unverifiable = summary.unverifiable;
+                self.unjudged = summary.unjudged;
                 self.virtual_mounts.clone_from(&summary.excluded.virtual_mounts);
                 bodies.extend(self.verified(*summary, now.elapsed));
             }
@@ -360,7 +380,7 @@ impl Target {
         let can_scan =
             self.scan.is_none() && self.plan.manifest.is_some() && matches!(self.watch, Watching::Armed { .. });
         let scan = if can_scan { self.dirty.next_due().into_iter().chain([self.next_sweep]).min() } else { None };
-        [stale, arm, hurry, scan].into_iter().flatten().min()
+        [stale, arm, hurry, scan, self.findings.next_quiet()].into_iter().flatten().min()
     }
 
     // --- reports ---
@@ -387,7 +407,7 @@ impl Target {
             target: self.plan.name.clone(),
             root: self.plan.root.clone(),
             manifest: self.plan.manifest.clone(),
-            policy: None,
+            policy: self.plan.policy.clone(),
             open_findings: self.findings.len() as u64,
             open_digest: self.findings.digest(),
             coverage: Coverage {
@@ -396,7 +416,8 @@ impl Target {
                 unverifiable: self.unverifiable,
                 overflows: self.overflows,
                 unwatched: self.watched.unwatched,
-                unjudged: Unjudged::default(),
+                unjudged: self.unjudged,
+                folded: self.findings.folded(),
                 excluded: self.plan.excluded.clone(),
                 mounts: self
                     .plan

@@ -31,6 +31,8 @@ enum Step {
     Look,
     /// Time passes.
     Pass(u64),
+    /// A file that is as sealed no longer is, or the other way round, and all that follows from it.
+    Toggle(usize),
 }
 
 struct World {
@@ -41,6 +43,8 @@ struct World {
     scan: Option<(ScanId, bool, VecDeque<String>)>,
     /// Folded from what was recorded, as a collector would.
     open: BTreeMap<String, u64>,
+    /// When each path was said to open.
+    opened: BTreeMap<String, Vec<u64>>,
 }
 
 fn sealed() -> BTreeMap<String, u64> {
@@ -66,8 +70,12 @@ impl World {
             waiting: VecDeque::new(),
             scan: None,
             open: BTreeMap::new(),
+            opened: BTreeMap::new(),
         };
-        world.on(Event::Configured(plan(&["app"])));
+        let mut plan = plan(&["app"]);
+        // Nothing is to be found by a sweep.
+        plan.targets[0].sweep = Duration::from_hours(3);
+        world.on(Event::Configured(plan));
         world
     }
 
@@ -109,6 +117,10 @@ impl World {
             Body::FindingOpened(body) => {
                 let old = self.open.insert(body.finding.path.clone(), 0);
                 assert_eq!(old, None, "{} opened twice", body.finding.path);
+                let opened = self.opened.entry(body.finding.path.clone()).or_default();
+                opened.push(self.now);
+                let lately = opened.iter().filter(|at| **at + 600_000 > self.now).count();
+                assert!(lately <= 5, "{} opened {lately} times in ten minutes", body.finding.path);
             }
             Body::FindingUpdated(body) => assert!(self.open.contains_key(&body.finding.path)),
             Body::FindingResolved(body) => {
@@ -133,7 +145,7 @@ impl World {
                 self.scan = Some((scan, full, paths));
                 if let Some((word, variant)) = difference(&path, &self.disk) {
                     let finding = Box::new(finding(&path, word, variant));
-                    self.on(Event::Found { scan, path: TreePath::new(path).unwrap(), finding });
+                    self.on(Event::Found { scan, path: TreePath::new(path).unwrap(), finding, settled: true });
                 }
             }
             None => {
@@ -182,13 +194,34 @@ impl World {
                 self.now += ms;
                 self.on(Event::Tick);
             }
+            Step::Toggle(file) => {
+                let name = names[file % names.len()];
+                if difference(name, &self.disk).is_some() == SEALED.contains(&name) {
+                    self.disk.insert(name.to_owned(), 0);
+                } else {
+                    self.disk.remove(name);
+                }
+                self.waiting.push_back(touched(name));
+                while !self.waiting.is_empty() {
+                    self.deliver();
+                }
+                // Longer than a path rests.
+                for _ in 0..2 {
+                    while self.scan.is_some() {
+                        self.look();
+                    }
+                    self.now += 6000;
+                    self.on(Event::Tick);
+                }
+            }
         }
     }
 
-    /// Lets everything come to an end without the help of a sweep.
+    /// Lets everything come to an end without the help of a sweep, what flaps too.
     fn rest(&mut self) {
+        const LONG: u64 = 1_000_000;
         let begun = self.now;
-        while self.now < begun + 120_000 {
+        while self.now < begun + LONG {
             while !self.waiting.is_empty() {
                 self.deliver();
             }
@@ -196,7 +229,7 @@ impl World {
                 self.look();
             }
             let Some(deadline) = self.monitor.deadline() else { break };
-            self.now = self.now.max(u64::try_from(deadline.as_millis()).unwrap()).min(begun + 120_000);
+            self.now = self.now.max(u64::try_from(deadline.as_millis()).unwrap()).min(begun + LONG);
             self.on(Event::Tick);
         }
     }
@@ -211,6 +244,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Deliver),
         10 => Just(Step::Look),
         3 => (0u64..400).prop_map(Step::Pass),
+        3 => (0usize..2).prop_map(Step::Toggle),
     ]
 }
 

@@ -1,11 +1,13 @@
 //! Owns what the runtime holds for one target: its baseline, its root, its watches, its scan. Must not own when any of it is
 //! used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use driftlock_common::finding::PolicyView;
 use driftlock_common::path::{Escaped, TreePath};
+use driftlock_common::policy::Policy;
 use tokio::sync::mpsc;
 
 use super::hold::Hold;
@@ -15,6 +17,7 @@ use crate::baseline::{Accept, Baseline, LeftOut};
 use crate::config::{self, Config, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
+use crate::policy_file;
 use crate::pool::Pool;
 use crate::scan::pace::{Allowance, Occasion, Pace};
 use crate::scan::{COLLAPSE, HELD, Options, Scope};
@@ -25,6 +28,8 @@ use crate::watch::{Watched, Watcher};
 pub(super) struct Live {
     target: Target,
     baseline: Option<Arc<Baseline>>,
+    /// The last one that was accepted, if one is configured.
+    policy: Option<Arc<Policy>>,
     remembered: Remembered,
     /// The root as it was first seen. Shared with the scan.
     hold: Hold,
@@ -53,7 +58,7 @@ pub(super) struct Order {
 }
 
 impl Live {
-    /// Reads the target's manifest, off the loop's thread.
+    /// Reads the target's manifest and its policy, off the loop's thread.
     pub(super) async fn load(
         target: Target,
         before: Option<Self>,
@@ -70,14 +75,20 @@ impl Live {
             Ok(Err(error)) => (None, Failure::from(error).to_string()),
             Err(error) => (None, error.to_string()),
         };
+        let (policy, policy_refused) = load_policy(target.policy.clone()).await;
         let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), state_dir));
         if live.target.root != target.root {
             // Nothing that was known is about another root.
             live.hold = Hold::default();
             live.baseline = None;
+            live.policy = None;
         }
         // A manifest that is refused leaves the one that was accepted last.
         live.baseline = loaded.or_else(|| live.baseline.take());
+        live.policy = match (policy, &target.policy) {
+            (None, Some(_)) => live.policy.take(),
+            (policy, _) => policy,
+        };
         live.target = target;
         let entries = live.baseline.as_ref().map_or(0, |baseline| baseline.manifest().tree.len());
         let sweep = watch.sweep.unwrap_or_else(|| config::default_sweep(entries));
@@ -86,6 +97,8 @@ impl Live {
             root: Escaped(live.target.root.to_string().as_bytes()).to_string(),
             manifest: live.baseline.as_ref().map(|baseline| baseline.view()),
             refused,
+            policy: live.policy.as_deref().map(PolicyView::from),
+            policy_refused,
             excluded: live.target.exclude.iter().map(str::to_owned).collect(),
             mounts: live.target.mounts,
             mounts_allowed: live.target.mounts_allowed.clone(),
@@ -101,6 +114,7 @@ impl Live {
             remembered: Remembered::of(&target.name, state_dir),
             target,
             baseline: None,
+            policy: None,
             hold: Hold::default(),
             watchers: Vec::new(),
             generation: 0,
@@ -190,6 +204,7 @@ impl Live {
             mounts_allowed: self.target.mounts_allowed.clone(),
             id_view: self.target.id_map.clone(),
             own_state,
+            policy: self.policy.clone(),
             collapse: Some(COLLAPSE),
             held: Some(HELD),
             pace: Some(pace),
@@ -227,6 +242,16 @@ impl Live {
         if let Some(scanning) = self.scan.as_ref().filter(|scanning| scanning.id == scan) {
             scanning.pace.hurry();
         }
+    }
+}
+
+/// A policy, and why there is none although there is a file.
+async fn load_policy(file: Option<PathBuf>) -> (Option<Arc<Policy>>, String) {
+    let Some(file) = file else { return (None, String::new()) };
+    match tokio::task::spawn_blocking(move || policy_file::load(&file)).await {
+        Ok(Ok(policy)) => (Some(Arc::new(policy)), String::new()),
+        Ok(Err(error)) => (None, Failure::from(error).to_string()),
+        Err(error) => (None, error.to_string()),
     }
 }
 

@@ -58,6 +58,8 @@ impl Look {
         let baseline = Arc::clone(&self.baseline);
         let baseline = &*baseline;
         let state = self.remembered.state(root, baseline, &self.options);
+        self.options.growing =
+            self.options.policy.is_some().then(|| self.remembered.growing(root, baseline, &self.options, self.full));
         let sealed_in = baseline.sealed_in();
         for scope in std::mem::take(&mut self.scopes) {
             if self.cancel.load(Ordering::Relaxed) {
@@ -95,7 +97,9 @@ impl Look {
 
     fn found(&self, judged: &Judged<'_>, sealed_in: SealedIn<'_>) {
         let finding = Box::new(Finding::of(judged, sealed_in));
-        self.send(Event::Found { scan: self.scan, path: judged.drift.path.clone(), finding });
+        let path = judged.drift.path.clone();
+        let settled = self.options.growing.as_ref().is_none_or(|growing| growing.is_settled(&path));
+        self.send(Event::Found { scan: self.scan, path, finding, settled });
     }
 
     fn send(&self, event: Event) {

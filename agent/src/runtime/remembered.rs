@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use driftlock_common::digest::Digest;
 
 use crate::baseline::Baseline;
-use crate::scan::{Distrust, Identity, Options, Root, State};
+use crate::scan::{Distrust, Growing, Identity, Options, Root, State};
 
 /// Between two savings. What a restart loses of it is read once more.
 const PAUSE: Duration = Duration::from_mins(15);
@@ -17,12 +17,14 @@ const PAUSE: Duration = Duration::from_mins(15);
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
     path: PathBuf,
+    growing: PathBuf,
     inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     state: Option<Arc<State>>,
+    growing: Option<Arc<Growing>>,
     saved: Option<Instant>,
 }
 
@@ -31,7 +33,26 @@ impl Remembered {
     pub(super) fn of(target: &str, state_dir: &Path) -> Self {
         // A name may hold what a file name may not.
         let name = Digest::blake3(target.as_bytes()).to_string();
-        Self { path: state_dir.join(format!("scan-{}.state", &name[..16])), inner: Arc::default() }
+        let file = |what| state_dir.join(format!("{what}-{}.state", &name[..16]));
+        Self { path: file("scan"), growing: file("growing"), inner: Arc::default() }
+    }
+
+    /// What is remembered of the growing files of `root`, compared with `baseline`; nothing, if it is about anything else.
+    pub(super) fn growing(&self, root: &Root, baseline: &Baseline, options: &Options, full: Duration) -> Arc<Growing> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = Identity::of(root, baseline.view().tree, baseline.manifest().header.profile, options);
+        match &inner.growing {
+            Some(growing) if growing.identity() == Some(identity) => return Arc::clone(growing),
+            Some(_) => {}
+            None => match Growing::load(&self.growing, identity, full) {
+                Ok(growing) => return Arc::clone(inner.growing.insert(Arc::new(growing))),
+                Err(Distrust::Absent) => {}
+                Err(why) => {
+                    tracing::warn!(file = %self.growing.display(), "{why}: what growing files held is not known");
+                }
+            },
+        }
+        Arc::clone(inner.growing.insert(Arc::new(Growing::of(identity, full))))
     }
 
     /// What is remembered of `root` compared with `baseline`; nothing, if it is about anything else.
@@ -73,6 +94,11 @@ impl Remembered {
     /// Saves it, if there is anything.
     pub(super) fn save(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(growing) = &inner.growing
+            && let Err(error) = growing.save(&self.growing)
+        {
+            tracing::warn!(file = %self.growing.display(), %error, "what growing files held is not remembered");
+        }
         let Some(state) = &inner.state else { return };
         state.forget_if_clock_stepped();
         match state.save(&self.path) {

@@ -18,6 +18,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use super::collapse::Collapse;
 use super::content::Wanted;
 use super::directory::Budget;
+use super::growing::Growth;
 use super::look::{Look, Seen};
 use super::open::Crossing;
 use super::readers::Readers;
@@ -86,11 +87,15 @@ pub fn compare(
             cancel.store(true, Ordering::Relaxed);
         }
     };
+    let growing = options.growing.as_deref().zip(options.policy.as_deref());
+    let growth = growing.map(|(growing, policy)| growing.begin(root, policy, manifest.header.content));
+    let growth = growth.as_ref();
     let sink = Found {
         expected,
         tree: &manifest.tree,
         options,
         judge: options.judge(),
+        growth,
         found: &found,
         removed: Mutex::default(),
         top: Mutex::default(),
@@ -117,6 +122,7 @@ pub fn compare(
         excludes: &manifest.header.excludes,
         options,
         sweep: options.state.as_ref().map(|(state, rely)| state.sweep(root, *rely)),
+        growth,
         look,
         budget: Budget::of_process(pool.threads()),
         readers: Readers::of(pool),
@@ -148,6 +154,13 @@ pub fn compare(
     virtual_mounts.dedup();
     let own_state = met.own_state.into_inner().unwrap_or_else(PoisonError::into_inner);
     let gaps = sink.finish(root_lost);
+    if let Some(growth) = growth
+        && *scope == Scope::All
+        && !root_lost
+        && !met.interrupted.load(Ordering::Relaxed)
+    {
+        growth.finish();
+    }
     Outcome {
         stats: Stats {
             entries: met.entries.into_inner(),
@@ -181,6 +194,7 @@ struct Found<'a> {
     tree: &'a Tree,
     options: &'a Options,
     judge: Judge<'a>,
+    growth: Option<&'a Growth<'a>>,
     found: &'a (dyn Fn(Drift) + Sync),
     /// Held back until the root is known to be there: if it is not, nothing of this is true.
     removed: Mutex<Vec<EntryId>>,
@@ -238,6 +252,9 @@ impl Found<'_> {
             for id in gone.into_iter().flat_map(|id| tree.subtree(id)) {
                 let drift = Drift { path: tree.path(id), delta: Delta::Removed { expected: self.sealed(id) } };
                 if !self.options.local_excludes.excludes(&drift.path) {
+                    if let Some(growth) = self.growth {
+                        growth.gone(&drift.path, &tree.node(id));
+                    }
                     self.emit(drift);
                 }
             }

@@ -13,6 +13,7 @@ use driftlock_common::node::{FileType, Kind, Node, Presence, Xattrs};
 use driftlock_common::policy::{Privilege, SET_ID};
 
 use super::content::{self, Content, Wanted};
+use super::growing::{Grower, Read};
 use super::ids::IdMap;
 use super::mount_table::MountTable;
 use super::open::{Crossing, Stat, Trouble, open_file, read_link, stat_at, stat_fd};
@@ -103,16 +104,17 @@ impl Look<'_> {
         seen
     }
 
-    /// What `name` is, which is not a directory.
+    /// What `name` is, which is not a directory; `grower` reads it if it may grow.
     pub(super) fn entry(
         &self,
         directory: BorrowedFd<'_>,
         name: &CStr,
         stat: &Stat,
         wish: Wish,
+        grower: Option<&Grower<'_>>,
     ) -> Result<Seen, Trouble> {
         match stat.file_type {
-            FileType::File => self.file(directory, name, stat, wish),
+            FileType::File => self.file(directory, name, stat, wish, grower),
             FileType::Symlink => {
                 let mut seen = self.of_stat(stat);
                 seen.node.kind = Kind::Symlink { target: read_link(directory, name)? };
@@ -125,9 +127,18 @@ impl Look<'_> {
         }
     }
 
-    fn file(&self, directory: BorrowedFd<'_>, name: &CStr, stat: &Stat, wish: Wish) -> Result<Seen, Trouble> {
+    fn file(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        stat: &Stat,
+        wish: Wish,
+        grower: Option<&Grower<'_>>,
+    ) -> Result<Seen, Trouble> {
         let Wish { mut want, limit, .. } = wish;
-        let too_large = limit.is_some_and(|limit| stat.size > limit);
+        // What was read before is not new, however much it is.
+        let before = grower.map_or(0, Grower::length);
+        let too_large = limit.is_some_and(|limit| stat.size > limit.saturating_add(before));
         let want_content = want.contains(Presence::CONTENT);
         let unread = wish.unread && want_content && stat.mode & SET_ID == 0;
         if unread {
@@ -164,9 +175,13 @@ impl Look<'_> {
                     progress: self.progress,
                     cancel: self.cancel,
                 };
-                seen.take_content(content::hash(source, self.digests))?;
+                match grower {
+                    Some(grower) => seen.take_read(before.size, grower.read(source))?,
+                    None => seen.take_content(content::hash(source, self.digests))?,
+                }
             }
-            if !stat_fd(fd.as_fd())?.same_moment(&before) {
+            let after = stat_fd(fd.as_fd())?;
+            if !(if grower.is_some() { after.only_grew(&before) } else { after.same_moment(&before) }) {
                 return Err(Trouble::Moved);
             }
         } else if unread {
@@ -213,6 +228,13 @@ impl Seen {
                 self.miss(Attribute::Xattrs, Reason::Io);
             }
         }
+    }
+
+    fn take_read(&mut self, size: u64, read: Result<Read, Trouble>) -> Result<(), Trouble> {
+        let bytes = read.as_ref().map_or(0, |read| read.bytes);
+        self.take_content(read.map(|read| Content { digest: read.content, sha256: None, bytes: size }))?;
+        self.hashed = self.hashed.map(|_| bytes);
+        Ok(())
     }
 
     fn take_content(&mut self, content: Result<Content, Trouble>) -> Result<(), Trouble> {

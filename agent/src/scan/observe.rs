@@ -81,6 +81,7 @@ pub fn observe(root: &Root, terms: &ObserveTerms, pool: &Pool) -> Observation {
         excludes: &terms.excludes,
         options: &options,
         sweep: None,
+        growth: None,
         look,
         budget: Budget::of_process(pool.threads()),
         readers: Readers::of(pool),

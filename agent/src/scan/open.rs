@@ -97,6 +97,11 @@ impl Stat {
         self.same_inode(other) && (self.size, self.mtime, self.ctime) == (other.size, other.mtime, other.ctime)
     }
 
+    /// Whether it is what was there `before`, and at most longer.
+    pub(super) fn only_grew(&self, before: &Self) -> bool {
+        self.same_inode(before) && self.size >= before.size
+    }
+
     /// The number of the mount it was reached through; `None` before Linux 5.8.
     pub(super) const fn mount(&self) -> Option<u64> {
         self.mount

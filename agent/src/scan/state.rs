@@ -85,6 +85,11 @@ impl Identity {
     }
 
     /// As it stands in a file.
+    pub(super) const fn digest(self) -> Digest {
+        self.0
+    }
+
+    /// As it stands in a file.
     pub const fn from_digest(digest: Digest) -> Self {
         Self(digest)
     }

@@ -18,6 +18,7 @@ use driftlock_common::pattern::Excludes;
 use driftlock_common::tree::{EntryId, Tree};
 
 use super::directory::{Budget, Directory};
+use super::growing::Growth;
 use super::list::{self, Last, Listing};
 use super::look::{Look, Seen};
 use super::open::{Stat, Trouble, open_directory, reopen_directory, stat_at, stat_fd};
@@ -52,6 +53,8 @@ pub(super) struct Walk<'a> {
     pub(super) options: &'a Options,
     /// What is remembered of earlier walks.
     pub(super) sweep: Option<Sweep<'a>>,
+    /// What is remembered of files that grow.
+    pub(super) growth: Option<&'a Growth<'a>>,
     pub(super) look: Look<'a>,
     pub(super) budget: Arc<Budget>,
     pub(super) readers: Readers<Step>,
@@ -319,7 +322,8 @@ impl<'s> Walk<'s> {
                 return None;
             }
             let wish = self.wish(&path, sealed, &stat);
-            match self.look.entry(fd, name, &stat, wish) {
+            let grower = self.grower(&path, sealed, &stat);
+            match self.look.entry(fd, name, &stat, wish, grower.as_ref()) {
                 Ok(seen) => {
                     self.judge(&path, sealed, seen);
                     return None;

@@ -165,7 +165,7 @@ pub(crate) fn finding(path: &[u8], count: u64) -> FindingBody {
         rule: None,
         explanation: None,
     };
-    FindingBody { target: TARGET.into(), finding, opened_at: TIME.into(), count }
+    FindingBody { target: TARGET.into(), finding, opened_at: TIME.into(), count, flapping: None }
 }
 
 /// A collector behind its router, with one host `web-1`.

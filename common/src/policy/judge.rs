@@ -126,6 +126,17 @@ impl Policy {
         first.is_some_and(|rule| self.rules[rule].allow == Allow::Any)
     }
 
+    /// The rule that lets the regular file at `path` grow, where a node of type `sealed` was sealed or nothing was.
+    pub fn growing(&self, path: &TreePath, sealed: Option<FileType>) -> Option<&Rule> {
+        let change = if sealed.is_some() { Change::Changed } else { Change::Added };
+        let facts =
+            Facts { change, types: [sealed, Some(FileType::File)], attributes: Attributes::of(Attribute::Content) };
+        let path: Vec<&[u8]> = path.components().collect();
+        let first = self.index.first(&path, |rule| uncovered(&self.rules[rule], &facts).is_none());
+        let is_file = sealed.is_none_or(|sealed| sealed == FileType::File);
+        first.map(|rule| &self.rules[rule]).filter(|rule| is_file && matches!(rule.allow, Allow::Append(_)))
+    }
+
     /// The rules whose path matches and which come before the one that decides, in order, each with the key by which it
     /// does not cover the drift. For people: it asks every rule.
     pub fn passed<'p>(&'p self, drift: &Drift) -> Vec<Passed<'p>> {

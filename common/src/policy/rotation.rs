@@ -148,28 +148,44 @@ pub fn explain(
         Some(Now { prefix: None, inode, .. }) if *inode != remembered.inode => Cut::Rewritten,
         Some(_) => return Fate::Grown,
     };
-    let all = siblings.named(&rotation.names);
-    match all.iter().find_map(|sibling| carries(remembered, sibling, siblings)) {
+    let mut all = siblings.named(&rotation.names);
+    // What was only renamed is found at once, and only what is not found as it is is unpacked.
+    all.sort_by_key(|sibling| sibling.inode != remembered.inode);
+    let plain = all.iter().find_map(|sibling| carries(remembered, sibling, siblings));
+    match plain.or_else(|| all.iter().find_map(|sibling| carries_packed(remembered, sibling, siblings))) {
         Some(rotated) => Fate::Rotated(rotated),
         None if was_oldest(name, remembered, now, rotation, &all) => Fate::Rotated(Rotated::OldestGone),
         None => Fate::Cut(cut),
     }
 }
 
-/// How a sibling has everything that was read of the file.
+/// How a sibling has everything that was read of the file, as it is.
 fn carries(remembered: &Remembered, sibling: &Sibling, siblings: &mut impl Siblings) -> Option<Rotated> {
-    let to = || sibling.name.clone();
-    let same = |found: &Beginning| found.digest == remembered.prefix && found.length >= remembered.length;
-    let lost = |found: &Beginning| remembered.seen.saturating_sub(found.length);
-    if let Some(found) = siblings.beginning(sibling, remembered.length).filter(same) {
-        return Some(if sibling.inode == remembered.inode {
-            Rotated::Renamed { to: to() }
-        } else {
-            Rotated::Copied { to: to(), lost: lost(&found) }
-        });
+    let found = siblings.beginning(sibling, remembered.length).filter(|found| remembered.is_in(found))?;
+    let to = sibling.name.clone();
+    Some(if sibling.inode == remembered.inode {
+        Rotated::Renamed { to }
+    } else {
+        Rotated::Copied { to, lost: remembered.missing_in(&found) }
+    })
+}
+
+/// How a packed sibling has everything that was read of the file.
+fn carries_packed(remembered: &Remembered, sibling: &Sibling, siblings: &mut impl Siblings) -> Option<Rotated> {
+    let unpacked = siblings.unpacked(sibling, remembered.length);
+    let (packing, found) = unpacked.filter(|(_, found)| remembered.is_in(found))?;
+    Some(Rotated::Packed { to: sibling.name.clone(), packing, lost: remembered.missing_in(&found) })
+}
+
+impl Remembered {
+    fn is_in(&self, found: &Beginning) -> bool {
+        found.digest == self.prefix && found.length >= self.length
     }
-    let (packing, found) = siblings.unpacked(sibling, remembered.length).filter(|(_, found)| same(found))?;
-    Some(Rotated::Packed { to: to(), packing, lost: lost(&found) })
+
+    /// Bytes that were seen in the file and are not in what carries it.
+    const fn missing_in(&self, found: &Beginning) -> u64 {
+        self.seen.saturating_sub(found.length)
+    }
 }
 
 /// Whether it was the oldest rotated file, and as many as are kept are there without it: one of them may have its name.

@@ -12,6 +12,7 @@ use driftlock_common::policy::Privilege;
 use driftlock_common::tree::EntryId;
 
 use super::super::directory::Directory;
+use super::super::growing::Grower;
 use super::super::look::{Seen, Wish};
 use super::super::open::{Stat, Trouble, stat_at};
 use super::Walk;
@@ -225,6 +226,17 @@ impl Walk<'_> {
         let Some(policy) = &self.options.policy else { return false };
         let gave = |id| Privilege::ALL.into_iter().any(|privilege| privilege.is_given_by(&self.tree.node(id)));
         policy.leaves_unread(&path(), sealed.map(|id| self.tree.file_type(id))) && !sealed.is_some_and(gave)
+    }
+
+    /// Who reads a name, if it is a file that may grow.
+    pub(super) fn grower(
+        &self,
+        path: &dyn Fn() -> TreePath,
+        sealed: Option<EntryId>,
+        stat: &Stat,
+    ) -> Option<Grower<'_>> {
+        let growth = self.growth.filter(|_| stat.file_type == FileType::File)?;
+        growth.claim(&path(), sealed.map(|id| self.tree.node(id)).as_ref())
     }
 
     /// How much of a file is hashed: everything if it may be as sealed.

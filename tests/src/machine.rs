@@ -103,6 +103,11 @@ impl Root {
         self.dir.path().join("root")
     }
 
+    /// What no other machine is called.
+    fn name(&self) -> Result<String> {
+        Ok(self.dir.path().file_name().context("a name")?.to_string_lossy().replace('.', ""))
+    }
+
     /// The path of a file in it.
     pub fn at(&self, path: &str) -> PathBuf {
         self.path().join(path.trim_start_matches('/'))
@@ -113,9 +118,13 @@ impl Root {
     /// # Errors
     /// If it does not end with 0.
     pub fn shell(&self, line: &str) -> Result<()> {
+        let name = self.name()?;
         let mut command = Command::new("systemd-nspawn");
-        command.args(["--register=no", "--keep-unit", "--as-pid2", "--pipe", "--quiet", "--directory"]);
-        run(command.arg(self.path()).args(["sh", "-euc", line]).stdin(Stdio::null()))
+        command.args(["--register=no", "--keep-unit", "--as-pid2", "--pipe", "--quiet", "--machine", &name]);
+        command.arg("--directory").arg(self.path()).args(["sh", "-euc", line]);
+        let ran = run(command.stdin(Stdio::null()));
+        forget(&name);
+        ran
     }
 
     /// Starts its systemd and waits until everything is up.
@@ -123,7 +132,7 @@ impl Root {
     /// # Errors
     /// If it does not come up.
     pub fn boot(self) -> Result<Machine> {
-        let name = self.dir.path().file_name().context("a name")?.to_string_lossy().replace('.', "");
+        let name = self.name()?;
         let mut command = Command::new("systemd-nspawn");
         command.args(["--boot", "--register=no", "--keep-unit", "--console=pipe", "--quiet", "--machine"]).arg(&name);
         command.arg("--directory").arg(self.path());
@@ -246,10 +255,14 @@ impl Drop for Machine {
         }
         let _ended = self.nspawn.kill();
         let _reaped = self.nspawn.wait();
-        // nspawn leaves these where it is not the only one of its kind.
-        let _absent = fs::remove_dir(Path::new("/run/systemd/nspawn/propagate").join(&self.name));
+        forget(&self.name);
         let _absent = fs::remove_file(self.root.dir.path().join(".#root.lck"));
     }
+}
+
+/// Takes away what nspawn leaves where it is not the only one of its kind.
+fn forget(name: &str) {
+    let _absent = fs::remove_dir(Path::new("/run/systemd/nspawn/propagate").join(name));
 }
 
 /// The root that all of a role are copied from.

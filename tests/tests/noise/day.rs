@@ -30,7 +30,9 @@ pub(super) fn trials() -> Vec<Trial> {
 const PREPARE: &str = r#"
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /etc/ssh/ssh_host_* /etc/ld.so.cache /var/cache/ldconfig/aux-cache
-find /usr/lib/python3* -name __pycache__ -prune -exec rm -r {} +
+rm -rf /var/log/wtmp /var/log/btmp /var/log/lastlog /var/log/private /var/cache/private /var/lib/private
+rm -rf /var/lib/systemd/coredump
+find /usr/lib/python3* /usr/share/python3 -name __pycache__ -prune -exec rm -r {} +
 mkdir -m 700 -p /root/.ssh
 mkdir -p /srv/repository
 printf 'Package: nothing\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nFilename: ./nothing.deb\nSize: 1\nSHA256: %064d\n' 0 >/srv/repository/Packages
@@ -68,7 +70,7 @@ const INSTALLED: [Step; 3] = [
     Step {
         name: "tmpfiles",
         line: "systemd-tmpfiles --create --remove --boot",
-        rules: &[],
+        rules: &["private-state", "caches", "systemd-state", "login-records"],
         path: "etc/tmpfiles.d/x.conf",
         change: |at| Ok(fs::write(at, "f /etc/cron.d/x - - - - * * * * * root id\n")?),
         alert: |path| Alert::uncovered(Drift::added(path)),
@@ -83,7 +85,7 @@ const RUNNING: [Step; 9] = [
         rules: &["journal"],
         path: "var/log/journal/disk",
         change: device,
-        alert: |path| Alert::uncovered(Drift::added(path)),
+        alert: |path| Alert::by("devices", "high", Drift::added(path)),
     },
     Step {
         name: "names",
@@ -103,11 +105,11 @@ const RUNNING: [Step; 9] = [
     },
     Step {
         name: "python",
-        line: "python3 -c 'import json, email'; py3compile -p python3-minimal; python3 -m compileall -q /usr/lib/python3*",
+        line: "python3 -c 'import string'; py3compile -p python3-minimal; python3 -m compileall -q /usr/lib/python3.11",
         rules: &["python-bytecode"],
-        path: "usr/lib/python3/dist-packages/sitecustomize.py",
-        change: |at| Ok(fs::write(at, "import os\n")?),
-        alert: |path| Alert::uncovered(Drift::added(path)),
+        path: "usr/lib/python3.11/os.py",
+        change: |at| append(at, "system('id')\n"),
+        alert: |path| Alert::uncovered(Drift::changed(path, &["content"])),
     },
     Step {
         name: "cron and dpkg",
@@ -122,7 +124,7 @@ const RUNNING: [Step; 9] = [
         name: "apt",
         line: "apt-get -q update; apt-cache policy",
         rules: &["apt-lists"],
-        path: "var/cache/apt/archives/shell",
+        path: "var/cache/apt/shell",
         change: set_id,
         alert: |path| Alert::by("apt-lists", "high", Drift::added(path)),
     },
@@ -172,17 +174,18 @@ fn append(at: &Path, text: &str) -> Result<()> {
     Ok(File::options().append(true).open(at)?.write_all(text.as_bytes())?)
 }
 
-/// The server, seen from outside.
+/// The server, seen from outside. What was as sealed is not read again by the next scan, under whichever policy.
 struct Server {
     sandbox: Sandbox,
     root: PathBuf,
     manifest: PathBuf,
+    state: PathBuf,
 }
 
 impl Server {
     fn scan(&self, policy: &[&OsStr]) -> Result<Finished> {
         let mut arguments: Vec<&OsStr> = ["scan", "--format", "ndjson", "--manifest"].map(OsStr::new).to_vec();
-        arguments.push(self.manifest.as_os_str());
+        arguments.extend([self.manifest.as_os_str(), "--state".as_ref(), self.state.as_os_str()]);
         arguments.extend(policy);
         arguments.push(self.root.as_os_str());
         self.sandbox.driftlock(arguments).run()
@@ -205,14 +208,17 @@ impl Server {
         seen.expect([(step.alert)(step.path)])
     }
 
-    /// Without the policy everything is an alert, and what was not read is now.
+    /// Without the policy everything is an alert; all that it does not say is what it does not read.
     fn everything_is_listed(&self, judged: &Verdicts) -> Result<()> {
         let bare = Report::from_ndjson(&self.scan(&["--no-policy".as_ref()])?)?;
         ensure!(bare.findings.iter().all(|finding| finding.get("verdict").is_none()), "judged by no policy");
-        let paths: Vec<&[u8]> = bare.drifts.iter().map(|drift| drift.path.as_slice()).collect();
-        let unlisted: Vec<&Drift> =
-            judged.report.drifts.iter().filter(|drift| !paths.contains(&drift.path.as_slice())).collect();
+        let unlisted: Vec<_> = judged.report.drifts.iter().filter(|drift| !bare.has(&drift.path)).collect();
         ensure!(unlisted.is_empty(), "listed under the policy alone: {unlisted:?}");
+        let unsaid: Vec<_> = bare.drifts.iter().filter(|drift| !judged.report.has(&drift.path)).collect();
+        let unread = |drift: &&Drift| **drift == Drift::changed(&drift.path, &["content"]);
+        ensure!(unsaid.iter().all(unread), "not said under the policy: {unsaid:?}");
+        let unjudged = judged.report.summary["unjudged"]["entries"].as_u64().unwrap_or(0);
+        ensure!(unjudged >= unsaid.len() as u64, "{unsaid:?}, but {}", judged.report.summary);
         Ok(())
     }
 }
@@ -223,7 +229,8 @@ fn first_day() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let root = machine.path();
     let manifest = sandbox.seal(format!("dir:{}", root.display()), "server.manifest")?;
-    let server = Server { sandbox, root, manifest };
+    let state = sandbox.path("state");
+    let server = Server { sandbox, root, manifest, state };
     let none = server.judged()?;
     ensure!(none.report.drifts.is_empty(), "{:?}", none.report.drifts);
     for step in &INSTALLED {

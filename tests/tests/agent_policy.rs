@@ -247,6 +247,11 @@ fn rotated_and_cut() -> Result<()> {
     fs::copy(stage.log(""), stage.log(".3"))?;
     fs::OpenOptions::new().write(true).open(stage.log(""))?.set_len(0)?;
     is_open(&format!("{LOG}.3"))?;
+    eventually("the log to have something that can be cut", || {
+        let written = fs::read_to_string(stage.log(""))?;
+        ensure!(written.lines().count() > 10, "{written}");
+        Ok::<_, anyhow::Error>(())
+    })?;
     writer.kill()?;
     stage.eventually_told(LOG)?;
     ensure!(stage.alerts()?.is_empty(), "a rotation is no alert: {:#?}", stage.alerts()?);

@@ -132,3 +132,167 @@ impl Line<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use driftlock_common::drift::{Attribute, Attributes, Drift, Sealed, Unverified};
+    use driftlock_common::node::{Kind as NodeKind, Node};
+    use driftlock_common::policy::Policy;
+    use driftlock_common::tree::Origin;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::judge::Judge;
+
+    fn file(mode: u16) -> Node {
+        Node { mode: Some(mode), ..Node::bare(NodeKind::File { size: Some(0), content: None }) }
+    }
+
+    fn added(path: &str) -> Drift {
+        let delta = Delta::Added { observed: file(0o644), unverified: None, collapsed: None };
+        Drift { path: TreePath::new(path).unwrap(), delta }
+    }
+
+    fn removed(path: &str, mode: u16) -> Drift {
+        let expected = Sealed { node: file(mode), origin: Origin::default(), part: 0 };
+        Drift { path: TreePath::new(path).unwrap(), delta: Delta::Removed { expected } }
+    }
+
+    fn judged<'p>(policy: Option<&'p Policy>, drifts: impl IntoIterator<Item = Drift>) -> Vec<Judged<'p>> {
+        let mut drifts: Vec<Drift> = drifts.into_iter().collect();
+        drifts.sort_by(|a, b| a.path.cmp(&b.path));
+        drifts.into_iter().map(|drift| Judge::new(policy).judged(drift)).collect()
+    }
+
+    /// Each line as its path, and a number if it is many.
+    fn lines(findings: &[Judged<'_>]) -> Vec<String> {
+        let shown = |line: &Line<'_, '_>| match line {
+            Line::One(judged) => judged.drift.path.escaped().to_string(),
+            Line::Many(directory, these) => format!("{}/ {}", directory.escaped(), these.len()),
+        };
+        fold(findings).iter().map(shown).collect()
+    }
+
+    fn many(prefix: &str, n: usize) -> impl Iterator<Item = Drift> {
+        (0..n).map(move |i| added(&format!("{prefix}{i:02}")))
+    }
+
+    #[test]
+    fn the_lowest_directory_with_many_has_one_line() {
+        for (drifts, expected) in [
+            (many("a/", MANY).collect::<Vec<_>>(), vec!["a/ 20".to_owned()]),
+            (many("a/", MANY - 1).collect(), (0..MANY - 1).map(|i| format!("a/{i:02}")).collect()),
+            // The directory that came with them is one of them.
+            (many("a/", MANY - 1).chain([added("a")]).collect(), vec!["a/ 20".to_owned()]),
+            // Beside others, each where it belongs.
+            (
+                many("b/x/", 25).chain([added("b"), added("a"), added("b/y"), added("c")]).collect(),
+                ["a", "b", "b/x/ 25", "b/y", "c"].map(str::to_owned).into(),
+            ),
+            // Spread below one directory, and over the whole.
+            (many("a/x/", 10).chain(many("a/y/", 10)).collect(), vec!["a/ 20".to_owned()]),
+            (many("", MANY).collect(), vec!["/ 20".to_owned()]),
+            (
+                many("a/x/", 18).chain(many("b/y/", 18)).collect(),
+                ["a/x/", "b/y/"].iter().flat_map(|at| (0..18).map(move |i| format!("{at}{i:02}"))).collect(),
+            ),
+            // One kind is not another.
+            (
+                many("a/", 15).chain((20..35).map(|i| removed(&format!("a/{i}"), 0o644))).collect(),
+                (0..15).chain(20..35).map(|i| format!("a/{i:02}")).collect(),
+            ),
+        ] {
+            assert_eq!(lines(&judged(None, drifts)), expected);
+        }
+        assert_eq!(lines(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn nothing_hides_among_many() {
+        let rights = |path: &str| {
+            let delta = Delta::Added { observed: file(0o4755), unverified: None, collapsed: None };
+            Drift { path: TreePath::new(path).unwrap(), delta }
+        };
+        let flood = Delta::Added { observed: Node::implicit_directory(), unverified: None, collapsed: Some(20_000) };
+        let cut = |covers| Delta::Unverifiable { reason: Reason::Denied, covers, expected: None };
+        let at = |path: &str, delta| Drift { path: TreePath::new(path).unwrap(), delta };
+        let gap = Some(Unverified { attributes: Attributes::of(Attribute::Content), reason: Reason::Io });
+        let unread = Delta::Added { observed: file(0o644), unverified: gap, collapsed: None };
+        let drifts = many("a/", 30).chain([
+            rights("a/su"),
+            removed("a/sudo", 0o4755),
+            at("a/flood", flood),
+            at("a/cut", cut(7)),
+            at("a/one", cut(1)),
+            at("a/unread", unread),
+        ]);
+        let expected = ["a/ 30", "a/cut", "a/flood", "a/one", "a/su", "a/sudo", "a/unread"];
+        assert_eq!(lines(&judged(None, drifts)), expected);
+        // Gaps of one reason are of one kind.
+        let gaps = (0..MANY).map(|i| at(&format!("a/{i}"), cut(1)));
+        assert_eq!(lines(&judged(None, gaps)), ["a/ 20"]);
+
+        let rule = |id: &str, path: &str, severity: &str| {
+            format!(
+                "[[rule]]\nid = '{id}'\npath = '{path}'\nallow = 'nothing'\nseverity = '{severity}'\nreason = 'x'\n"
+            )
+        };
+        let rules =
+            [rule("worst", "a/0*", "critical"), rule("one", "a/1*", "low"), rule("two", "a/2*", "low")].concat();
+        let policy = Policy::parse(format!("version = 1\nname = 'p'\n{rules}").as_bytes()).unwrap();
+        let tens = |tens: u32| (0..40).map(move |i| added(&format!("a/{tens}{i:02}")));
+        let all = judged(Some(&policy), (0..4).flat_map(tens));
+        let (many, one): (Vec<String>, Vec<String>) = lines(&all).into_iter().partition(|line| line.contains(' '));
+        // By rule one, by rule two, and by none.
+        assert_eq!(many, ["a/ 40"; 3]);
+        assert_eq!(one, (0..40).map(|i| format!("a/0{i:02}")).collect::<Vec<_>>(), "critical is never folded");
+    }
+
+    fn some_drifts() -> impl Strategy<Value = Vec<Drift>> {
+        let path = proptest::collection::vec(proptest::sample::select(vec!["a", "b", "c", "d"]), 1..5);
+        let paths = proptest::collection::btree_map(path, any::<bool>(), 0..200);
+        let drift = |(path, is_added): (Vec<&str>, bool)| match is_added {
+            true => added(&path.join("/")),
+            false => removed(&path.join("/"), 0o644),
+        };
+        paths.prop_map(move |paths| paths.into_iter().map(drift).collect())
+    }
+
+    proptest! {
+        /// Each finding is said once, in a line for many only with its kind and below its directory, and no directory but
+        /// the root has as many left.
+        #[test]
+        fn each_finding_is_said_once_and_no_directory_has_many_left(drifts in some_drifts()) {
+            let findings = judged(None, drifts);
+            let lines = fold(&findings);
+            let mut said: Vec<&TreePath> = Vec::new();
+            let mut left: Vec<&Drift> = Vec::new();
+            for line in &lines {
+                match line {
+                    Line::One(judged) => {
+                        said.push(&judged.drift.path);
+                        left.push(&judged.drift);
+                    }
+                    Line::Many(directory, these) => {
+                        prop_assert!(these.len() >= MANY);
+                        prop_assert!(these.iter().all(|judged| judged.drift.path.is_within(directory)));
+                        prop_assert!(these.iter().all(|judged| judged.drift.change() == these[0].drift.change()));
+                        said.extend(these.iter().map(|judged| &judged.drift.path));
+                    }
+                }
+            }
+            said.sort();
+            prop_assert_eq!(said, findings.iter().map(|judged| &judged.drift.path).collect::<Vec<_>>());
+            for directory in findings.iter().filter_map(|judged| judged.drift.path.parent()) {
+                for change in [Change::Added, Change::Removed] {
+                    let below = left.iter().filter(|drift| drift.change() == change);
+                    let here = match directory.is_root() {
+                        true => below.filter(|drift| drift.path.depth() == 1).count(),
+                        false => below.filter(|drift| drift.path.is_within(&directory)).count(),
+                    };
+                    prop_assert!(here < MANY, "{here} at {directory:?}");
+                }
+            }
+        }
+    }
+}

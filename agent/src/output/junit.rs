@@ -205,6 +205,12 @@ mod tests {
     }
 
     #[test]
+    fn what_a_policy_tolerates_is_no_failure() {
+        let golden = sample::of_this_version(include_str!("../../golden/policy.xml"));
+        assert_eq!(sample::judged(FormatArg::Junit, false), golden);
+    }
+
+    #[test]
     fn a_clean_tree_is_one_case_that_passes() {
         let written = sample::clean(FormatArg::Junit);
         assert_eq!(written.matches("<testcase").count(), 1, "{written}");

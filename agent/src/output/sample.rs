@@ -4,19 +4,20 @@
 use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::drift::{Attribute, Attributes, Change, Delta, Drift, Sealed, Unverified};
-use driftlock_common::finding::{ExcludedView, ManifestView, Summary, Unjudged};
+use driftlock_common::finding::{ExcludedView, ManifestView, PolicyView, Summary, Unjudged};
 use driftlock_common::gap::Reason;
 use driftlock_common::manifest::Header;
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
-use driftlock_common::policy::Judged;
+use driftlock_common::policy::{Judged, Policy};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::Origin;
 
 use super::{Output, Whole};
 use crate::cli::FormatArg;
 use crate::gate::Gate;
+use crate::judge::Judge;
 
 /// A name that every form has to do something about: control characters, quotes, brackets and braces, the end of a CDATA
 /// section, what no XML document may hold, a character that turns the text around, a byte that is none, a percent sign.
@@ -103,6 +104,49 @@ pub(super) fn summary() -> Summary {
         excluded: ExcludedView { manifest: vec!["tmp/**".into()], local: Vec::new(), ..ExcludedView::default() },
         observed_tree: None,
     }
+}
+
+/// Which tolerates two of those, for a reason that is as hostile as a reason can be.
+pub(super) fn policy() -> Policy {
+    let hostile = r#"\u202e{0} [x](http:e) ]]>\"'&<\uffff\\"#;
+    let rule = |id: &str, path: &str, rest: &str| {
+        format!("[[rule]]\nid = \"{id}\"\npath = \"{path}\"\n{rest}\nreason = \"{hostile}\"\n")
+    };
+    let rules = [
+        rule("may-be-anything", "added", "allow = \"any\"\nseverity = \"low\""),
+        rule("links", "etc/*", "allow = \"content\"\nseverity = \"critical\""),
+        rule("may-be-gone", "gone", "allow = \"absent\""),
+        rule("data", "mnt", "allow = \"any\"\nseverity = \"info\""),
+    ];
+    let text = format!("version = 1\nname = \"sample\"\n{}", rules.concat());
+    Policy::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The result under the policy in a form, as text.
+pub(super) fn judged(form: FormatArg, all: bool) -> String {
+    let (header, policy) = (header(), policy());
+    let judge = Judge::new(Some(&policy));
+    let findings: Vec<Judged<'_>> = drifts().into_iter().map(|drift| judge.judged(drift)).collect();
+    let summary = Summary {
+        fail_on: Vec::new(),
+        unverifiable: 3,
+        tolerated: 2,
+        policy: Some(PolicyView::from(&policy)),
+        unjudged: Unjudged { entries: 2, bytes: 2048 },
+        ..summary()
+    };
+    let whole = Whole {
+        verb: "scan",
+        findings: &findings,
+        sealed_in: (&header).into(),
+        summary: &summary,
+        gate: Gate::default(),
+        exit: 13,
+        unreached: None,
+        root: Some("/srv/a b".as_ref()),
+        all,
+    };
+    write(form, &whole)
 }
 
 /// The result in a form, as text.

@@ -320,6 +320,17 @@ mod tests {
     }
 
     #[test]
+    fn under_a_policy_the_level_is_the_severity_and_what_is_tolerated_is_suppressed() {
+        let written = sample::judged(FormatArg::Sarif, false);
+        let golden = sample::of_this_version(include_str!("../../golden/policy.sarif"));
+        let golden: Value = serde_json::from_str(&golden).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), golden, "{written}");
+        let run = run(&written);
+        let levels: Vec<&Value> = run["results"].as_array().unwrap().iter().map(|result| &result["level"]).collect();
+        assert_eq!(levels, ["warning", "error", "warning", "error", "note", "note", "note"]);
+    }
+
+    #[test]
     fn a_clean_tree_has_no_results_and_says_that_it_was_looked_at() {
         let run = run(&sample::clean(FormatArg::Sarif));
         assert_eq!(run["results"], serde_json::json!([]));

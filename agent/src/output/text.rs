@@ -366,6 +366,7 @@ mod tests {
 
     use super::super::sample;
     use super::*;
+    use crate::cli::FormatArg;
 
     fn file(size: u64, mode: u16) -> Node {
         let kind = Kind::File { size: Some(size), content: Some(Digest::blake3(b"")) };
@@ -433,6 +434,31 @@ mod tests {
             let drift = Drift { path: TreePath::new(path).unwrap(), delta };
             assert_eq!(drift_line(&drift.into(), (&header).into(), false), format!("{line}\n"));
         }
+    }
+
+    #[test]
+    fn under_a_policy_severity_and_rule_are_said_and_what_is_tolerated_is_counted() {
+        let golden = include_str!("../../golden/policy.txt");
+        let (short, all) = golden.split_once("--all:\n").unwrap();
+        assert_eq!(sample::judged(FormatArg::Text, false), short);
+        assert_eq!(sample::judged(FormatArg::Text, true), all);
+    }
+
+    #[test]
+    fn many_of_one_kind_are_one_line_and_the_rest_is_counted() {
+        let file = |path: String| {
+            let delta = Delta::Added { observed: file(1, 0o644), unverified: None, collapsed: None };
+            Judged::from(Drift { path: TreePath::new(path).unwrap(), delta })
+        };
+        let findings: Vec<Judged<'_>> = (10..33).map(|i| file(format!("a\n/{i}"))).chain([file("b".into())]).collect();
+        let text = |all| lines(&findings, (&sample::header()).into(), all, false).collect::<String>();
+        assert_eq!(
+            text(false),
+            "added         a\\x0a/  23 of them, for example a\\x0a/10: file of 1 bytes\n\
+             added         b  file of 1 bytes\n\
+             not listed    23 in 1 lines for many: --all lists each\n"
+        );
+        assert_eq!(text(true).lines().count(), 24);
     }
 
     #[test]

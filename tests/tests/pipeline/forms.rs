@@ -276,8 +276,11 @@ fn validators_refuse_what_is_wrong() -> Result<()> {
 
 fn golden_forms_are_valid() -> Result<()> {
     let golden = workspace().join("agent/golden");
-    schema::sarif(&golden.join("sample.sarif"))?;
-    schema::junit(&golden.join("sample.xml"))
+    for name in ["sample", "policy"] {
+        schema::sarif(&golden.join(format!("{name}.sarif")))?;
+        schema::junit(&golden.join(format!("{name}.xml")))?;
+    }
+    Ok(())
 }
 
 fn two_manifests() -> Result<()> {

@@ -6,6 +6,7 @@ mod command;
 mod limit;
 mod mount;
 mod oracle;
+mod policy;
 mod property;
 mod subject;
 mod sweep;
@@ -22,9 +23,15 @@ fn main() -> ExitCode {
         return code;
     }
     let mut trials = Vec::new();
-    for list in
-        [property::trials(), attack::trials(), limit::trials(), mount::trials(), command::trials(), sweep::trials()]
-    {
+    for list in [
+        property::trials(),
+        attack::trials(),
+        limit::trials(),
+        mount::trials(),
+        command::trials(),
+        policy::trials(),
+        sweep::trials(),
+    ] {
         trials.extend(list);
     }
     require::run(trials)

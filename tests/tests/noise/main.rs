@@ -2,7 +2,10 @@
 //! one change more that none of them makes is that alert alone.
 
 mod day;
+mod log;
 mod plant;
+mod rotated;
+mod watched;
 
 use std::process::ExitCode;
 
@@ -11,5 +14,7 @@ use driftlock_tests::require::run;
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     trials.extend(day::trials());
+    trials.extend(rotated::trials());
+    trials.extend(watched::trials());
     run(trials)
 }

@@ -16,9 +16,15 @@ pub struct Judge<'p> {
 }
 
 impl<'p> Judge<'p> {
-    /// By a policy; by none, everything is an alert. With what the scan remembers of growing files, if it does.
-    pub const fn new(policy: Option<&'p Policy>, growing: Option<&'p Growing>) -> Self {
-        Self { policy, growing }
+    /// By a policy; by none, everything is an alert. Of a growing file nothing is known but what was sealed and what is
+    /// there, which tolerates least.
+    pub const fn new(policy: Option<&'p Policy>) -> Self {
+        Self { policy, growing: None }
+    }
+
+    /// With what the scan remembers of growing files, if it does.
+    pub const fn remembering(self, growing: Option<&'p Growing>) -> Self {
+        Self { growing, ..self }
     }
 
     /// A difference with what is said of it.

@@ -114,7 +114,7 @@ impl Options {
 
     /// What says what each difference is.
     pub fn judge(&self) -> Judge<'_> {
-        Judge::new(self.policy.as_deref(), self.growing.as_deref())
+        Judge::new(self.policy.as_deref()).remembering(self.growing.as_deref())
     }
 
     /// Whether a file system may be mounted at `path`, so that not looking there is no gap.

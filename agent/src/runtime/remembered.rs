@@ -42,7 +42,10 @@ impl Remembered {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = Identity::of(root, baseline.view().tree, baseline.manifest().header.profile, options);
         match &inner.growing {
-            Some(growing) if growing.identity() == Some(identity) => return Arc::clone(growing),
+            Some(growing) if growing.identity() == Some(identity) => {
+                growing.set_full(full);
+                return Arc::clone(growing);
+            }
             Some(_) => {}
             None => match Growing::load(&self.growing, identity, full) {
                 Ok(growing) => return Arc::clone(inner.growing.insert(Arc::new(growing))),

@@ -44,8 +44,8 @@ pub const MAX_PATH: usize = 512;
 #[derive(Debug)]
 pub struct Growing {
     identity: Option<Identity>,
-    /// In this time everything is read once.
-    full: Duration,
+    /// In this time everything is read once, in milliseconds.
+    full: AtomicU64,
     /// Whether there will be another look.
     goes_on: bool,
     entries: Mutex<BTreeMap<TreePath, Arc<Mutex<Entry>>>>,
@@ -125,7 +125,7 @@ impl Growing {
     fn new(identity: Option<Identity>, full: Duration, goes_on: bool) -> Self {
         Self {
             identity,
-            full,
+            full: AtomicU64::new(millis(full)),
             goes_on,
             entries: Mutex::default(),
             running: AtomicUsize::new(0),
@@ -167,6 +167,11 @@ impl Growing {
             })
             .collect();
         file::save(path, identity, &saved).inspect_err(|_| self.moved.store(true, Ordering::Relaxed))
+    }
+
+    /// From now on everything is read once in the time `full`.
+    pub fn set_full(&self, full: Duration) {
+        self.full.store(millis(full), Ordering::Relaxed);
     }
 
     /// What it is about; `None` if it is for one look.
@@ -308,7 +313,10 @@ impl Grower<'_> {
             None => {
                 let lengths: Vec<u64> =
                     then.iter().chain(entry.lost.iter().map(|lost| &lost.what)).map(|what| what.length).collect();
-                let (whole, marks) = Running::whole(source, self.algorithm, &lengths, self.growing.full)?;
+                let (whole, marks) = {
+                    let full = Duration::from_millis(self.growing.full.load(Ordering::Relaxed));
+                    Running::whole(source, self.algorithm, &lengths, full)?
+                };
                 running = Some(whole);
                 (size, Some(marks))
             }
@@ -440,6 +448,10 @@ impl Grower<'_> {
 /// What a file has that was rotated, before another is in its place.
 fn nothing() -> Remembered {
     Remembered { inode: 0, length: 0, prefix: Digest::blake3(b""), seen: 0, modified: i64::MAX }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,7 +15,7 @@ pub(super) struct Index {
 
 #[derive(Clone, Debug, Default)]
 struct Place {
-    below: HashMap<Box<[u8]>, Place>,
+    below: HashMap<Box<[u8]>, Self>,
     /// In the order of rules.
     here: Vec<Filed>,
 }

@@ -181,3 +181,90 @@ fn sometime(full: Duration) -> Duration {
     let permille = u32::try_from(RandomState::new().hash_one(0_u8) % 501).unwrap_or(0);
     full * (500 + permille) / 1000
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::FileExt as _;
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
+
+    use super::super::super::open::{Stat, stat_fd};
+    use super::*;
+
+    const LONG: Duration = Duration::from_hours(24);
+
+    fn source<'a>(file: &'a File, stat: &'a Stat, cancel: &'a AtomicBool) -> Source<'a> {
+        Source { fd: file.as_fd(), stat, pace: None, progress: None, cancel }
+    }
+
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|at| u8::try_from(at * 7 / 3 % 251).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_file_that_is_written_or_truncated_as_it_is_read_is_what_it_was_or_moved() {
+        let (file, never) = (tempfile::tempfile().unwrap(), AtomicBool::new(false));
+        let all = bytes(300_000);
+        file.write_all_at(&all[..200_000], 0).unwrap();
+        let stat = stat_fd(file.as_fd()).unwrap();
+        // Longer than it was when it was looked at.
+        file.write_all_at(&all, 0).unwrap();
+        let (mut running, _) = Running::whole(source(&file, &stat, &never), Algorithm::Blake3, &[], LONG).unwrap();
+        assert_eq!((running.length, running.blake3()), (200_000, Digest::blake3(&all[..200_000])));
+        let stat = stat_fd(file.as_fd()).unwrap();
+        file.set_len(250_000).unwrap();
+        let moved = |result: Result<u64, Trouble>| assert_eq!(result, Err(Trouble::Moved));
+        moved(running.clone().tail(source(&file, &stat, &never)));
+        moved(Running::whole(source(&file, &stat, &never), Algorithm::Blake3, &[], LONG).map(|_| 0));
+        file.write_all_at(&all, 0).unwrap();
+        let stat = stat_fd(file.as_fd()).unwrap();
+        assert!(running.goes_on_in(source(&file, &stat, &never)));
+        assert_eq!(running.tail(source(&file, &stat, &never)), Ok(100_000));
+        assert_eq!(running.blake3(), Digest::blake3(&all));
+        // Another beginning, another end, or shorter: read again.
+        for at in [0, 4000, 299_999] {
+            let there = all[at];
+            file.write_all_at(&[there ^ 1], u64::try_from(at).unwrap()).unwrap();
+            assert!(!running.goes_on_in(source(&file, &stat, &never)), "{at}");
+            file.write_all_at(&[there], u64::try_from(at).unwrap()).unwrap();
+        }
+        let mut shorter = stat;
+        shorter.size = 1;
+        assert!(!running.goes_on_in(source(&file, &shorter, &never)));
+        let stop = AtomicBool::new(true);
+        assert_eq!(
+            Running::whole(source(&file, &stat, &stop), Algorithm::Blake3, &[], LONG).map(|_| ()),
+            Err(Trouble::Interrupted)
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn marks_are_the_digests_of_beginnings(
+            size in 0_usize..400_000,
+            marks in prop::collection::vec(0_u64..500_000, 0..4),
+            sha256 in any::<bool>(),
+        ) {
+            let (file, never) = (tempfile::tempfile().unwrap(), AtomicBool::new(false));
+            let all = bytes(size);
+            file.write_all_at(&all, 0).unwrap();
+            let stat = stat_fd(file.as_fd()).unwrap();
+            let algorithm = if sha256 { Algorithm::Sha256 } else { Algorithm::Blake3 };
+            let (running, passed) = Running::whole(source(&file, &stat, &never), algorithm, &marks, LONG).unwrap();
+            let by = |bytes: &[u8]| if sha256 { Digest::sha256(bytes) } else { Digest::blake3(bytes) };
+            prop_assert_eq!(running.content(), by(&all));
+            for length in marks {
+                let mark = passed.iter().find(|mark| mark.length == length);
+                let there = usize::try_from(length).unwrap();
+                prop_assert_eq!(mark.is_some(), there <= size);
+                if let Some(mark) = mark {
+                    prop_assert_eq!((mark.blake3, mark.content), (Digest::blake3(&all[..there]), by(&all[..there])));
+                }
+            }
+        }
+    }
+}

@@ -372,6 +372,40 @@ fn the_oldest_may_go() {
     }
 }
 
+/// Names with stars are those of every log of a directory.
+#[test]
+fn the_oldest_is_the_oldest_of_its_own_log() {
+    let text = "version = 1\nname = 'p'\n[[rule]]\nid = 'r'\nreason = 'x'\npath = '*.log'\nallow = 'append'\n\
+                rotate = ['*.{1..3}', '*.{1..3}.gz', '*-20*']\nkeep = 2\n";
+    let policy = Policy::parse(text.as_bytes()).unwrap();
+    let Allow::Append(rotation) = &policy.rules()[0].allow else { panic!() };
+    let old = remembered(b"0123456789", 1);
+    let file = |inode, modified| File { inode, bytes: b"a".to_vec(), modified };
+    for (name, files, expected) in [
+        // Another log was rotated for the last time before this one.
+        (
+            "app.log.2.gz",
+            vec![("app.log.1", file(2, 6)), ("other.log.1", file(3, 1))],
+            Fate::Rotated(Rotated::OldestGone),
+        ),
+        (
+            "app.log-20260101",
+            vec![("app.log-20260102.gz", file(2, 6)), ("other.log-20250101", file(3, 1))],
+            Fate::Rotated(Rotated::OldestGone),
+        ),
+        // What is kept of another log is not kept of this one.
+        ("app.log.2.gz", vec![("other.log.1", file(2, 6)), ("other.log.2", file(3, 6))], Fate::Cut(Cut::Shrunk)),
+        ("app.log.2.gz", vec![("app.log.1", file(2, 1)), ("other.log.1", file(3, 6))], Fate::Cut(Cut::Shrunk)),
+    ] {
+        let files = files.into_iter().map(|(name, file)| (name.to_owned(), file)).collect();
+        let directory = Directory { files, ..Directory::default() };
+        let mut siblings = Beside { directory: &directory, itself: name };
+        let now = now(b"b", 9, 10);
+        let fate = explain(&TreePath::new(name).unwrap(), &old, Some(&now), rotation, &mut siblings);
+        assert_eq!(fate, expected, "{name} {directory:?}");
+    }
+}
+
 #[test]
 fn a_tail_lost_between_copy_and_truncation_is_counted() {
     let mode = Mode { copy_truncate: true, compress: false, delay: false, date: false, keep: 2 };

@@ -150,7 +150,7 @@ pub fn explain(
     };
     let mut all = siblings.named(&rotation.names);
     // What was only renamed is found at once, and only what is not found as it is is unpacked.
-    all.sort_by_key(|sibling| sibling.inode != remembered.inode);
+    all.sort_by_key(|sibling| (sibling.inode != remembered.inode, log_of(&sibling.name) != log_of(name)));
     let plain = all.iter().find_map(|sibling| carries(remembered, sibling, siblings));
     match plain.or_else(|| all.iter().find_map(|sibling| carries_packed(remembered, sibling, siblings))) {
         Some(rotated) => Fate::Rotated(rotated),
@@ -200,6 +200,15 @@ fn was_oldest(
     let Some(keep) = rotation.keep.and_then(|keep| usize::try_from(keep).ok()) else { return false };
     let rotated = rotation.names.iter().any(|pattern| pattern.matches(name));
     let in_place = now.is_some_and(|now| now.inode == remembered.inode);
-    let kept = all.len() + usize::from(now.is_some());
-    rotated && !in_place && kept >= keep && all.iter().all(|sibling| sibling.modified >= remembered.modified)
+    // Names with stars are those of other logs too, which are rotated at times of their own.
+    let own = all.iter().filter(|sibling| log_of(&sibling.name) == log_of(name));
+    let kept = own.clone().count() + usize::from(now.is_some());
+    rotated && !in_place && kept >= keep && own.into_iter().all(|sibling| sibling.modified >= remembered.modified)
+}
+
+/// What a file is called before the number or the date that it was rotated by.
+fn log_of(name: &TreePath) -> &[u8] {
+    let name = name.name();
+    let number = name.windows(2).position(|pair| matches!(pair, [b'.' | b'-', b'0'..=b'9']));
+    number.map_or(name, |at| &name[..at])
 }

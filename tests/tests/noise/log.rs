@@ -2,10 +2,11 @@
 //! own what has to come of that.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::drift::Drift;
@@ -20,6 +21,10 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
 pub(super) const LOG: &str = "var/log/app.log";
+/// A log whose name is not UTF-8.
+pub(super) const LATIN1: &[u8] = b"var/log/caf\xe9.log";
+/// A rotated file of another log, from 2000.
+const OTHER: &str = "var/log/other.log.1";
 /// Lines of the log when it is sealed.
 pub(super) const SEALED: usize = 200;
 /// How many rotated files there are at most.
@@ -110,7 +115,11 @@ impl Logged {
         let sandbox = Sandbox::new()?;
         let tree = sandbox.tree("tree")?;
         let text: String = (0..lines).map(|line| format!("line {line} from before it was sealed\n")).collect();
-        tree.file(LOG, text)?.file("etc/app.conf", "level = 1\n")?;
+        tree.file(LOG, text)?.file(LATIN1, "of a program that is not English\n")?.file(OTHER, "of another log\n")?;
+        File::options()
+            .write(true)
+            .open(tree.path(OTHER))?
+            .set_modified(UNIX_EPOCH + Duration::from_secs(946_684_800))?;
         let manifest = sandbox.seal(format!("dir:{}", tree.root().display()), "tree.manifest")?;
         Ok(Self { tree, manifest, policy, sandbox })
     }
@@ -123,7 +132,7 @@ impl Logged {
     pub(super) fn rotated(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.tree.path("var/log"))? {
-            let name = entry?.file_name().into_string().map_err(|name: OsString| anyhow::anyhow!("{name:?}"))?;
+            let name = entry?.file_name().to_string_lossy().into_owned();
             names.extend(name.starts_with("app.log").then_some(name));
         }
         names.retain(|name| name != "app.log");

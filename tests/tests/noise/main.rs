@@ -2,6 +2,7 @@
 //! one change more that none of them makes is that alert alone.
 
 mod day;
+mod hostile;
 mod log;
 mod plant;
 mod rotated;
@@ -16,5 +17,6 @@ fn main() -> ExitCode {
     trials.extend(day::trials());
     trials.extend(rotated::trials());
     trials.extend(watched::trials());
+    trials.extend(hostile::trials());
     run(trials)
 }

@@ -5,6 +5,7 @@ pub mod check_file;
 mod fold;
 mod json;
 mod junit;
+mod listing;
 pub mod mtree;
 #[cfg(test)]
 mod sample;
@@ -133,7 +134,7 @@ impl<W: Write> Output<W> {
     }
 
     fn text(&mut self, whole: &Whole<'_>, colour: bool) -> Result<Reader, Failure> {
-        for line in text::lines(whole.findings, whole.sealed_in, whole.all, colour) {
+        for line in listing::lines(whole.findings, whole.sealed_in, whole.all, colour) {
             self.write(line.as_bytes())?;
         }
         self.write(summary_lines(whole.summary).as_bytes())?;

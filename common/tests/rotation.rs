@@ -1,6 +1,7 @@
 //! What became of a growing file, told by `explain`, against a directory that a simulated logrotate works in (the modes of
 //! logrotate(8): create, copytruncate, compress, delaycompress, dateext) while a program writes. Then the same with one
 //! thing cut.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeMap;
 

@@ -84,6 +84,8 @@ impl Stage {
         let collector = CollectorHome::new(&sandbox, &[HOST])?.start(&sandbox)?;
         let wire = FakeCollector::start([], Then::Forward(collector.address()))?;
         let mut home = AgentHome::new(&sandbox, HOST)?.target("app", tree.root(), &manifest).reports_to(wire.address());
+        // What is tolerated and grows is said by a sweep.
+        home.sweep = 2;
         home.keys = format!("policy = {policy:?}\n");
         Ok(Self { collector, wire, home, policy, tree, sandbox })
     }

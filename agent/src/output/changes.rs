@@ -10,7 +10,8 @@ use driftlock_common::path::TreePath;
 use driftlock_common::policy::Judged;
 use driftlock_common::tree::Tree;
 
-use super::text::{Counts, coloured, layer_and_step, shown, summary_lines, what};
+use super::listing::Counts;
+use super::text::{coloured, layer_and_step, shown, summary_lines, what};
 use super::{Output, Reader};
 use crate::failure::Failure;
 

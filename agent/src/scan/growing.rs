@@ -32,6 +32,9 @@ use running::{Mark, Running};
 
 /// A loss is looked at again after this before it is one: a rotation takes several steps.
 pub const SETTLE: Duration = Duration::from_secs(2);
+/// A copy need not have what was written to a file while it was copied, before it was truncated: what was seen for the first
+/// time in the last look before that, at most this long ago.
+const COPYING: Duration = Duration::from_secs(10);
 /// The most files that are remembered, each with its path and some 200 bytes. One more is read whole at each look, and what
 /// it held is known only if it was sealed.
 pub const MAX_REMEMBERED: usize = 8192;
@@ -60,6 +63,8 @@ struct Entry {
     /// As it was at the last look; `None` before the first.
     known: Option<Remembered>,
     running: Option<Running>,
+    /// What it was before more was written to it the last time, and when that was noticed.
+    before: Option<(Remembered, Instant)>,
     lost: Option<Lost>,
     /// What became of it, by the last look.
     fate: Option<Fate>,
@@ -73,6 +78,8 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Lost {
     what: Remembered,
+    /// What a copy of it has at least; `None` if it has to have all.
+    before: Option<Remembered>,
     cut: Cut,
     since: Instant,
     /// Whether a second look came to the same.
@@ -142,7 +149,7 @@ impl Growing {
         let growing = Self::of(identity, full);
         let now = Instant::now();
         let entry = |(path, saved): (TreePath, file::Saved)| {
-            let lost = saved.lost.map(|(what, cut, settled)| Lost { what, cut, since: now, settled });
+            let lost = saved.lost.map(|(what, cut, settled)| Lost { what, before: None, cut, since: now, settled });
             (path, Arc::new(Mutex::new(Entry { known: Some(saved.known), lost, ..Entry::default() })))
         };
         *lock(&growing.entries) = file::load(path, identity)?.into_iter().map(entry).collect();
@@ -323,12 +330,19 @@ impl Grower<'_> {
         };
         let running = running.ok_or(Trouble::Moved)?;
         let now = Now { inode, length: size, prefix: Some(running.blake3()) };
+        let before = entry.before.take().filter(|(_, noticed)| noticed.elapsed() <= COPYING);
         let fate = match (&marks, &then) {
             (None, _) => Some(Fate::Grown),
             (Some(_), None) => None,
-            (Some(marks), Some(then)) => self.compare(then, &now, marks),
+            (Some(marks), Some(then)) => self.compare(then, before.as_ref().map(|(before, _)| before), &now, marks),
         };
-        self.take(entry, then, fate, Some(&now), marks.as_deref());
+        entry.before = match (&then, &marks) {
+            (Some(then), None) if bytes > 0 => Some((Remembered { seen: size, ..then.clone() }, Instant::now())),
+            (_, None) => before.clone(),
+            (_, Some(_)) => None,
+        };
+        let lost = then.map(|then| (then, before.map(|(before, _)| before)));
+        self.take(entry, lost, fate, Some(&now), marks.as_deref());
         let read = Read { content: running.content(), bytes };
         let (length, prefix) = (size, running.blake3());
         let known = Remembered { inode, length, prefix, seen: size, modified: source.stat.mtime.0 };
@@ -356,7 +370,7 @@ impl Grower<'_> {
             _ => self.explain(&then, None),
         };
         let rotated = matches!(fate, Fate::Rotated(_));
-        self.take(entry, Some(then), Some(fate), None, None);
+        self.take(entry, Some((then, None)), Some(fate), None, None);
         if rotated && entry.lost.is_none() {
             // What comes in its place begins with nothing.
             self.know(entry, nothing());
@@ -394,7 +408,7 @@ impl Grower<'_> {
     }
 
     /// What became of what is remembered, when everything was read.
-    fn compare(&self, then: &Remembered, now: &Now, marks: &[Mark]) -> Option<Fate> {
+    fn compare(&self, then: &Remembered, before: Option<&Remembered>, now: &Now, marks: &[Mark]) -> Option<Fate> {
         let mark = marks.iter().find(|mark| mark.length == then.length);
         // Only what was sealed has another digest than BLAKE3, and siblings are known by BLAKE3 alone.
         let is_sealed = then.inode == 0 && then.length > 0;
@@ -402,14 +416,14 @@ impl Grower<'_> {
             return mark.filter(|mark| mark.content == then.prefix).map(|_| Fate::Grown);
         }
         let prefix = mark.map(|mark| mark.blake3);
-        Some(self.explain(then, Some(&Now { prefix, ..now.clone() })))
+        Some(self.explain_with_copy(then, before, &Now { prefix, ..now.clone() }))
     }
 
     /// Takes what became of the file, and looks again for what it lost before.
     fn take(
         &self,
         entry: &mut Entry,
-        then: Option<Remembered>,
+        then: Option<(Remembered, Option<Remembered>)>,
         fate: Option<Fate>,
         now: Option<&Now>,
         marks: Option<&[Mark]>,
@@ -419,15 +433,21 @@ impl Grower<'_> {
                 return false;
             }
             let at_length = marks.unwrap_or_default().iter().find(|mark| mark.length == lost.what.length);
-            let now = now.map(|now| Now { prefix: at_length.map(|mark| mark.blake3).or(now.prefix), ..now.clone() });
-            let found = !matches!(self.explain(&lost.what, now.as_ref()), Fate::Cut(_));
+            let fate = match now {
+                Some(now) => {
+                    let prefix = at_length.map(|mark| mark.blake3).or(now.prefix);
+                    self.explain_with_copy(&lost.what, lost.before.as_ref(), &Now { prefix, ..now.clone() })
+                }
+                None => self.explain(&lost.what, None),
+            };
+            let found = !matches!(fate, Fate::Cut(_));
             lost.settled |= lost.since.elapsed() >= SETTLE;
             found
         });
         let mut changed = again.is_some();
-        if let (Some(Fate::Cut(cut)), Some(what), None) = (&fate, then, &entry.lost) {
+        if let (Some(Fate::Cut(cut)), Some((what, before)), None) = (&fate, then, &entry.lost) {
             let settled = !self.growing.goes_on;
-            entry.lost = Some(Lost { what, cut: *cut, since: Instant::now(), settled });
+            entry.lost = Some(Lost { what, before, cut: *cut, since: Instant::now(), settled });
             changed = true;
         }
         if changed {
@@ -437,6 +457,20 @@ impl Grower<'_> {
             Some(lost) => Some(Fate::Cut(lost.cut)),
             None => fate,
         };
+    }
+
+    /// What became of a file that is there. If it was truncated where it lies, a copy may lack what was written last.
+    fn explain_with_copy(&self, then: &Remembered, before: Option<&Remembered>, now: &Now) -> Fate {
+        let fate = self.explain(then, Some(now));
+        let Some(before) = before.filter(|_| matches!(fate, Fate::Cut(_)) && now.inode == then.inode) else {
+            return fate;
+        };
+        // What is in its place begins otherwise: only a copy explains it.
+        let emptied = Now { length: 0, prefix: None, ..now.clone() };
+        match self.explain(before, Some(&emptied)) {
+            copied @ Fate::Rotated(Rotated::Copied { .. } | Rotated::Packed { .. }) => copied,
+            _ => fate,
+        }
     }
 
     fn explain(&self, then: &Remembered, now: Option<&Now>) -> Fate {

@@ -142,6 +142,7 @@ fn rule(path: &str, allow: &str) -> String {
 
 fn allowances() -> Result<()> {
     type Disturb = fn(&Place) -> Result<()>;
+    type Row = (&'static str, &'static str, Disturb, &'static str, Option<Severity>, &'static str);
     let write: Disturb = |place| place.write("etc/conf", "longer than sealed");
     let chmod: Disturb = |place| place.mode("etc/conf", 0o600);
     let remove: Disturb = |place| Ok(fs::remove_file(place.at("etc/conf"))?);
@@ -161,7 +162,7 @@ fn allowances() -> Result<()> {
     let append = "allow = 'append'\nseverity = 'low'";
     let any = "allow = 'any'\nseverity = 'low'";
     // What is allowed where, what is done, where; the severity if it is an alert, and what the explanation begins with.
-    let table: [(&str, &str, Disturb, &str, Option<Severity>, &str); 22] = [
+    let table: [Row; 22] = [
         (conf, "allow = 'nothing'\nseverity = 'high'", write, conf, high, "because"),
         (conf, "allow = 'nothing'\nattributes = 'mode'\nseverity = 'high'", chmod, conf, high, "because"),
         (conf, "allow = 'nothing'\nattributes = 'mode'", write, conf, Some(Severity::Medium), "no rule covers it"),
@@ -536,7 +537,10 @@ fn hostile() -> Result<()> {
     for form in ["text", "sarif", "junit", "json", "ndjson"] {
         let (code, stdout, stderr) = place.run(&["--policy", &policy, "--all", "--format", form])?;
         ensure!(code == 1 && stderr.is_empty(), "{form}: {code} {stderr}");
-        ensure!(is_safe(&stdout), "{form}: {stdout:?}");
+        // In JSON a path is exact; every other text is for display.
+        let exact = "\"path\":\"etc/\u{202e}gpj\"";
+        let display = stdout.replace(exact, "").replace(&exact.replace("etc", "var"), "");
+        ensure!(is_safe(&display), "{form}: {stdout:?}");
         ensure!(stdout.contains("\\xe2\\x80\\xae") || stdout.contains("\\\\xe2\\\\x80\\\\xae"), "{form}: {stdout}");
         match form {
             "text" => ensure!(stdout.lines().count() == 14, "{stdout}"),

@@ -191,6 +191,38 @@ const STORIES: &[Story] = &[
         },
         FINE,
     ),
+    (
+        "truncated with what was written while it was copied",
+        |world| {
+            fs::copy(world.at(LOG), world.at("log/app.log.1")).unwrap();
+            world.append(LOG, "written meanwhile, and read\n");
+            assert_eq!(said(&world.look(), LOG), FINE);
+            fs::write(world.at(LOG), "").unwrap();
+        },
+        FINE,
+    ),
+    (
+        "truncated with more than was written while it was copied",
+        |world| {
+            fs::copy(world.at(LOG), world.at("log/app.log.1")).unwrap();
+            for _ in 0..2 {
+                world.append(LOG, "written meanwhile, and read\n");
+                assert_eq!(said(&world.look(), LOG), FINE);
+            }
+            fs::write(world.at(LOG), "").unwrap();
+        },
+        CUT,
+    ),
+    (
+        "cut where it lies to what it was a look before",
+        |world| {
+            let length = fs::metadata(world.at(LOG)).unwrap().len();
+            world.append(LOG, "written last, and read\n");
+            assert_eq!(said(&world.look(), LOG), FINE);
+            OpenOptions::new().write(true).open(world.at(LOG)).unwrap().set_len(length).unwrap();
+        },
+        CUT,
+    ),
     ("truncated", |world| fs::write(world.at(LOG), "").unwrap(), CUT),
     (
         "truncated, and longer than before by now",

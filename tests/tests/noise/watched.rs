@@ -82,6 +82,8 @@ fn watched(style: Style, logged: Logged) -> Result<()> {
     let home = AgentHome::new(&logged.sandbox, HOST)?.target("app", logged.tree.root(), &logged.manifest);
     let mut home = home.reports_to(wire.address());
     home.keys = format!("policy = {:?}", logged.policy);
+    // That what is tolerated went on is told after a look at everything.
+    home.sweep = 1;
     let agent = home.start(&logged.sandbox)?;
     collector.eventually_host(HOST, "clean")?;
     let told = Told { wire, collector };

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -78,7 +78,18 @@ const INSTALLED: [Step; 3] = [
 ];
 
 /// While it runs.
-const RUNNING: [Step; 9] = [
+const RUNNING: [Step; 10] = [
+    Step {
+        name: "boot",
+        line: "systemctl is-system-running",
+        rules: &["systemd-state", "journal"],
+        path: "var/log/alternatives.log",
+        change: |at| {
+            fs::remove_file(at)?;
+            Ok(symlink("/dev/null", at)?)
+        },
+        alert: |path| Alert::by("logs-of-packages", "high", Drift::changed(path, &["type"])),
+    },
     Step {
         name: "journald",
         line: "logger one line; journalctl --sync; journalctl --rotate; journalctl --vacuum-size=1M",
@@ -89,7 +100,7 @@ const RUNNING: [Step; 9] = [
     },
     Step {
         name: "names",
-        line: "hostname web-7; echo web-7 >/etc/hostname; timedatectl set-timezone Europe/Berlin",
+        line: "hostnamectl hostname web-7; timedatectl set-timezone Europe/Berlin",
         rules: &["names", "clock"],
         path: "etc/passwd",
         change: |at| append(at, "toor::0:0::/root:/bin/sh\n"),

@@ -442,7 +442,7 @@ impl Monitor {
                 let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
                 actions.extend(body.map(record));
             }
-            actions.extend(target.quiet(now.elapsed).into_iter().map(record));
+            actions.extend(target.held_back(now.elapsed).into_iter().map(record));
             if target.wants_arming(now.elapsed) {
                 actions.push(Action::Arm { target: name.clone() });
             }

@@ -17,7 +17,7 @@ use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tree::Tree;
 use driftlock_tests::wait::eventually;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const HOST: &str = "web-1";
 const LOG: &str = "var/log/app.log";
@@ -39,6 +39,12 @@ allow = "append"
 rotate = ["app.log.{1..3}", "app.log.{1..3}.gz"]
 keep = 3
 reason = "the application logs there"
+
+[[rule]]
+id = "cache"
+path = "var/cache/**"
+allow = "any"
+reason = "the application can make it again"
 
 [[rule]]
 id = "programs"
@@ -78,13 +84,13 @@ impl Stage {
         let sandbox = Sandbox::new()?;
         let tree = sandbox.tree("tree")?;
         tree.file("etc/app.conf", "level = 1\n")?.file("etc/spare", "spare\n")?.file("bin/app", "program\n")?;
-        tree.file(LOG, "the application begins\n")?;
+        tree.file(LOG, "the application begins\n")?.file("var/cache/page", "cached\n")?;
         let manifest = sandbox.seal(format!("dir:{}", tree.root().display()), "tree.manifest")?;
         let policy = sandbox.write("web.toml", policy)?;
         let collector = CollectorHome::new(&sandbox, &[HOST])?.start(&sandbox)?;
         let wire = FakeCollector::start([], Then::Forward(collector.address()))?;
         let mut home = AgentHome::new(&sandbox, HOST)?.target("app", tree.root(), &manifest).reports_to(wire.address());
-        // What is tolerated and grows is said by a sweep.
+        // What is tolerated and grows is said by a sweep at once.
         home.sweep = 2;
         home.keys = format!("policy = {policy:?}\n");
         Ok(Self { collector, wire, home, policy, tree, sandbox })
@@ -170,9 +176,14 @@ fn changed_and_refused() -> Result<()> {
         stage.tree.file(path, "other\n")?;
     }
     stage.eventually_open(&["bin/app critical programs", "etc/app.conf tolerated rendered", "etc/spare medium -"])?;
-    // What was in force is in every sign of life.
-    let beat = stage.wire.events().into_iter().rfind(|event| event["type"] == "dev.driftlock.agent.heartbeat.v1");
-    ensure!(beat.context("no heartbeat")?["data"]["targets"][0]["policy"]["name"] == "web", "no policy in a heartbeat");
+    // What is in force, and what nobody vouches for then, is in every sign of life.
+    eventually("a heartbeat of a look under the policy", || {
+        let beat = stage.wire.events().into_iter().rfind(|event| event["type"] == "dev.driftlock.agent.heartbeat.v1");
+        let target = beat.context("no heartbeat")?["data"]["targets"][0].clone();
+        ensure!(target["policy"]["name"] == "web", "{target}");
+        ensure!(target["coverage"]["unjudged"] == json!({"entries": 1, "bytes": 7}), "{target}");
+        Ok::<_, anyhow::Error>(())
+    })?;
 
     let quieter = POLICY.replace("\"etc/app.conf\"", "[\"etc/app.conf\", \"etc/spare\"]").replace("critical", "low");
     stage.replace_policy(&quieter)?;

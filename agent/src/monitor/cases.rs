@@ -5,7 +5,8 @@
 //! `away NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
 //! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
 //!
-//! A scan that nobody waits for is a `sweep` in `do`.
+//! A scan that nobody waits for is a `sweep` in `do`; a `beat` has how many findings of each target are open, and behind `~`
+//! how often something was not said because it flapped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,7 +17,7 @@ use driftlock_common::compared::Compared;
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attributes, Change};
-use driftlock_common::event::{Body, ConditionBody, FindingBody};
+use driftlock_common::event::{Body, ConditionBody, FindingBody, TargetBeat};
 use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, PolicyView, Summary, Unjudged};
 use driftlock_common::path::TreePath;
 use driftlock_common::policy::{Ruling, Severity};
@@ -299,9 +300,12 @@ fn line(action: &Action) -> String {
             format!("{verb} #{} {target} {}", scan.0, scopes.join(" "))
         }
         Action::Beat(beat) => {
-            let targets: Vec<String> =
-                beat.targets.iter().map(|target| format!(" {}:{}", target.target, target.open_findings)).collect();
-            format!("beat{}", targets.concat())
+            let target = |target: &TargetBeat| {
+                let folded = target.coverage.folded;
+                let folded = if folded > 0 { format!("~{folded}") } else { String::new() };
+                format!(" {}:{}{folded}", target.target, target.open_findings)
+            };
+            format!("beat{}", beat.targets.iter().map(target).collect::<String>())
         }
         Action::Record(body) => body_line(body),
     }

@@ -22,6 +22,8 @@ pub(super) struct Findings {
     /// Over `open`; `None` after a change.
     digest: Option<OciDigest>,
     flapping: Flapping,
+    /// What goes on and was not said, and when it will be.
+    unsaid: BTreeMap<TreePath, Duration>,
 }
 
 #[derive(Debug)]
@@ -30,10 +32,16 @@ struct Open {
     body: FindingBody,
     /// The last scan that found it.
     seen: Option<ScanId>,
+    /// When it was said.
+    said: Duration,
+    /// What it is by now; `None` if that was said.
+    unsaid: Option<Box<Finding>>,
 }
 
-/// Whether a rule tolerates what it tolerated before, of which there is more now, as of a log that grows: said by the next
-/// look at everything, not by each that a line of it causes.
+/// What is tolerated and goes on is not said more often than this by looks that its changes cause.
+const HOLD: Duration = Duration::from_secs(30);
+
+/// Whether a rule tolerates what it tolerated before, of which there is more now, as of a log that grows.
 fn goes_on(said: &Finding, now: &Finding) -> bool {
     !said.is_alert() && !now.is_alert() && said.rule == now.rule
 }
@@ -48,9 +56,15 @@ pub(super) struct Finder<'a> {
     pub(super) now: Now,
 }
 
+impl Open {
+    const fn new(body: FindingBody, seen: Option<ScanId>, said: Duration) -> Self {
+        Self { body, seen, said, unsaid: None }
+    }
+}
+
 impl Findings {
     pub(super) fn none() -> Self {
-        Self { open: BTreeMap::new(), digest: None, flapping: Flapping::default() }
+        Self { open: BTreeMap::new(), digest: None, flapping: Flapping::default(), unsaid: BTreeMap::new() }
     }
 
     /// Those that were open when the agent stopped.
@@ -61,7 +75,7 @@ impl Findings {
             if body.flapping.is_some() {
                 findings.flapping.recover(path.clone(), body.finding.clone());
             }
-            findings.open.insert(path, Open { body, seen: None });
+            findings.open.insert(path, Open::new(body, None, Duration::ZERO));
         }
         findings
     }
@@ -74,7 +88,7 @@ impl Findings {
         let Some(open) = self.open.get_mut(&path) else {
             let (target, opened_at) = (by.target.to_owned(), by.now.rfc3339());
             let body = FindingBody { target, finding, opened_at, count: 1, flapping: None };
-            self.open.insert(path, Open { body: body.clone(), seen: Some(by.scan) });
+            self.open.insert(path, Open::new(body.clone(), Some(by.scan), by.now.elapsed));
             self.digest = None;
             return Some(Body::FindingOpened(body));
         };
@@ -90,14 +104,25 @@ impl Findings {
                 (other, say != Say::Nothing)
             }
             None => {
-                let other = body.finding != finding;
-                (other, other && !(by.counted && goes_on(&body.finding, &finding)))
+                let other = *open.unsaid.as_deref().unwrap_or(&body.finding) != finding;
+                let due = open.said + HOLD;
+                if other && by.counted && by.now.elapsed < due && goes_on(&body.finding, &finding) {
+                    self.unsaid.insert(path, due);
+                    open.unsaid = Some(Box::new(finding));
+                    body.count = body.count.saturating_add(1);
+                    return None;
+                }
+                (other, body.finding != finding)
             }
         };
         body.count = body.count.saturating_add(u64::from(by.counted || other));
+        if open.unsaid.take().is_some() {
+            self.unsaid.remove(&path);
+        }
         if !said {
             return None;
         }
+        open.said = by.now.elapsed;
         body.finding = finding;
         self.digest = None;
         Some(Body::FindingUpdated(body.clone()))
@@ -162,7 +187,11 @@ impl Findings {
 
     /// A path is as sealed: said, unless it flaps.
     fn resolve_or_fold(&mut self, target: &str, path: &TreePath, now: Duration) -> Option<Body> {
-        let body = &mut self.open.get_mut(path)?.body;
+        let open = self.open.get_mut(path)?;
+        if open.unsaid.take().is_some() {
+            self.unsaid.remove(path);
+        }
+        let body = &mut open.body;
         if let Some(folded) = &mut body.flapping {
             *folded += u64::from(self.flapping.is_gone(path, now));
             return None;
@@ -174,9 +203,16 @@ impl Findings {
         self.resolve(target, path)
     }
 
-    /// Says what is at the paths that flapped and are quiet.
-    pub(super) fn quiet(&mut self, target: &str, now: Duration) -> Vec<Body> {
-        let quiet = self.flapping.take_quiet(now);
+    /// Says what was held back for long enough: what goes on, and what is at the paths that flapped and are quiet.
+    pub(super) fn held_back(&mut self, target: &str, now: Duration) -> Vec<Body> {
+        let mut quiet = self.flapping.take_quiet(now);
+        for (path, _) in self.unsaid.extract_if(.., |_, due| *due <= now) {
+            let unsaid = self.open.get_mut(&path).and_then(|open| {
+                open.said = now;
+                open.unsaid.take()
+            });
+            quiet.extend(unsaid.map(|finding| (path, Some(*finding))));
+        }
         let say = |(path, there): (TreePath, Option<Finding>)| {
             let Some(finding) = there else { return self.resolve(target, &path) };
             let body = &mut self.open.get_mut(&path)?.body;
@@ -188,9 +224,9 @@ impl Findings {
         quiet.into_iter().filter_map(say).collect()
     }
 
-    /// When [`Findings::quiet`] may have something to say.
-    pub(super) fn next_quiet(&self) -> Option<Duration> {
-        self.flapping.next_quiet()
+    /// When [`Findings::held_back`] may have something to say.
+    pub(super) fn next_held_back(&self) -> Option<Duration> {
+        self.unsaid.values().copied().chain(self.flapping.next_quiet()).min()
     }
 
     /// How often something was not said, because it flaps.
@@ -222,6 +258,7 @@ impl Findings {
 
     fn resolve(&mut self, target: &str, path: &TreePath) -> Option<Body> {
         let Open { body, .. } = self.open.remove(path)?;
+        self.unsaid.remove(path);
         self.digest = None;
         let Finding { path, path_b64, .. } = body.finding;
         Some(Body::FindingResolved(FindingResolved { target: target.to_owned(), path, path_b64 }))

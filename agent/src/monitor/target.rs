@@ -288,9 +288,9 @@ impl Target {
         self.dirty.mark_due(Scope::Entry(path), now + SETTLE);
     }
 
-    /// What there is to say of paths that flapped and are quiet.
-    pub(super) fn quiet(&mut self, now: Duration) -> Vec<Body> {
-        let bodies = self.findings.quiet(&self.plan.name, now);
+    /// What there is to say that was held back.
+    pub(super) fn held_back(&mut self, now: Duration) -> Vec<Body> {
+        let bodies = self.findings.held_back(&self.plan.name, now);
         self.moved |= !bodies.is_empty();
         bodies
     }
@@ -380,7 +380,7 @@ impl Target {
         let can_scan =
             self.scan.is_none() && self.plan.manifest.is_some() && matches!(self.watch, Watching::Armed { .. });
         let scan = if can_scan { self.dirty.next_due().into_iter().chain([self.next_sweep]).min() } else { None };
-        [stale, arm, hurry, scan, self.findings.next_quiet()].into_iter().flatten().min()
+        [stale, arm, hurry, scan, self.findings.next_held_back()].into_iter().flatten().min()
     }
 
     // --- reports ---

@@ -16,7 +16,7 @@ use driftlock_common::drift::Change;
 use driftlock_common::finding::{Finding, Summary};
 use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
-use driftlock_common::policy::{Judged, Severity};
+use driftlock_common::policy::{Judged, Severity, Verdict};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
@@ -129,13 +129,13 @@ struct Outcome {
     message: Text,
     locations: [Location; 1],
     partial_fingerprints: Fingerprints,
-    /// There exactly if it is tolerated.
+    /// Under a policy every result says whether it is suppressed: all of a run have this, or none (3.27.23).
     #[serde(skip_serializing_if = "Option::is_none")]
-    suppressions: Option<[Suppression; 1]>,
+    suppressions: Option<Vec<Suppression>>,
     properties: Finding,
 }
 
-/// What is tolerated is there, and a viewer is not to count it (3.27.23, 3.35).
+/// What is tolerated is there, and a viewer is not to count it (3.35).
 #[derive(Serialize)]
 struct Suppression {
     kind: &'static str,
@@ -211,7 +211,7 @@ impl Outcome {
             message: message(&text),
             locations: [Location::of(&drift.path)],
             partial_fingerprints: Fingerprints { path_and_change: Digest::blake3(&named) },
-            suppressions: Suppression::of(judged).map(|suppression| [suppression]),
+            suppressions: judged.verdict.as_ref().map(|verdict| Suppression::of(verdict).into_iter().collect()),
             properties: Finding::of(judged, whole.sealed_in),
         }
     }
@@ -231,9 +231,8 @@ impl Level {
 }
 
 impl Suppression {
-    fn of(judged: &Judged<'_>) -> Option<Self> {
-        let verdict = judged.verdict.filter(|verdict| !verdict.is_alert())?;
-        Some(Self { kind: "external", justification: verdict.to_string() })
+    fn of(verdict: &Verdict<'_>) -> Option<Self> {
+        (!verdict.is_alert()).then(|| Self { kind: "external", justification: verdict.to_string() })
     }
 }
 

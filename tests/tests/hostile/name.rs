@@ -138,16 +138,17 @@ fn no_forgery() -> Result<()> {
     for name in names() {
         case.tree.file(&name, "")?;
     }
-    let scan = |format: &str| {
-        let words = ["scan", "--format", format, "--manifest"].map(Into::into);
+    let scan = |format: &str, more: &[&str]| {
+        let words = ["scan", "--format", format, "--manifest"].map(Into::into).into_iter();
+        let more = more.iter().map(Into::into);
         let arguments: Vec<std::ffi::OsString> =
-            words.into_iter().chain([case.manifest().into(), case.root().into()]).collect();
+            words.chain([case.manifest().into(), case.root().into()]).chain(more).collect();
         case.sandbox.driftlock(arguments).run()?.expect(1)
     };
     let count = names().len();
     let is_plain = |text: &str| text.lines().all(|line| !line.contains(|ch: char| ch.is_control() && ch != '\t'));
     for format in ["text", "json", "ndjson", "sarif", "junit"] {
-        let finished = scan(format)?;
+        let finished = scan(format, &["--all"])?;
         let text = finished.text()?;
         ensure!(is_plain(text), "{format}: a control character came through");
         // What turns the direction of a line would make one name look like another.
@@ -155,9 +156,11 @@ fn no_forgery() -> Result<()> {
         ensure!(!is_shown || !text.contains('\u{202e}'), "{format}: a name turns the line");
         ensure!(finished.stderr.is_empty(), "{}", finished.stderr);
     }
-    let text = scan("text")?;
-    let lines = text.text()?.lines().filter(|line| line.starts_with("added ")).count();
-    ensure!(lines == count, "{lines} lines for {count} names");
+    let lines = |more: &[&str]| -> Result<usize> {
+        Ok(scan("text", more)?.text()?.lines().filter(|line| line.starts_with("added ")).count())
+    };
+    ensure!(lines(&["--all"])? == count, "{} lines for {count} names", lines(&["--all"])?);
+    ensure!(lines(&[])? == 1, "all of them lie in the root, and are one line");
     ensure!(!case.root().join("owned").exists() && !case.sandbox.path("owned").exists(), "a name was run");
     Ok(())
 }

@@ -27,6 +27,21 @@ pub(crate) struct Facts {
     attributes: BTreeMap<&'static str, Vec<u8>>,
 }
 
+impl Facts {
+    /// The size of a file.
+    pub(crate) fn size(&self) -> Option<usize> {
+        (self.kind == 0o100_000).then(|| self.attributes["content"].len())
+    }
+
+    /// Whether it is a device, or a file that is set-id or has capabilities, as far as the level tells.
+    pub(crate) fn gives_rights(&self) -> bool {
+        let mode = self.attributes.get("mode").and_then(|mode| std::str::from_utf8(mode).ok()?.parse::<u32>().ok());
+        let xattrs = self.attributes.get("xattrs").is_some_and(|xattrs| xattrs.starts_with(b"security.capability"));
+        let set_id = mode.is_some_and(|mode| mode & 0o6000 != 0);
+        matches!(self.kind, 0o020_000 | 0o060_000) || (self.kind == 0o100_000 && (set_id || xattrs))
+    }
+}
+
 pub(crate) fn look(root: &Path, level: Level) -> Result<Look> {
     let mut look = Look::new();
     for entry in WalkDir::new(root).sort_by_file_name() {

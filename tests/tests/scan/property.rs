@@ -1,17 +1,25 @@
 //! On random trees and random tampering, a scan finds what the second opinion finds, and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_agent::scan::Options;
 use driftlock_common::drift::{Attribute, Attributes, Delta, Drift, apply};
+use driftlock_common::finding::Unjudged;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::path::TreePath;
+use driftlock_common::policy::Policy;
 use driftlock_common::profile::Profile;
 use driftlock_tests::random_tree::{HOSTILE, RandomTree};
 use libtest_mimic::Trial;
 
-use super::oracle::{self, Difference};
+use super::oracle::{self, Difference, Facts, Look};
 use super::{root_trial, subject, trial};
 
 const SEEDS: u64 = 300;
@@ -59,6 +67,8 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     ensure_found(&expected, &drifts)?;
     ensure!(outcome.complete());
 
+    unread(root, &manifest, &before, &oracle::look(root, level)?)?;
+
     let expected = oracle::differences(&narrow_before, &oracle::look(root, narrow)?);
     let expected: BTreeSet<Difference> = expected.into_iter().filter_map(|difference| keep(difference, only)).collect();
     let options = Options { profile: Some(PROFILES[narrow]), only: Some(only), ..Options::default() };
@@ -70,6 +80,35 @@ fn one(seed: u64, privileged: bool) -> Result<()> {
     let applied = apply(&manifest.tree, &drifts).context("nothing was left open")?;
     let applied = Manifest { header: manifest.header, tree: applied }.name();
     ensure!(applied == subject::seal(root, profile)?.name(), "the drifts do not lead to the tree that is there");
+    Ok(())
+}
+
+/// Where everything may be anything, what is found is the same but for content of the same size, and of what gives rights,
+/// or did, that too.
+fn unread(root: &Path, manifest: &Manifest, before: &Look, now: &Look) -> Result<()> {
+    let any = "version = 1\nname = 'p'\n[[rule]]\nid = 'r'\npath = '**'\nallow = 'any'\nreason = 'x'\n";
+    let options = Options { policy: Some(Arc::new(Policy::parse(any.as_bytes())?)), ..Options::default() };
+    let (drifts, outcome) = subject::scan(root, manifest, &options)?;
+    let mut left = BTreeMap::new();
+    for (path, is) in now {
+        let Some(size) = is.size() else { continue };
+        let mode = fs::symlink_metadata(root.join(OsStr::from_bytes(path)))?.mode();
+        let rights = is.gives_rights() || mode & 0o6000 != 0 || before.get(path).is_some_and(Facts::gives_rights);
+        if !rights {
+            left.insert(path, size);
+        }
+    }
+    let mut expected = BTreeSet::new();
+    for (path, change, mut attributes) in oracle::differences(before, now) {
+        let same_size = left.get(&path).is_some_and(|size| before.get(&path).and_then(Facts::size) == Some(*size));
+        attributes.retain(|name| *name != "content" || !same_size);
+        if change != "changed" || !attributes.is_empty() {
+            expected.insert((path, change, attributes));
+        }
+    }
+    ensure_found(&expected, &drifts).context("under a policy")?;
+    let unjudged = Unjudged { entries: left.len().try_into()?, bytes: left.values().sum::<usize>().try_into()? };
+    ensure!(outcome.complete() && outcome.unjudged == unjudged, "{:?}, not {unjudged:?}", outcome.unjudged);
     Ok(())
 }
 

@@ -113,6 +113,11 @@ impl Report {
         }
         Ok(Self { drifts, findings, summary })
     }
+
+    /// Whether anything differs at a path.
+    pub fn has(&self, path: &[u8]) -> bool {
+        self.drifts.iter().any(|drift| drift.path == path)
+    }
 }
 
 /// The differences that `findings` name.

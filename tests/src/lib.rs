@@ -44,4 +44,5 @@ pub mod storm;
 pub mod tamper;
 pub mod told;
 pub mod tree;
+pub mod verdict;
 pub mod wait;

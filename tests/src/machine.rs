@@ -21,9 +21,21 @@ use crate::wait::eventually;
 
 /// Changes whenever this file makes another root.
 const RECIPE: &str = "1";
+
+/// What is installed beside what every Debian has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A systemd, and nothing that does anything by itself.
+    Plain,
+    /// What a server has and what changes files on it: cron, logrotate, OpenSSH, Python, two pagers to choose from.
+    Server,
+}
+
 /// What would change the root while a test looks at it.
 const MASKED: [&str; 5] =
     ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"];
+/// The same on a server, and what would listen on this machine's network.
+const MASKED_ON_SERVERS: [&str; 3] = ["logrotate.timer", "ssh.service", "ssh.socket"];
 
 /// A Debian root of a test, not running. Removed when dropped.
 #[derive(Debug)]
@@ -42,13 +54,44 @@ pub struct Machine {
     root: Root,
 }
 
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "machine",
+            Self::Server => "server",
+        }
+    }
+
+    const fn packages(self) -> &'static str {
+        match self {
+            Self::Plain => "systemd,systemd-sysv,dbus",
+            Self::Server => "systemd,systemd-sysv,dbus,cron,less,logrotate,openssh-server,python3-minimal",
+        }
+    }
+
+    const fn masked(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Server => &MASKED_ON_SERVERS,
+        }
+    }
+}
+
 impl Root {
-    /// A fresh one.
+    /// A fresh one for a plain machine.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn new() -> Result<Self> {
-        let base = base()?;
+        Self::of(Role::Plain)
+    }
+
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn of(role: Role) -> Result<Self> {
+        let base = base(role)?;
         let dir = tempfile::Builder::new().prefix("driftlock-machine-").tempdir()?;
         let root = Self { dir };
         run(Command::new("cp").args(["-a", "--reflink=auto", "--no-target-directory"]).arg(base).arg(root.path()))?;
@@ -60,9 +103,28 @@ impl Root {
         self.dir.path().join("root")
     }
 
+    /// What no other machine is called.
+    fn name(&self) -> Result<String> {
+        Ok(self.dir.path().file_name().context("a name")?.to_string_lossy().replace('.', ""))
+    }
+
     /// The path of a file in it.
     pub fn at(&self, path: &str) -> PathBuf {
         self.path().join(path.trim_start_matches('/'))
+    }
+
+    /// Runs a line of shell in it, without a systemd, as whoever prepares an image does.
+    ///
+    /// # Errors
+    /// If it does not end with 0.
+    pub fn shell(&self, line: &str) -> Result<()> {
+        let name = self.name()?;
+        let mut command = Command::new("systemd-nspawn");
+        command.args(["--register=no", "--keep-unit", "--as-pid2", "--pipe", "--quiet", "--machine", &name]);
+        command.arg("--directory").arg(self.path()).args(["sh", "-euc", line]);
+        let ran = run(command.stdin(Stdio::null()));
+        forget(&name);
+        ran
     }
 
     /// Starts its systemd and waits until everything is up.
@@ -70,7 +132,7 @@ impl Root {
     /// # Errors
     /// If it does not come up.
     pub fn boot(self) -> Result<Machine> {
-        let name = self.dir.path().file_name().context("a name")?.to_string_lossy().replace('.', "");
+        let name = self.name()?;
         let mut command = Command::new("systemd-nspawn");
         command.args(["--boot", "--register=no", "--keep-unit", "--console=pipe", "--quiet", "--machine"]).arg(&name);
         command.arg("--directory").arg(self.path());
@@ -193,26 +255,31 @@ impl Drop for Machine {
         }
         let _ended = self.nspawn.kill();
         let _reaped = self.nspawn.wait();
-        // nspawn leaves these where it is not the only one of its kind.
-        let _absent = fs::remove_dir(Path::new("/run/systemd/nspawn/propagate").join(&self.name));
+        forget(&self.name);
         let _absent = fs::remove_file(self.root.dir.path().join(".#root.lck"));
     }
 }
 
-/// The root that all are copied from.
-fn base() -> Result<PathBuf> {
+/// Takes away what nspawn leaves where it is not the only one of its kind.
+fn forget(name: &str) {
+    let _absent = fs::remove_dir(Path::new("/run/systemd/nspawn/propagate").join(name));
+}
+
+/// The root that all of a role are copied from.
+fn base(role: Role) -> Result<PathBuf> {
     let mirror = mirror().context("no Debian mirror in /etc/apt")?;
     let fixtures = fixtures()?;
-    let key = sha256(format!("machine {RECIPE} {SUITE} {mirror}").as_bytes());
-    let place = fixtures.join(format!("machine-{SUITE}-{}", &key[..16]));
+    let name = role.name();
+    let key = sha256(format!("{name} {RECIPE} {SUITE} {mirror}").as_bytes());
+    let place = fixtures.join(format!("{name}-{SUITE}-{}", &key[..16]));
     if !place.exists() {
         let work = tempfile::Builder::new().prefix("making-").tempdir_in(&fixtures)?;
         let made = work.path().join("root");
-        let options = ["--variant=minbase", "--include=systemd,systemd-sysv,dbus", SUITE];
-        run(Command::new("debootstrap").args(options).arg(&made).arg(mirror))?;
+        let include = format!("--include={}", role.packages());
+        run(Command::new("debootstrap").args(["--variant=minbase", &include, SUITE]).arg(&made).arg(mirror))?;
         fs::remove_dir_all(made.join("var/cache/apt"))?;
         fs::remove_dir_all(made.join("var/lib/apt/lists"))?;
-        for unit in MASKED {
+        for unit in MASKED.iter().chain(role.masked()) {
             symlink("/dev/null", made.join("etc/systemd/system").join(unit))?;
         }
         // Whole or not at all. If another test was faster, its root serves as well.

@@ -89,6 +89,8 @@ pub enum Requirement {
     Bsdtar,
     /// Checks files against their BLAKE3.
     B3sum,
+    /// Rotates logs.
+    Logrotate,
     /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
     Readers,
 }
@@ -180,6 +182,7 @@ impl Requirement {
             Self::Openssl => &["openssl"],
             Self::Bsdtar => &["bsdtar"],
             Self::B3sum => &["b3sum"],
+            Self::Logrotate => &["logrotate"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

@@ -190,7 +190,7 @@ fn a_table_behind_a_layer_is_compared() -> Result<()> {
                 value["layers"][0]["mediaType"] = ZSTD.into();
             }
         })?;
-        let manifest = sandbox.path(&format!("{name}.manifest"));
+        let manifest = sandbox.path(format!("{name}.manifest"));
         let (source, layout) = (layout.source(), layout.dir().to_owned());
         let words = ["seal".as_ref(), source.as_ref(), "--strict".as_ref(), "-o".as_ref(), manifest.as_os_str()];
         let finished = sandbox.driftlock(words).run()?;

@@ -23,8 +23,8 @@ What is tolerated is reported all the same.
   id = \"app-log\"
   path = [\"var/log/app.log\"]         # as excludes: * within a name, ** for whole components; {1..14} and {a,b} too
   allow = \"append\"                   # nothing, attributes, content, append, absent, any
-  rotate = [\"app.log.{1..14}\", \"app.log.{2..14}.gz\"]
-  keep = 14
+  rotate = [\"app.log.{1..15}\", \"app.log.{2..15}.gz\"]
+  keep = 14                          # logrotate moves the oldest on before it deletes it: one name more
   severity = \"high\"                  # of what is not allowed: info, low, medium, high, critical
   reason = \"the program's log\"
 

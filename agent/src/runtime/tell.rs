@@ -2,6 +2,7 @@
 
 use driftlock_common::event::{Body, FindingBody};
 use driftlock_common::path::Escaped;
+use driftlock_common::policy::Severity;
 
 use crate::config::Config;
 use crate::journal::{Journal, Recovered};
@@ -74,18 +75,30 @@ pub(super) fn body(body: &Body) {
     }
 }
 
+/// What a policy tolerates warns nobody.
 fn finding(what: &str, body: &FindingBody) {
     let finding = &body.finding;
     let attributes: Vec<&str> = finding.attributes.iter().map(|attribute| attribute.name()).collect();
-    tracing::warn!(
-        target_name = body.target,
-        path = %shown(&finding.path, finding.path_b64.is_some()),
-        change = finding.change.name(),
-        attributes = attributes.join(","),
-        reason = finding.reason.map_or("", |reason| reason.name()),
-        count = body.count,
-        "{what}"
-    );
+    macro_rules! say {
+        ($level:ident) => {
+            tracing::$level!(
+                target_name = body.target,
+                path = %shown(&finding.path, finding.path_b64.is_some()),
+                change = finding.change.name(),
+                attributes = attributes.join(","),
+                reason = finding.reason.map_or("", |reason| reason.name()),
+                severity = finding.severity().map_or("", Severity::name),
+                rule = finding.rule.as_deref().unwrap_or(""),
+                count = body.count,
+                "{what}"
+            )
+        };
+    }
+    if finding.is_alert() {
+        say!(warn);
+    } else {
+        say!(info);
+    }
 }
 
 /// A path of a finding: escaped already if its bytes stand beside it.

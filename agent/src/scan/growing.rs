@@ -210,7 +210,9 @@ impl Growing {
         let mut entries = lock(&self.entries);
         if entries.len() >= MAX_REMEMBERED && !entries.contains_key(path) {
             let missing = entries.iter().find(|(_, entry)| lock(entry).is_missing).map(|(path, _)| path.clone());
-            missing.map(|path| entries.remove(&path));
+            if let Some(gone) = missing.and_then(|path| entries.remove(&path)) {
+                self.forget(&gone);
+            }
         }
         let is_full = entries.len() >= MAX_REMEMBERED || path.as_bytes().len() > MAX_PATH;
         match entries.entry(path.clone()) {
@@ -218,6 +220,12 @@ impl Growing {
             btree_map::Entry::Vacant(_) if is_full => Arc::default(),
             btree_map::Entry::Vacant(place) => Arc::clone(place.insert(Arc::default())),
         }
+    }
+
+    /// What is no longer among the entries is not saved, and has no hasher.
+    fn forget(&self, gone: &Mutex<Entry>) {
+        self.moved.store(true, Ordering::Relaxed);
+        self.running.fetch_sub(usize::from(lock(gone).running.is_some()), Ordering::Relaxed);
     }
 
     /// Keeps the hasher of a file, or not if there are too many.
@@ -281,8 +289,7 @@ impl<'a> Growth<'a> {
             if grower.is_none_or(|grower| grower.is_elsewhere())
                 && let Some(gone) = lock(&self.growing.entries).remove(&path)
             {
-                self.growing.moved.store(true, Ordering::Relaxed);
-                self.growing.running.fetch_sub(usize::from(lock(&gone).running.is_some()), Ordering::Relaxed);
+                self.growing.forget(&gone);
             }
         }
     }

@@ -159,6 +159,8 @@ pub enum Mode {
     /// The best that the host allows.
     #[default]
     Auto,
+    /// fanotify, one mark for each file system.
+    Fanotify,
     /// inotify, one watch for each directory.
     Inotify,
     /// Sweeps alone.
@@ -358,6 +360,7 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Fanotify => "fanotify",
             Self::Inotify => "inotify",
             Self::Sweep => "sweep",
         }

@@ -37,7 +37,7 @@ use crate::pool::Pool;
 use crate::process::Process;
 use crate::scan::pace::{self, Allowance};
 use crate::systemd::{self, Watchdog};
-use crate::watch::{self, Armed, HintSender, Nothing, Seen, Watcher};
+use crate::watch::{self, Armed, HintSender, Seen, Watcher};
 use live::{Live, Order};
 use sink::Sink;
 use spool::Spool;
@@ -196,7 +196,7 @@ async fn wait_until(began: Instant, deadline: Option<Duration>) {
 fn seen_event(target: &str, seen: Seen) -> Event {
     let target = target.to_owned();
     match seen {
-        Seen::Hint(hint) => Event::Hint { target, hint },
+        Seen::Hint(hint, _actor) => Event::Hint { target, hint },
         Seen::Degraded(armed) => Event::Degraded { target, armed },
     }
 }
@@ -342,14 +342,11 @@ impl Runtime {
         tokio::task::spawn_blocking(move || {
             let message = match hold.root(&location) {
                 Ok(root) => {
-                    let (watcher, armed) = match mode {
-                        Mode::Sweep => nothing(String::new()),
-                        Mode::Auto | Mode::Inotify => watch::arm(&target.as_str().into(), watched, &root, &hints),
-                    };
+                    let (watcher, armed) = watch::arm(mode, &target.as_str().into(), watched, &root, &hints);
                     let end = root.process().map(|process| say_when_ended(&done, &target, generation, process));
                     match end.transpose() {
                         Ok(end) => {
-                            let watchers = watcher.into_iter().chain(end).collect();
+                            let watchers = [watcher].into_iter().chain(end).collect();
                             let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
                             Done::Armed { target, generation, watchers, armed, mounts }
                         }
@@ -359,7 +356,10 @@ impl Runtime {
                 Err(detail) if of_process => Done::Away { target, generation, detail },
                 // The scan that follows says that the root is not there.
                 Err(detail) => {
-                    let (_nothing, armed) = nothing(if mode == Mode::Sweep { String::new() } else { detail });
+                    let armed = Armed {
+                        degraded: if mode == Mode::Sweep { String::new() } else { detail },
+                        ..Armed::nothing()
+                    };
                     Done::Armed { target, generation, watchers: Vec::new(), armed, mounts: Vec::new() }
                 }
             };
@@ -409,12 +409,6 @@ fn away(target: String, detail: String, live: &mut Live) -> Event {
         tell::away(&target, &detail);
     }
     Event::Away { target, detail }
-}
-
-/// Watches nothing: everything is found by sweeps.
-fn nothing(degraded: String) -> (Option<Box<dyn Watcher>>, Armed) {
-    let unwatched = u64::from(!degraded.is_empty());
-    (Some(Box::new(Nothing)), Armed { mode: "sweep", unwatched, degraded })
 }
 
 /// Says that the process of a target ended, once it did.

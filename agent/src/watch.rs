@@ -6,9 +6,11 @@ mod directories;
 mod end;
 mod files;
 mod inotify;
+mod ladder;
 mod place;
 mod stop;
 
+use driftlock_common::coverage::{BlindSpot, WatchMode};
 use driftlock_common::path::TreePath;
 
 use crate::baseline::LeftOut;
@@ -17,7 +19,7 @@ use crate::scan::Mounts;
 pub use channel::{HintSender, Hints, Seen, channel};
 pub use end::when_ended;
 pub use files::Files;
-pub use inotify::arm;
+pub use ladder::arm;
 pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
@@ -29,6 +31,13 @@ pub enum Hint {
     Subtree(TreePath),
     /// Anything anywhere.
     Everything(Why),
+}
+
+/// A process that may have changed something. A wish to know, no proof: it may have ended since, or have acted for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Its number in the agent's process namespace; 0 for one outside of it.
+    pub pid: u32,
 }
 
 /// Why everything has to be looked at again.
@@ -43,15 +52,20 @@ pub enum Why {
 }
 
 /// What is watched after arming.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Armed {
-    /// `inotify`, `sweep`, ….
-    pub mode: &'static str,
+    /// What gives the hints.
+    pub mode: WatchMode,
+    /// What gives none.
+    pub blind: Vec<BlindSpot>,
     /// Directories that could not be watched, as far as they are known; 0 if all are.
     pub unwatched: u64,
     /// Why less is watched than the mode promises, one line; empty if nothing is missing.
     pub degraded: String,
 }
+
+/// A way of watching that holds, and how far it goes.
+type Rung = (Box<dyn Watcher>, Armed);
 
 /// What of a root is to be watched.
 #[derive(Clone, Debug)]
@@ -72,3 +86,15 @@ pub trait Watcher: Send + std::fmt::Debug {}
 pub struct Nothing;
 
 impl Watcher for Nothing {}
+
+impl Armed {
+    /// What is not watched at all.
+    pub fn nothing() -> Self {
+        Self {
+            mode: WatchMode::Sweep,
+            blind: vec![BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
+            unwatched: 0,
+            degraded: String::new(),
+        }
+    }
+}

@@ -21,8 +21,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use driftlock_common::condition::ConditionReason;
+use driftlock_common::coverage::Coverage;
 use driftlock_common::drift::Change;
-use driftlock_common::event::{Answer, Coverage};
+use driftlock_common::event::Answer;
 use driftlock_common::finding::{Finding, ManifestView, PolicyView};
 use driftlock_common::policy::{Ruling, Severity};
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Owns the JSON of the reading side: what `GET` and the stream answer with. The shapes are promises: keys are added,
 //! never changed. Must not own queries.
 
-use driftlock_common::event::Coverage;
+use driftlock_common::coverage::Coverage;
 use driftlock_common::finding::{Finding, ManifestView, PolicyView};
 use serde::Serialize;
 
@@ -204,7 +204,7 @@ impl From<TargetRecord> for TargetView {
 impl TargetRecord {
     /// When the last complete look at it ended, by the agent's clock. A heartbeat says it late, the look itself at once.
     pub fn looked_at(&self) -> Option<Timestamp> {
-        let said = self.coverage.as_ref().and_then(|coverage| Timestamp::parse(coverage.last_full.as_deref()?));
+        let said = self.coverage.as_ref().and_then(|coverage| Timestamp::parse(coverage.last_sweep.as_deref()?));
         said.max(self.verified_at)
     }
 }

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::condition::ConditionReason;
+use crate::coverage::Coverage;
 use crate::digest::{Digest, OciDigest};
-use crate::finding::{Finding, ManifestView, PolicyView, Summary, Unjudged, is_zero};
+use crate::finding::{Finding, ManifestView, PolicyView, Summary};
 
 /// Media type of a batch.
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
@@ -188,39 +189,6 @@ pub struct TargetBeat {
     pub open_digest: OciDigest,
     /// What the agent can vouch for.
     pub coverage: Coverage,
-}
-
-/// What the agent can vouch for, since when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub struct Coverage {
-    /// `inotify`, `sweep`, ….
-    pub watch_mode: String,
-    /// RFC 3339: end of the last complete look; absent before the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_full: Option<String>,
-    /// Sealed entries that could not be established in it.
-    pub unverifiable: u64,
-    /// How often kernel events were lost.
-    pub overflows: u64,
-    /// Directories without a watch; they are found by sweeps only.
-    pub unwatched: u64,
-    /// What was not read in the last complete look because the policy allows anything there.
-    #[serde(default, skip_serializing_if = "Unjudged::is_nothing")]
-    pub unjudged: Unjudged,
-    /// How often findings opened or resolved without being said, because they flapped, since the agent started.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub folded: u64,
-    /// Local excludes in force.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub excluded: Vec<String>,
-    /// Where file systems may be mounted inside the root, so that what lies there is not looked at: as configured, and as
-    /// found in the root of a process. Escaped.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mounts: Vec<String>,
-    /// Where what the kernel makes was mounted inside the root at the last complete look, left out by its type. Escaped, in
-    /// path order.
-    #[serde(rename = "virtual", default, skip_serializing_if = "Vec::is_empty")]
-    pub virtual_mounts: Vec<String>,
 }
 
 /// A stop as asked.

@@ -4,7 +4,8 @@
 //! [`tree`], whose [`canonical`] bytes have one digest; a tree sealed under a [`profile`] and exclude [`pattern`]s is a
 //! [`manifest`]. What was sealed and what was observed differ by [`drift`], or a [`gap`] says why that is not known.
 //! What of it counts is what is [`compared`]; what may differ all the same, and how loudly to say so, is a [`policy`].
-//! A drift is reported as a [`finding`]; trouble with the watching is a [`condition`]; both travel as an [`event`].
+//! A drift is reported as a [`finding`]; trouble with the watching is a [`condition`], what can be vouched
+//! for is [`coverage`]; all travel as an [`event`].
 //! [`key`] says which known key an unknown one was meant to be. [`exit`] has the exit codes of both binaries.
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -23,5 +24,6 @@ pub mod key;
 pub mod policy;
 pub mod finding;
 pub mod condition;
+pub mod coverage;
 pub mod event;
 pub mod exit;

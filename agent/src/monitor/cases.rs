@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use driftlock_common::compared::Compared;
 use driftlock_common::condition::ConditionReason;
+use driftlock_common::coverage::WatchMode;
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attributes, Change};
 use driftlock_common::event::{Body, ConditionBody, FindingBody, TargetBeat};
@@ -104,11 +105,12 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
     match *words {
         ["configured", ref targets @ ..] => Event::Configured(plan(targets)),
         ["armed", target] => {
-            let armed = Armed { mode: "inotify", ..Armed::default() };
+            let armed = Armed { mode: WatchMode::Inotify, ..Armed::nothing() };
             Event::Armed { target: target.to_owned(), armed, mounts: Vec::new() }
         }
         ["armed", target, degraded] => {
-            let armed = Armed { mode: "inotify", unwatched: 7, degraded: degraded.to_owned() };
+            let armed =
+                Armed { mode: WatchMode::Inotify, unwatched: 7, degraded: degraded.to_owned(), ..Armed::nothing() };
             Event::Armed { target: target.to_owned(), armed, mounts: Vec::new() }
         }
         ["away", target] => Event::Away { target: target.to_owned(), detail: "it ended".to_owned() },

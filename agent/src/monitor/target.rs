@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use driftlock_common::event::{Body, Coverage, TargetBeat, Verified};
+use driftlock_common::coverage::{Coverage, WatchMode};
+use driftlock_common::event::{Body, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, Summary, Unjudged};
 use driftlock_common::path::TreePath;
 
@@ -26,9 +27,6 @@ const AWAY_RETRY: Duration = Duration::from_secs(1);
 const AWAY_GRACE: Duration = Duration::from_secs(30);
 /// No complete look for so many times the period of sweeps is too long.
 const STALE_PERIODS: u32 = 3;
-
-/// The word for coverage while the process of a root is not there.
-const AWAY: &str = "away";
 
 /// A target.
 #[derive(Debug)]
@@ -96,7 +94,7 @@ impl Target {
             dirty: Dirty::default(),
             scan: None,
             watch: Watching::Wanted { not_before: now },
-            watched: Armed::default(),
+            watched: Armed::nothing(),
             mounts: Vec::new(),
             away: None,
             next_sweep: now,
@@ -159,7 +157,7 @@ impl Target {
     pub(super) fn away(&mut self, now: Duration) -> (Option<ScanId>, bool) {
         let since = *self.away.get_or_insert(now);
         self.watch = Watching::Wanted { not_before: now + AWAY_RETRY };
-        self.watched = Armed { mode: AWAY, ..Armed::default() };
+        self.watched = Armed { mode: WatchMode::Away, ..Armed::nothing() };
         self.unsure = true;
         self.dirty.mark_due(Scope::All, now);
         (self.scan.take().map(|scan| scan.id), now >= since + AWAY_GRACE)
@@ -411,8 +409,9 @@ impl Target {
             open_findings: self.findings.len() as u64,
             open_digest: self.findings.digest(),
             coverage: Coverage {
-                watch_mode: self.watched.mode.to_owned(),
-                last_full: self.last_full_time.clone(),
+                watch_mode: self.watched.mode.name().to_owned(),
+                blind: self.watched.blind.iter().map(|spot| spot.name().to_owned()).collect(),
+                last_sweep: self.last_full_time.clone(),
                 unverifiable: self.unverifiable,
                 overflows: self.overflows,
                 unwatched: self.watched.unwatched,
@@ -427,6 +426,7 @@ impl Target {
                     .map(|at| at.escaped().to_string())
                     .collect(),
                 virtual_mounts: self.virtual_mounts.clone(),
+                ..Coverage::default()
             },
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use driftlock_common::coverage::WatchMode;
 use driftlock_common::event::Body;
 use driftlock_common::path::TreePath;
 use proptest::prelude::*;
@@ -84,7 +85,7 @@ impl World {
         for action in self.monitor.on(event, now) {
             match action {
                 Action::Arm { target } => {
-                    let armed = Armed { mode: "inotify", ..Armed::default() };
+                    let armed = Armed { mode: WatchMode::Inotify, ..Armed::nothing() };
                     self.on(Event::Armed { target, armed, mounts: Vec::new() });
                 }
                 Action::Scan { scan, scopes, .. } => {

@@ -26,7 +26,7 @@ pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered)
 
 /// From here on a change is hinted.
 pub(super) fn armed(target: &str, armed: &Armed) {
-    tracing::info!(target_name = target, mode = armed.mode, unwatched = armed.unwatched, "watching");
+    tracing::info!(target_name = target, mode = armed.mode.name(), unwatched = armed.unwatched, "watching");
 }
 
 /// A look begins: for whoever wants to know what the agent is doing.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::{Armed, Hint, Why};
+use super::{Actor, Armed, Hint, Why};
 
 /// Hints that may wait. A hint costs its path and some 60 bytes.
 const MAX_WAITING: usize = 16 * 1024;
@@ -14,8 +14,8 @@ const MAX_WAITING: usize = 16 * 1024;
 /// What a watcher saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Something may have changed.
-    Hint(Hint),
+    /// Something may have changed, and who may have done it, where that is told.
+    Hint(Hint, Option<Actor>),
     /// Less is watched than before.
     Degraded(Armed),
 }
@@ -68,7 +68,7 @@ impl Hints {
     pub async fn next(&mut self) -> Option<(Arc<str>, Seen)> {
         loop {
             if let Some(target) = self.lost.targets.lock().unwrap_or_else(PoisonError::into_inner).pop_first() {
-                return Some((target, Seen::Hint(Hint::Everything(Why::Overflow))));
+                return Some((target, Seen::Hint(Hint::Everything(Why::Overflow), None)));
             }
             tokio::select! {
                 biased;
@@ -88,12 +88,12 @@ mod tests {
     async fn what_finds_no_room_becomes_everything() {
         let (sender, mut hints) = channel();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let touched = || Seen::Hint(Hint::Touched(TreePath::new("x").unwrap()));
+        let touched = || Seen::Hint(Hint::Touched(TreePath::new("x").unwrap()), None);
         for _ in 0..MAX_WAITING + 5 {
             sender.send(&a, touched());
         }
         sender.send(&b, touched());
-        let everything = Seen::Hint(Hint::Everything(Why::Overflow));
+        let everything = Seen::Hint(Hint::Everything(Why::Overflow), None);
         assert_eq!(hints.next().await, Some((a.clone(), everything.clone())));
         assert_eq!(hints.next().await, Some((b, everything)));
         for _ in 0..MAX_WAITING {

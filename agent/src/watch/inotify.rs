@@ -5,11 +5,13 @@
 //! A new directory is watched first and hinted after, so that what came into it before its watch is found by looking. After
 //! an overflow everything is armed anew, from nothing: the events that were lost may have been new directories.
 
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::thread;
 
+use driftlock_common::coverage::{BlindSpot, WatchMode};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify as Kernel, InotifyEvent, WatchDescriptor};
 use rustix::fs::{FileType, RawDir};
@@ -18,11 +20,9 @@ use super::channel::{HintSender, Seen};
 use super::directories::{Directories, Id};
 use super::place::Place;
 use super::stop::{Stop, stop};
-use super::{Armed, Hint, Watched, Watcher, Why};
+use super::{Armed, Hint, Rung, Watched, Why};
 use crate::scan::{MountTable, Root, Unopened};
 
-/// The word for coverage.
-const MODE: &str = "inotify";
 /// What happens to an entry of a directory. Neither opens nor reads: the scanner's own would come back as hints.
 const ENTRY: AddWatchFlags = AddWatchFlags::IN_MODIFY
     .union(AddWatchFlags::IN_ATTRIB)
@@ -70,6 +70,10 @@ enum Above {
     Unwatched,
 }
 
+/// What gives no hint to the watches of directories.
+pub(super) const BLIND: [BlindSpot; 5] =
+    [BlindSpot::ForeignLink, BlindSpot::LowerLayer, BlindSpot::Remote, BlindSpot::Mapping, BlindSpot::Device];
+
 /// What is not watched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Shortfall {
@@ -80,23 +84,12 @@ struct Shortfall {
 
 /// Watches a root from now on: a change after this returns gives a hint. Blocks for as long as it takes to walk all
 /// directories. What could not be watched is said, and is no error.
-pub fn arm(
-    target: &Arc<str>,
-    watched: Watched,
-    root: &Arc<Root>,
-    hints: &HintSender,
-) -> (Option<Box<dyn Watcher>>, Armed) {
-    let nothing = |reason: std::io::Error| {
-        (None, Armed { mode: "sweep", unwatched: 1, degraded: format!("inotify cannot be used: {reason}") })
-    };
-    let kernel = match Kernel::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC) {
-        Ok(kernel) => kernel,
-        Err(error) => return nothing(error.into()),
-    };
-    let (going, stop) = match stop() {
-        Ok(ends) => ends,
-        Err(error) => return nothing(error.into()),
-    };
+///
+/// # Errors
+/// If nothing can be watched: what the kernel says.
+pub(super) fn arm(target: &Arc<str>, watched: Watched, root: &Arc<Root>, hints: &HintSender) -> io::Result<Rung> {
+    let kernel = Kernel::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    let (going, stop) = stop()?;
     let mut watch = Watch {
         target: target.clone(),
         watched,
@@ -117,10 +110,8 @@ pub fn arm(
         watch.shortfall.count("the root is not there");
     }
     let armed = watch.shortfall.armed();
-    match thread::Builder::new().name("inotify".to_owned()).spawn(move || watch.run()) {
-        Ok(_ends_by_itself) => (Some(Box::new(going)), armed),
-        Err(error) => nothing(error),
-    }
+    let _ends_by_itself = thread::Builder::new().name("inotify".to_owned()).spawn(move || watch.run())?;
+    Ok((Box::new(going), armed))
 }
 
 impl Watch {
@@ -145,7 +136,7 @@ impl Watch {
     }
 
     fn hint(&self, hint: Hint) {
-        self.hints.send(&self.target, Seen::Hint(hint));
+        self.hints.send(&self.target, Seen::Hint(hint, None));
     }
 
     fn event(&mut self, event: &InotifyEvent) {
@@ -328,7 +319,7 @@ impl Shortfall {
             (1, Some(reason)) => format!("1 directory could not be watched: {reason}"),
             (count, Some(reason)) => format!("{count} directories could not be watched: {reason}"),
         };
-        Armed { mode: MODE, unwatched: self.directories, degraded }
+        Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched: self.directories, degraded }
     }
 }
 

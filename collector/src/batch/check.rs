@@ -67,7 +67,7 @@ pub(super) fn check_event(event: &Event) -> Result<(Option<u64>, Timestamp), Str
                 check_target(&beat.target)?;
                 beat.manifest.as_ref().map_or(Ok(()), check_manifest)?;
                 beat.policy.as_ref().map_or(Ok(()), check_policy)?;
-                if let Some(time) = &beat.coverage.last_full {
+                if let Some(time) = &beat.coverage.last_sweep {
                     check_time(time)?;
                 }
             }

@@ -11,11 +11,12 @@ use driftlock_collector::clock::Timestamp;
 use driftlock_collector::store::sqlite::{Limits, SqliteStore};
 use driftlock_collector::store::{Applied, Delivery, FindingQuery, FindingRecord, Lifetime, Store};
 use driftlock_common::condition::ConditionReason;
+use driftlock_common::coverage::Coverage;
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attribute, Change};
 use driftlock_common::event::{
-    Answer, BATCH_MEDIA_TYPE, Body, ConditionBody, Coverage, Event, FindingBody, FindingResolved, Heartbeat, Snapshot,
-    Stopped, TargetBeat, sequence_text,
+    Answer, BATCH_MEDIA_TYPE, Body, ConditionBody, Event, FindingBody, FindingResolved, Heartbeat, Snapshot, Stopped,
+    TargetBeat, sequence_text,
 };
 use driftlock_common::finding::{Finding, ManifestView, NodeView, open_digest, path_fields};
 use driftlock_common::policy::{Ruling, Severity};
@@ -101,7 +102,7 @@ impl FakeAgent {
             policy: None,
             open_findings: open.len() as u64,
             open_digest: OciDigest::blake3(open_digest(open)),
-            coverage: Coverage { watch_mode: "inotify".into(), last_full: Some(TIME.into()), ..Coverage::default() },
+            coverage: Coverage { watch_mode: "inotify".into(), last_sweep: Some(TIME.into()), ..Coverage::default() },
         }
     }
 

@@ -10,7 +10,7 @@ use driftlock_common::pattern::Excludes;
 use super::*;
 use crate::baseline::LeftOut;
 use crate::scan::Mounts;
-use crate::watch::{Hints, channel};
+use crate::watch::{Hints, Watcher, channel};
 
 struct World {
     dir: tempfile::TempDir,
@@ -31,8 +31,8 @@ fn world(prepare: impl FnOnce(&Path)) -> World {
     fs::create_dir(&root).unwrap();
     prepare(&root);
     let (sender, hints) = channel();
-    let (watcher, armed) = arm(&"app".into(), watched(), &Arc::new(Root::open(&root).unwrap()), &sender);
-    World { dir, hints, armed, watcher }
+    let (watcher, armed) = arm(&"app".into(), watched(), &Arc::new(Root::open(&root).unwrap()), &sender).unwrap();
+    World { dir, hints, armed, watcher: Some(watcher) }
 }
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
     async fn next(&mut self) -> Hint {
         let next = tokio::time::timeout(Duration::from_secs(20), self.hints.next()).await;
         match next.expect("no hint within 20 s") {
-            Some((_, Seen::Hint(hint))) => hint,
+            Some((_, Seen::Hint(hint, _))) => hint,
             other => panic!("{other:?}"),
         }
     }
@@ -79,7 +79,7 @@ fn covers(hint: &Hint, path: &TreePath) -> bool {
 }
 
 fn whole() -> Armed {
-    Armed { mode: "inotify", unwatched: 0, degraded: String::new() }
+    Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched: 0, degraded: String::new() }
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn nothing_is_held_once_the_watcher_is_dropped() {
     let mut world = world(|root| fs::create_dir(root.join("d")).unwrap());
     let root = Arc::new(Root::open(&world.root()).unwrap());
     let (sender, mut hints) = channel();
-    let (watcher, _) = arm(&"app".into(), watched(), &root, &sender);
+    let (watcher, _) = arm(&"app".into(), watched(), &root, &sender).unwrap();
     drop(watcher);
     // The thread lets its end of the channel go as the last of all.
     drop(sender);
@@ -245,6 +245,6 @@ fn a_root_that_is_not_there_any_more_is_no_error_but_said() {
     let root = Arc::new(Root::open(dir.path()).unwrap());
     drop(dir);
     let (sender, _hints) = channel();
-    let (_, armed) = arm(&"app".into(), watched(), &root, &sender);
+    let (_, armed) = arm(&"app".into(), watched(), &root, &sender).unwrap();
     assert!(armed.unwatched > 0 && !armed.degraded.is_empty(), "{armed:?}");
 }

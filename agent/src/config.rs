@@ -24,10 +24,12 @@ use crate::process::Selector;
 use crate::scan::{FULL, IdView, Mounts};
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use load::{Origin, VARIABLE, load};
+pub use load::{Origin, VARIABLE, asked, load};
 
 /// The shipped file: the documentation of every key, and the defaults.
 pub const SHIPPED: &str = include_str!("../../packaging/config/agent.toml");
+/// Where the agent keeps what must survive it unless set.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/driftlock";
 /// Time between sweeps when `watch.sweep` is `auto` and a target has few enough entries.
 pub const DEFAULT_SWEEP: Duration = Duration::from_mins(1);
 /// The same beyond.
@@ -73,6 +75,29 @@ pub struct Config {
     pub report: Report,
     /// Where they go besides.
     pub sinks: BTreeSet<Sink>,
+    /// Where the agent can be asked on its host.
+    pub socket: Socket,
+}
+
+/// Where the agent can be asked on its host.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Socket {
+    /// In the run directory that belongs to the state directory, if there is one, else in the state directory.
+    #[default]
+    Auto,
+    /// At an absolute path.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// What tells where an agent can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Where it keeps what must survive it.
+    pub state: State,
+    /// What was said of the socket.
+    pub socket: Socket,
 }
 
 /// Where the agent keeps what must survive it.
@@ -242,6 +267,7 @@ impl Config {
                 spool: DEFAULT_SPOOL,
             },
             sinks: BTreeSet::new(),
+            socket: Socket::Auto,
         }
     }
 
@@ -304,6 +330,18 @@ impl fmt::Display for State {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Memory => f.write_str("memory"),
+        }
+    }
+}
+
+// === impl Socket ===
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::At(path) => write!(f, "{}", path.display()),
+            Self::Off => f.write_str("off"),
         }
     }
 }

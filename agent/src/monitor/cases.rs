@@ -255,6 +255,7 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             id_view: IdView::default(),
             sweep: Duration::from_mins(10),
             blind_sweep: Duration::from_mins(1),
+            full: Duration::from_hours(24),
         }
     });
     Plan {

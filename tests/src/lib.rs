@@ -11,6 +11,7 @@ pub mod binaries;
 pub mod bulk;
 pub mod canary;
 pub mod collector;
+pub mod control;
 pub mod debian;
 pub mod drift;
 pub mod fake;

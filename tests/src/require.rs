@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::control::PROMETHEUS_MODULES;
 use crate::schema::{PYTHON, PYTHON_MODULES};
 
 /// Set to `all`, a test that would be skipped fails instead: for machines that promise to have everything.
@@ -41,6 +42,8 @@ pub enum Requirement {
     Xmllint,
     /// Validates JSON, from Python.
     JsonSchema,
+    /// Reads metrics as Prometheus does, from Python.
+    PrometheusClient,
     /// Makes Debian packages.
     CargoDeb,
     /// Makes RPM packages.
@@ -118,6 +121,11 @@ impl Requirement {
                 let is_there = found.is_ok_and(|status| status.success());
                 (!is_there).then(|| format!("needs jsonschema and rfc3987 for {PYTHON}: not installed"))
             }
+            Self::PrometheusClient => {
+                let found = Command::new(PYTHON).args(["-c", PROMETHEUS_MODULES]).stderr(Stdio::null()).status();
+                let is_there = found.is_ok_and(|status| status.success());
+                (!is_there).then(|| format!("needs prometheus_client for {PYTHON}: not installed"))
+            }
             Self::Readers => {
                 let load = ["-c", "import ctypes, tarfile; ctypes.CDLL('libarchive.so.13')"];
                 let loaded = Command::new(PYTHON).args(load).stderr(Stdio::null()).status();
@@ -150,6 +158,7 @@ impl Requirement {
             | Self::Namespaces
             | Self::DebianMirror
             | Self::JsonSchema
+            | Self::PrometheusClient
             | Self::Readers
             | Self::Disk
             | Self::Overlay

@@ -156,7 +156,7 @@ impl Client {
     fn unsent(&self, error: &reqwest::Error) -> AskError {
         let path = self.path.clone();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-        let mut last = String::new();
+        let (mut last, mut nonsense) = (String::new(), false);
         while let Some(error) = cause {
             match error.downcast_ref::<io::Error>().map(io::Error::kind) {
                 Some(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::ConnectionRefused) => {
@@ -165,10 +165,11 @@ impl Client {
                 Some(io::ErrorKind::PermissionDenied) => return AskError::Denied(path),
                 _ => {}
             }
+            nonsense |= error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
             last = error.to_string();
             cause = error.source();
         }
-        if error.is_connect() { AskError::Silent(path, last) } else { self.strange(last) }
+        if nonsense { self.strange(last) } else { AskError::Silent(path, last) }
     }
 
     fn strange(&self, why: String) -> AskError {

@@ -123,6 +123,8 @@ struct Runtime {
     name: String,
     /// Another one each time the agent starts.
     run: String,
+    /// RFC 3339.
+    started: String,
 }
 
 /// Runs the agent until `shutdown` says so.
@@ -260,8 +262,10 @@ impl Runtime {
             stopping: false,
             name: String::new(),
             run: format!("{:08x}{:08x}", spool::random(), spool::random()),
+            started: String::new(),
             config,
         };
+        runtime.started = runtime.now().rfc3339();
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
         Ok(runtime)
@@ -328,7 +332,7 @@ impl Runtime {
             host: self.spool.host().to_owned(),
             name: self.name.clone(),
             run: self.run.clone(),
-            started: at(Duration::ZERO),
+            started: self.started.clone(),
             collector,
         };
         Status { agent, conditions: self.monitor.conditions(), targets: self.monitor.targets(now) }

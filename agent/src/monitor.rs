@@ -28,6 +28,7 @@ use driftlock_common::path::TreePath;
 
 pub use clock::Now;
 
+use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;
 use crate::scan::{IdView, Mounts, Scope};
 use crate::watch::{Armed, Hint};
@@ -93,10 +94,10 @@ pub struct TargetPlan {
     pub mounts_allowed: BTreeSet<TreePath>,
     /// Whose view of users and groups is compared.
     pub id_view: IdView,
+    /// Where hints are to come from.
+    pub mode: Mode,
     /// Time between sweeps.
-    pub sweep: Duration,
-    /// Time between sweeps while a part is not watched.
-    pub blind_sweep: Duration,
+    pub sweeps: Sweeps,
 }
 
 /// What happened.
@@ -264,7 +265,7 @@ impl Monitor {
             Event::Configured(plan) => self.configured(plan, now, &mut actions),
             Event::Armed { target, armed, mounts } => self.armed(&target, armed, mounts, now, &mut actions),
             Event::Away { target, detail } => self.away(&target, &detail, now, &mut actions),
-            Event::Degraded { target, armed } => self.watched(&target, armed, &mut actions),
+            Event::Degraded { target, armed } => self.watched(&target, armed, now, &mut actions),
             Event::Hint { target, hint } => self.hint(&target, hint, now, &mut actions),
             Event::Found { scan, path, settled: false, .. } => {
                 if let Some(target) = self.scanning(scan) {
@@ -358,7 +359,7 @@ impl Monitor {
         if !target.armed(mounts, now.elapsed) {
             return;
         }
-        self.watched(name, armed, actions);
+        self.watched(name, armed, now, actions);
         if let Some(target) = self.targets.get_mut(name)
             && target.cannot_scan()
         {
@@ -379,14 +380,14 @@ impl Monitor {
         }
     }
 
-    fn watched(&mut self, name: &str, armed: Armed, actions: &mut Vec<Action>) {
+    fn watched(&mut self, name: &str, armed: Armed, now: Now, actions: &mut Vec<Action>) {
         let Some(target) = self.targets.get_mut(name) else { return };
         let degraded = ConditionReason::WatchDegraded;
         actions.extend(match armed.degraded.as_str() {
             "" => self.conditions.resolve(Some(name), degraded).map(record),
             detail => self.conditions.open(Some(name), degraded, detail).map(record),
         });
-        target.set_watched(armed);
+        target.set_watched(armed, now.elapsed);
     }
 
     fn hint(&mut self, name: &str, hint: Hint, now: Now, actions: &mut Vec<Action>) {

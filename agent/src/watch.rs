@@ -19,7 +19,7 @@ use crate::scan::Mounts;
 pub use channel::{HintSender, Hints, Seen, channel};
 pub use end::when_ended;
 pub use files::Files;
-pub use ladder::arm;
+pub use ladder::{Refusal, arm, check};
 pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
@@ -62,6 +62,8 @@ pub struct Armed {
     pub unwatched: u64,
     /// Why less is watched than the mode promises, one line; empty if nothing is missing.
     pub degraded: String,
+    /// Better ways that cannot be had, the best first.
+    pub refused: Vec<Refusal>,
 }
 
 /// A way of watching that holds, and how far it goes.
@@ -95,6 +97,7 @@ impl Armed {
             blind: vec![BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
             unwatched: 0,
             degraded: String::new(),
+            refused: Vec::new(),
         }
     }
 }

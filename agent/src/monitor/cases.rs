@@ -26,6 +26,7 @@ use driftlock_common::profile::Profile;
 use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
+use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;
 use crate::scan::{IdView, Mounts, Scope};
 use crate::watch::{Armed, Hint, Why};
@@ -253,8 +254,8 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             mounts: Mounts::Report,
             mounts_allowed: BTreeSet::new(),
             id_view: IdView::default(),
-            sweep: Duration::from_mins(10),
-            blind_sweep: Duration::from_mins(1),
+            mode: Mode::Auto,
+            sweeps: Sweeps::every(Duration::from_mins(10)),
         }
     });
     Plan {

@@ -120,8 +120,7 @@ impl Target {
     pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
         // How often is looked, and why something was refused, is no reason to look again.
         let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
-        let same = TargetPlan { refused, policy_refused, sweep: self.plan.sweep, ..plan.clone() }
-            == TargetPlan { blind_sweep: plan.blind_sweep, ..self.plan.clone() };
+        let same = TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, ..plan.clone() } == self.plan;
         self.plan = plan;
         if same {
             return None;
@@ -163,8 +162,16 @@ impl Target {
         (self.scan.take().map(|scan| scan.id), now >= since + AWAY_GRACE)
     }
 
-    pub(super) fn set_watched(&mut self, watched: Armed) {
+    pub(super) fn set_watched(&mut self, watched: Armed, now: Duration) {
+        let before = self.usual_period();
         self.watched = watched;
+        // What tells less is looked at more often from now on.
+        self.next_sweep = self.next_sweep.min(now + self.period());
+        let usual = self.usual_period();
+        if usual < before {
+            // What was soon enough until now is not late for that.
+            self.last_full = self.last_full.max(now.saturating_sub(usual));
+        }
     }
 
     /// Marks what a hint says. If events were lost, why.
@@ -320,7 +327,7 @@ impl Target {
 
     /// The result of a look at everything, unless it says nothing new and the last one is recent.
     fn verified(&mut self, summary: Summary, now: Duration) -> Option<Body> {
-        let recent = self.last_verified.is_some_and(|last| now < last + self.plan.sweep / 2);
+        let recent = self.last_verified.is_some_and(|last| now < last + self.usual_period() / 2);
         if recent && !self.moved {
             return None;
         }
@@ -351,8 +358,13 @@ impl Target {
 
     // --- time ---
 
-    const fn period(&self) -> Duration {
-        if self.watched.degraded.is_empty() { self.plan.sweep } else { self.plan.blind_sweep }
+    fn period(&self) -> Duration {
+        self.plan.sweeps.of(&self.watched)
+    }
+
+    /// The period while everything is watched that the mode promises.
+    const fn usual_period(&self) -> Duration {
+        self.plan.sweeps.usual(self.watched.mode)
     }
 
     /// Whether the last complete look became too old, said once.
@@ -364,7 +376,7 @@ impl Target {
     }
 
     fn stale_at(&self) -> Duration {
-        self.last_full + self.plan.sweep * STALE_PERIODS
+        self.last_full + self.usual_period() * STALE_PERIODS
     }
 
     /// When something becomes due.

@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 
 use super::hold::Hold;
 use super::remembered::Remembered;
-use super::{BLIND_SWEEP, Done, look};
+use super::{Done, look};
 use crate::baseline::{Accept, Baseline, LeftOut};
-use crate::config::{self, Config, Location, Target, Watch};
+use crate::config::{Config, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::policy_file;
@@ -91,7 +91,6 @@ impl Live {
         };
         live.target = target;
         let entries = live.baseline.as_ref().map_or(0, |baseline| baseline.manifest().tree.len());
-        let sweep = watch.sweep.unwrap_or_else(|| config::default_sweep(entries));
         let plan = TargetPlan {
             name: live.target.name.clone(),
             root: Escaped(live.target.root.to_string().as_bytes()).to_string(),
@@ -103,8 +102,8 @@ impl Live {
             mounts: live.target.mounts,
             mounts_allowed: live.target.mounts_allowed.clone(),
             id_view: live.target.id_map.clone(),
-            sweep,
-            blind_sweep: sweep.min(BLIND_SWEEP),
+            mode: watch.mode,
+            sweeps: watch.sweeps(entries),
         };
         (live, plan)
     }

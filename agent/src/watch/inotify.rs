@@ -319,7 +319,8 @@ impl Shortfall {
             (1, Some(reason)) => format!("1 directory could not be watched: {reason}"),
             (count, Some(reason)) => format!("{count} directories could not be watched: {reason}"),
         };
-        Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched: self.directories, degraded }
+        let unwatched = self.directories;
+        Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched, degraded, refused: Vec::new() }
     }
 }
 

@@ -218,6 +218,7 @@ fn seen_event(target: &str, seen: Seen) -> Event {
     match seen {
         Seen::Hint(hint, _actor) => Event::Hint { target, hint },
         Seen::Degraded(armed) => Event::Degraded { target, armed },
+        Seen::Mounted(covers) => Event::Mounted { target, covers },
     }
 }
 
@@ -355,7 +356,7 @@ impl Runtime {
         let generation = self.generation;
         live.disarm(generation);
         let done = self.done.clone();
-        let (hold, location, watched) = live.watched(&self.state_dir);
+        let (hold, location, watched, allowed) = live.watched(&self.state_dir);
         let of_process = live.is_of_process();
         let mode = self.config.watch.mode;
         let hints = self.hint_sender.clone();
@@ -363,12 +364,17 @@ impl Runtime {
         tokio::task::spawn_blocking(move || {
             let message = match hold.root(&location) {
                 Ok(root) => {
-                    let (watcher, armed) = watch::arm(mode, &target.as_str().into(), &watched, &root, &hints);
+                    let name = target.as_str().into();
+                    let (watcher, mut armed) = watch::arm(mode, &name, &watched, &root, &hints);
+                    let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
+                    let allowed = allowed.into_iter().chain(mounts.iter().cloned()).collect();
+                    let over = watch::watch_mounts(&name, &watched, allowed, &root, &hints)
+                        .inspect_err(|error| armed.lacks(&format!("mounts over it are found by sweeps only: {error}")))
+                        .ok();
                     let end = root.process().map(|process| say_when_ended(&done, &target, generation, process));
                     match end.transpose() {
                         Ok(end) => {
-                            let watchers = [watcher].into_iter().chain(end).collect();
-                            let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
+                            let watchers = [watcher].into_iter().chain(over).chain(end).collect();
                             Done::Armed { target, generation, watchers, armed, mounts }
                         }
                         Err(error) => Done::Away { target, generation, detail: error.to_string() },

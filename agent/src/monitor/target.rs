@@ -15,7 +15,7 @@ use super::{Action, Dice, Now, ScanId, TargetPlan, snapshot};
 use crate::scan::Scope;
 use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
-use crate::watch::{Armed, Hint, Why};
+use crate::watch::{Armed, Cover, Hint, Why};
 
 /// A lost root, or a scan that ended early, is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -39,6 +39,8 @@ pub(super) struct Target {
     watched: Armed,
     /// What was mounted in the root of a process when it was found.
     mounts: Vec<TreePath>,
+    /// What is mounted over parts of the root.
+    covers: Vec<Cover>,
     /// Since when the process of the root is not there.
     away: Option<Duration>,
     next_sweep: Duration,
@@ -96,6 +98,7 @@ impl Target {
             watch: Watching::Wanted { not_before: now },
             watched: Armed::nothing(),
             mounts: Vec::new(),
+            covers: Vec::new(),
             away: None,
             next_sweep: now,
             last_full: now,
@@ -198,7 +201,7 @@ impl Target {
         }
         self.unsure = true;
         match why {
-            Why::RootMoved => {
+            Why::RootMoved | Why::Mounted => {
                 self.look_at_everything(now);
                 None
             }
@@ -208,6 +211,18 @@ impl Target {
                 Some(if why == Why::Overflow { "kernel events were lost" } else { "the watching failed" })
             }
         }
+    }
+
+    /// Marks where something is mounted that was not, or is no longer. What was there at first is found by the first look.
+    pub(super) fn covered(&mut self, covers: Vec<Cover>, now: Duration) {
+        let (came, went) = (covers.iter(), self.covers.iter());
+        let news =
+            came.filter(|cover| !self.covers.contains(cover)).chain(went.filter(|cover| !covers.contains(cover)));
+        for Cover { path, .. } in news {
+            let scope = if path.is_root() { Scope::All } else { Scope::Subtree(path.clone()) };
+            self.dirty.mark_due(scope, now);
+        }
+        self.covers = covers;
     }
 
     pub(super) fn look_at_everything(&mut self, now: Duration) {

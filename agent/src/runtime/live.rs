@@ -1,6 +1,7 @@
 //! Owns what the runtime holds for one target: its baseline, its root, its watches, its scan. Must not own when any of it is
 //! used.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,7 +124,8 @@ impl Live {
     }
 
     /// What to watch, and where. The agent's own writing must not make it look.
-    pub(super) fn watched(&self, state_dir: &Path) -> (Hold, Location, Watched) {
+    /// What is to be watched, and what may be mounted in it.
+    pub(super) fn watched(&self, state_dir: &Path) -> (Hold, Location, Watched, BTreeSet<TreePath>) {
         let own_state = || {
             // The root of a process is another file system than the agent's.
             let Location::Directory(root) = &self.target.root else { return None };
@@ -136,7 +138,7 @@ impl Live {
             own_state: own_state().filter(|path| !path.is_root()),
             mounts: self.target.mounts,
         };
-        (self.hold.clone(), self.target.root.clone(), watched)
+        (self.hold.clone(), self.target.root.clone(), watched, self.target.mounts_allowed.clone())
     }
 
     /// The process that the root belongs to is not there; whether that is news.

@@ -26,7 +26,7 @@ pub struct AgentHome {
     endpoint: Option<SocketAddr>,
     /// Time between sweeps, in seconds.
     pub sweep: u64,
-    /// `auto`, `inotify` or `sweep`.
+    /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
     pub limits: String,
@@ -170,6 +170,14 @@ impl Agent {
     /// If it does not end.
     pub fn stop(self) -> Result<i32> {
         self.process.signal(Signal::SIGTERM)?;
+        self.process.exit()
+    }
+
+    /// Waits for it to end by itself; the exit code.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn exit(self) -> Result<i32> {
         self.process.exit()
     }
 

@@ -27,7 +27,7 @@ pub struct AgentHome {
     endpoint: Option<SocketAddr>,
     /// Time between sweeps, in seconds.
     pub sweep: u64,
-    /// `auto`, `inotify` or `sweep`.
+    /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
     pub limits: String,
@@ -183,7 +183,7 @@ impl Agent {
         self.process.exit()
     }
 
-    /// Waits until it ends by itself; the exit code.
+    /// Waits for it to end by itself; the exit code.
     ///
     /// # Errors
     /// If it does not end.

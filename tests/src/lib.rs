@@ -10,6 +10,7 @@ pub mod archive;
 pub mod binaries;
 pub mod bulk;
 pub mod canary;
+pub mod clock;
 pub mod collector;
 pub mod control;
 pub mod debian;

@@ -221,8 +221,13 @@ pub fn trial_with(
 /// Runs the tests of a binary that has `harness = false`, more at a time than there are cores: most of the time each
 /// waits for processes that wait themselves.
 pub fn run(trials: Vec<Trial>) -> ExitCode {
+    run_at_once(8, trials)
+}
+
+/// As [`run`], so many at a time: for tests that each need the whole machine.
+pub fn run_at_once(threads: usize, trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(8);
+    arguments.test_threads.get_or_insert(threads);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -26,7 +26,9 @@ pub struct AgentHome {
     endpoint: Option<SocketAddr>,
     /// Time between sweeps, in seconds.
     pub sweep: u64,
-    /// `auto`, `inotify` or `sweep`.
+    /// Time in which everything is read again, in seconds.
+    pub full: u64,
+    /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
     pub limits: String,
@@ -57,6 +59,7 @@ impl AgentHome {
             endpoint: None,
             // Long: what is found in a test is found by watching, unless the test says otherwise.
             sweep: 600,
+            full: 86_400,
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
@@ -123,6 +126,7 @@ impl AgentHome {
             let _infallible = write!(text, "\n[[target]]\n{target}{}\n", self.keys);
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
+        let _infallible = writeln!(text, "full = \"{}s\"", self.full);
         let _infallible = write!(text, "\n[limits]\n{}\n", self.limits);
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();

@@ -75,6 +75,12 @@ pub enum Requirement {
     MountNamespace,
     /// Mounting a file system of the test's own.
     Fuse,
+    /// Mounting images of ext4, and editing them.
+    Ext4,
+    /// Mounting images of XFS.
+    Xfs,
+    /// Mounting images of Btrfs.
+    Btrfs,
     /// Sets limits for a command.
     Prlimit,
     /// Tells a command's system calls.
@@ -132,6 +138,9 @@ impl Requirement {
             }
             Self::MountNamespace => crate::namespace::missing(),
             Self::Fuse => crate::fuse::missing(),
+            Self::Ext4 => crate::disk::missing(crate::disk::Kind::Ext4),
+            Self::Xfs => crate::disk::missing(crate::disk::Kind::Xfs),
+            Self::Btrfs => crate::disk::missing(crate::disk::Kind::Btrfs),
             _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
@@ -156,7 +165,10 @@ impl Requirement {
             | Self::MemoryGroup
             | Self::Pressure
             | Self::MountNamespace
-            | Self::Fuse => &[],
+            | Self::Fuse
+            | Self::Ext4
+            | Self::Xfs
+            | Self::Btrfs => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],

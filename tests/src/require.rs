@@ -97,6 +97,12 @@ pub enum Requirement {
     B3sum,
     /// Rotates logs.
     Logrotate,
+    /// Edits files.
+    Vim,
+    /// Copies what differs.
+    Rsync,
+    /// Checks files out.
+    Git,
     /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
     Readers,
 }
@@ -195,6 +201,9 @@ impl Requirement {
             Self::Bsdtar => &["bsdtar"],
             Self::B3sum => &["b3sum"],
             Self::Logrotate => &["logrotate"],
+            Self::Vim => &["vim", "vim.tiny"],
+            Self::Rsync => &["rsync"],
+            Self::Git => &["git"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

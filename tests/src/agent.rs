@@ -27,6 +27,8 @@ pub struct AgentHome {
     endpoint: Option<SocketAddr>,
     /// Time between sweeps, in seconds.
     pub sweep: u64,
+    /// Time in which everything is read again, in seconds.
+    pub full: u64,
     /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
@@ -60,6 +62,7 @@ impl AgentHome {
             endpoint: None,
             // Long: what is found in a test is found by watching, unless the test says otherwise.
             sweep: 600,
+            full: 86_400,
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
@@ -132,6 +135,7 @@ impl AgentHome {
             let _infallible = write!(text, "\n[[target]]\n{target}{}\n", self.keys);
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
+        let _infallible = writeln!(text, "full = \"{}s\"", self.full);
         let _infallible = write!(text, "\n[limits]\n{}\n", self.limits);
         let _infallible = write!(text, "\n[control]\n{}\n", self.control);
         if let Some(endpoint) = self.endpoint {

@@ -78,6 +78,12 @@ pub enum Requirement {
     MountNamespace,
     /// Mounting a file system of the test's own.
     Fuse,
+    /// Mounting images of ext4, and editing them.
+    Ext4,
+    /// Mounting images of XFS.
+    Xfs,
+    /// Mounting images of Btrfs.
+    Btrfs,
     /// Sets limits for a command.
     Prlimit,
     /// Tells a command's system calls.
@@ -94,6 +100,12 @@ pub enum Requirement {
     B3sum,
     /// Rotates logs.
     Logrotate,
+    /// Edits files.
+    Vim,
+    /// Copies what differs.
+    Rsync,
+    /// Checks files out.
+    Git,
     /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
     Readers,
 }
@@ -140,6 +152,9 @@ impl Requirement {
             }
             Self::MountNamespace => crate::namespace::missing(),
             Self::Fuse => crate::fuse::missing(),
+            Self::Ext4 => crate::disk::missing(crate::disk::Kind::Ext4),
+            Self::Xfs => crate::disk::missing(crate::disk::Kind::Xfs),
+            Self::Btrfs => crate::disk::missing(crate::disk::Kind::Btrfs),
             _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
@@ -165,7 +180,10 @@ impl Requirement {
             | Self::MemoryGroup
             | Self::Pressure
             | Self::MountNamespace
-            | Self::Fuse => &[],
+            | Self::Fuse
+            | Self::Ext4
+            | Self::Xfs
+            | Self::Btrfs => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
@@ -192,6 +210,9 @@ impl Requirement {
             Self::Bsdtar => &["bsdtar"],
             Self::B3sum => &["b3sum"],
             Self::Logrotate => &["logrotate"],
+            Self::Vim => &["vim", "vim.tiny"],
+            Self::Rsync => &["rsync"],
+            Self::Git => &["git"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

@@ -25,7 +25,7 @@ const MAX_CPU: u64 = 100 * MAX_THREADS;
 /// The longest name of a host, a target or a label, in bytes.
 const MAX_NAME: usize = 128;
 const MIN_SWEEP: Duration = Duration::from_secs(1);
-const MIN_FULL: Duration = Duration::from_mins(1);
+const MIN_FULL: Duration = Duration::from_secs(10);
 const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
 const MAX_PERIOD: Duration = Duration::from_hours(24 * 30);
 

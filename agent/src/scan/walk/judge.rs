@@ -46,6 +46,7 @@ impl Walk<'_> {
                 Some(stat) if attributes.is_empty() && seen.unverified.is_none() && seen.unread.is_none() => {
                     sweep.remember(id, stat);
                 }
+                _ if seen.apart => sweep.suspect(id),
                 _ => sweep.forget(id),
             }
         }
@@ -214,7 +215,13 @@ impl Walk<'_> {
 
     /// What is to be established of a name that is no directory.
     pub(super) fn wish(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, stat: &Stat) -> Wish {
+        let asked = sealed.filter(|id| self.sweep.as_ref().is_some_and(|sweep| sweep.asks_device(*id)));
+        let content = |id| match self.tree.node(id).kind {
+            Kind::File { content, .. } => content,
+            _ => None,
+        };
         Wish {
+            device: asked.and_then(content),
             want: self.want(sealed, stat.file_type),
             limit: self.limit(sealed, stat),
             unread: stat.file_type == FileType::File && self.leaves_unread(path, sealed),
@@ -282,5 +289,13 @@ fn hidden(file_type: FileType) -> Seen {
         FileType::Fifo => Kind::Fifo,
         FileType::Socket => Kind::Socket,
     };
-    Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None, unread: None, stat: None }
+    Seen {
+        node: Node::bare(kind),
+        sha256: None,
+        unverified: None,
+        hashed: None,
+        unread: None,
+        stat: None,
+        apart: false,
+    }
 }

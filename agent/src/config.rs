@@ -8,6 +8,7 @@ mod check;
 mod endpoint;
 mod load;
 mod read;
+mod sweeps;
 pub(crate) mod units;
 mod words;
 
@@ -25,22 +26,12 @@ use crate::scan::{FULL, IdView, Mounts};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use load::{Origin, VARIABLE, asked, load};
+pub use sweeps::Sweeps;
 
 /// The shipped file: the documentation of every key, and the defaults.
 pub const SHIPPED: &str = include_str!("../../packaging/config/agent.toml");
 /// Where the agent keeps what must survive it unless set.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/driftlock";
-/// Time between sweeps when `watch.sweep` is `auto` and a target has few enough entries.
-pub const DEFAULT_SWEEP: Duration = Duration::from_mins(1);
-/// The same beyond.
-const LARGE_SWEEP: Duration = Duration::from_mins(5);
-/// The most entries that are looked at every [`DEFAULT_SWEEP`].
-const FEW: usize = 200_000;
-
-/// Time between sweeps of a target of `entries` when `watch.sweep` is `auto`.
-pub const fn default_sweep(entries: usize) -> Duration {
-    if entries <= FEW { DEFAULT_SWEEP } else { LARGE_SWEEP }
-}
 /// Time between heartbeats unless set.
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
 /// Bound of the spool unless set, in bytes.
@@ -166,10 +157,17 @@ pub enum Location {
 pub struct Watch {
     /// Where hints come from.
     pub mode: Mode,
-    /// Time between sweeps; `None`: [`default_sweep`].
+    /// Time between sweeps; `None`: [`Sweeps::auto`].
     pub sweep: Option<Duration>,
     /// In this time everything is read once, whatever stat says.
     pub full: Duration,
+}
+
+impl Watch {
+    /// Time between sweeps of a target of `entries`.
+    pub fn sweeps(&self, entries: usize) -> Sweeps {
+        self.sweep.map_or_else(|| Sweeps::auto(entries), Sweeps::every)
+    }
 }
 
 impl Default for Watch {
@@ -490,14 +488,14 @@ mod tests {
     #[test]
     fn everything_wrong_is_said_at_once_with_its_line() {
         let found = problems(
-            "state_dir = 'var/lib'\nstat_dir = '/x'\n[watch]\nsweep = '10ms'\nmode = 'fanotify'\n[limits]\nthreads = 0\n",
+            "state_dir = 'var/lib'\nstat_dir = '/x'\n[watch]\nsweep = '10ms'\nmode = 'notify'\n[limits]\nthreads = 0\n",
         );
         assert_eq!(found.len(), 6, "{found:#?}");
         assert!(found[0].contains("no [[target]]"), "{found:#?}");
         assert_eq!(found[1], "agent.toml:1: state_dir is not an absolute path, nor \"memory\"");
         assert_eq!(found[2], "agent.toml:2: unknown key stat_dir; did you mean state_dir?");
         assert!(found[3].starts_with("agent.toml:4: watch.sweep"), "{found:#?}");
-        assert!(found[4].starts_with("agent.toml:5: watch.mode = \"fanotify\" is not available"), "{found:#?}");
+        assert_eq!(found[4], "agent.toml:5: watch.mode is one of auto, fanotify, inotify, sweep");
         assert!(found[5].starts_with("agent.toml:7: limits.threads"), "{found:#?}");
     }
 

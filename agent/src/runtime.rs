@@ -39,7 +39,8 @@ use crate::pool::Pool;
 use crate::process::Process;
 use crate::scan::pace::{self, Allowance};
 use crate::systemd::{self, Watchdog};
-use crate::watch::{self, Armed, HintSender, Seen, Watcher};
+use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
+use hold::Hold;
 use live::{Live, Order};
 pub(crate) use memory::directories as memory_directories;
 use sink::Sink;
@@ -49,8 +50,6 @@ use spool::Spool;
 const MAX_RESULTS: usize = 1024;
 /// How long a stop waits for what is still to be delivered.
 const GRACE: Duration = Duration::from_secs(5);
-/// Time between sweeps while a part of a target is not watched, unless sweeps are more frequent anyway.
-const BLIND_SWEEP: Duration = Duration::from_mins(1);
 
 /// Why the agent stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +86,9 @@ pub enum RunError {
     /// The hashing threads.
     #[error("cannot start hashing threads")]
     Pool(#[from] rayon::ThreadPoolBuildError),
+    /// A target cannot be watched in the way that was asked for.
+    #[error("watch.mode, for target {0} (\"auto\" takes what can be had)")]
+    Mode(String, #[source] Refusal),
 }
 
 /// What comes back from where it was done.
@@ -213,6 +215,24 @@ fn allowance(config: &Config) -> Arc<Allowance> {
     allowance
 }
 
+/// Whether the way of watching that was asked for can be had: better said at the start than by a condition. Of a root that
+/// is not there nothing can be said.
+async fn check_mode(config: &Config) -> Result<(), RunError> {
+    let mode = config.watch.mode;
+    if matches!(mode, Mode::Auto | Mode::Sweep) {
+        return Ok(());
+    }
+    for target in &config.targets {
+        let location = target.root.clone();
+        let check = move || Hold::default().root(&location).map_or(Ok(()), |root| watch::check(mode, &root));
+        let checked = tokio::task::spawn_blocking(check).await;
+        if let Ok(Err(refusal)) = checked {
+            return Err(RunError::Mode(target.name.clone(), refusal));
+        }
+    }
+    Ok(())
+}
+
 async fn wait_until(began: Instant, deadline: Option<Duration>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until((began + deadline).into()).await,
@@ -225,12 +245,14 @@ fn seen_event(target: &str, seen: Seen) -> Event {
     match seen {
         Seen::Hint(hint, _actor) => Event::Hint { target, hint },
         Seen::Degraded(armed) => Event::Degraded { target, armed },
+        Seen::Mounted(covers) => Event::Mounted { target, covers },
     }
 }
 
 impl Runtime {
     async fn begin(config: Config, hint_sender: HintSender, done: mpsc::Sender<Done>) -> Result<Self, RunError> {
         let client = Client::new(&config.report, Timeouts::default())?;
+        check_mode(&config).await?;
         let pool = Arc::new(Pool::of_low_priority(config.limits.threads)?);
         let allowance = allowance(&config);
         let (state_dir, memory) = match &config.state {
@@ -414,7 +436,7 @@ impl Runtime {
         let generation = self.generation;
         live.disarm(generation);
         let done = self.done.clone();
-        let (hold, location, watched) = live.watched(&self.state_dir);
+        let (hold, location, watched, allowed) = live.watched(&self.state_dir);
         let of_process = live.is_of_process();
         let mode = self.config.watch.mode;
         let hints = self.hint_sender.clone();
@@ -422,12 +444,17 @@ impl Runtime {
         tokio::task::spawn_blocking(move || {
             let message = match hold.root(&location) {
                 Ok(root) => {
-                    let (watcher, armed) = watch::arm(mode, &target.as_str().into(), watched, &root, &hints);
+                    let name = target.as_str().into();
+                    let (watcher, mut armed) = watch::arm(mode, &name, &watched, &root, &hints);
+                    let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
+                    let allowed = allowed.into_iter().chain(mounts.iter().cloned()).collect();
+                    let over = watch::watch_mounts(&name, &watched, allowed, &root, &hints)
+                        .inspect_err(|error| armed.lacks(&format!("mounts over it are found by sweeps only: {error}")))
+                        .ok();
                     let end = root.process().map(|process| say_when_ended(&done, &target, generation, process));
                     match end.transpose() {
                         Ok(end) => {
-                            let watchers = [watcher].into_iter().chain(end).collect();
-                            let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
+                            let watchers = [watcher].into_iter().chain(over).chain(end).collect();
                             Done::Armed { target, generation, watchers, armed, mounts }
                         }
                         Err(error) => Done::Away { target, generation, detail: error.to_string() },
@@ -521,6 +548,7 @@ impl From<RunError> for Failure {
         match error {
             RunError::Journal(error) => error.into(),
             RunError::Client(error) => Self::new(Exit::Configuration, error),
+            RunError::Mode(..) => Self::new(Exit::Configuration, error),
             RunError::Memory(_) | RunError::Listen(_) => Self::new(Exit::CannotCreate, error),
             RunError::Sink(_) | RunError::Pool(_) => Self::new(Exit::Io, error),
         }

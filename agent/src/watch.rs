@@ -7,6 +7,7 @@ mod end;
 mod files;
 mod inotify;
 mod ladder;
+mod mounts;
 mod place;
 mod stop;
 
@@ -19,7 +20,8 @@ use crate::scan::Mounts;
 pub use channel::{HintSender, Hints, Seen, channel};
 pub use end::when_ended;
 pub use files::Files;
-pub use ladder::arm;
+pub use ladder::{Refusal, arm, check};
+pub use mounts::{Cover, watch_mounts};
 pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
@@ -49,6 +51,8 @@ pub enum Why {
     Failed,
     /// The root itself was removed, moved or unmounted.
     RootMoved,
+    /// What is mounted inside and is part of the root is something else than before: it is not watched yet.
+    Mounted,
 }
 
 /// What is watched after arming.
@@ -62,6 +66,8 @@ pub struct Armed {
     pub unwatched: u64,
     /// Why less is watched than the mode promises, one line; empty if nothing is missing.
     pub degraded: String,
+    /// Better ways that cannot be had, the best first.
+    pub refused: Vec<Refusal>,
 }
 
 /// A way of watching that holds, and how far it goes.
@@ -88,6 +94,14 @@ pub struct Nothing;
 impl Watcher for Nothing {}
 
 impl Armed {
+    /// Less is watched than the mode promises; why, in one line.
+    pub fn lacks(&mut self, why: &str) {
+        if !self.degraded.is_empty() {
+            self.degraded.push_str("; ");
+        }
+        self.degraded.push_str(why);
+    }
+
     /// What is not watched at all.
     pub fn nothing() -> Self {
         Self {
@@ -95,6 +109,7 @@ impl Armed {
             blind: vec![BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
             unwatched: 0,
             degraded: String::new(),
+            refused: Vec::new(),
         }
     }
 }

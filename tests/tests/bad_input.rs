@@ -749,10 +749,10 @@ const CONFIGURATIONS: &[BadConfiguration] = &[
         says: &["agent.toml:", "target.root", "absolute"],
     },
     BadConfiguration {
-        name: "a mode of a later version",
+        name: "a mode that nobody knows",
         from: "mode = \"auto\"",
-        to: "mode = \"fanotify\"",
-        says: &["agent.toml:", "fanotify"],
+        to: "mode = \"fsevents\"",
+        says: &["agent.toml:", "auto, fanotify, inotify, sweep"],
     },
     BadConfiguration {
         name: "a time without a unit",

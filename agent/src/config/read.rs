@@ -254,14 +254,11 @@ impl<'a> Section<'a> {
         let At { value, place } = self.text("mode")?;
         let value = match value.as_str() {
             "auto" => Mode::Auto,
+            "fanotify" => Mode::Fanotify,
             "inotify" => Mode::Inotify,
             "sweep" => Mode::Sweep,
-            "fanotify" => {
-                self.problems.push(Problem::new(place, not_available("watch.mode = \"fanotify\"")));
-                return None;
-            }
             _ => {
-                self.problems.push(Problem::new(place, "watch.mode is one of auto, inotify, sweep"));
+                self.problems.push(Problem::new(place, "watch.mode is one of auto, fanotify, inotify, sweep"));
                 return None;
             }
         };

@@ -16,7 +16,7 @@ use super::{Action, Dice, Now, ScanId, TargetPlan, snapshot};
 use crate::scan::Scope;
 use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
-use crate::watch::{Armed, Hint, Why};
+use crate::watch::{Armed, Cover, Hint, Why};
 
 /// A lost root, or a scan that ended early, is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub(super) struct Target {
     watched: Armed,
     /// What was mounted in the root of a process when it was found.
     mounts: Vec<TreePath>,
+    /// What is mounted over parts of the root.
+    covers: Vec<Cover>,
     /// Since when the process of the root is not there.
     away: Option<Duration>,
     next_sweep: Duration,
@@ -100,6 +102,7 @@ impl Target {
             watch: Watching::Wanted { not_before: now },
             watched: Armed::nothing(),
             mounts: Vec::new(),
+            covers: Vec::new(),
             away: None,
             next_sweep: now,
             last_full: now,
@@ -126,8 +129,9 @@ impl Target {
     pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
         // How often is looked, and why something was refused, is no reason to look again.
         let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
-        let same = TargetPlan { refused, policy_refused, sweep: self.plan.sweep, full: self.plan.full, ..plan.clone() }
-            == TargetPlan { blind_sweep: plan.blind_sweep, ..self.plan.clone() };
+        let same =
+            TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, full: self.plan.full, ..plan.clone() }
+                == self.plan;
         self.plan = plan;
         if same {
             return None;
@@ -169,8 +173,16 @@ impl Target {
         (self.scan.take().map(|scan| scan.id), now >= since + AWAY_GRACE)
     }
 
-    pub(super) fn set_watched(&mut self, watched: Armed) {
+    pub(super) fn set_watched(&mut self, watched: Armed, now: Duration) {
+        let before = self.usual_period();
         self.watched = watched;
+        // What tells less is looked at more often from now on.
+        self.next_sweep = self.next_sweep.min(now + self.period());
+        let usual = self.usual_period();
+        if usual < before {
+            // What was soon enough until now is not late for that.
+            self.last_full = self.last_full.max(now.saturating_sub(usual));
+        }
     }
 
     /// Marks what a hint says. If events were lost, why.
@@ -197,7 +209,7 @@ impl Target {
         }
         self.unsure = true;
         match why {
-            Why::RootMoved => {
+            Why::RootMoved | Why::Mounted => {
                 self.look_at_everything(now);
                 None
             }
@@ -207,6 +219,18 @@ impl Target {
                 Some(if why == Why::Overflow { "kernel events were lost" } else { "the watching failed" })
             }
         }
+    }
+
+    /// Marks where something is mounted that was not, or is no longer. What was there at first is found by the first look.
+    pub(super) fn covered(&mut self, covers: Vec<Cover>, now: Duration) {
+        let (came, went) = (covers.iter(), self.covers.iter());
+        let news =
+            came.filter(|cover| !self.covers.contains(cover)).chain(went.filter(|cover| !covers.contains(cover)));
+        for Cover { path, .. } in news {
+            let scope = if path.is_root() { Scope::All } else { Scope::Subtree(path.clone()) };
+            self.dirty.mark_due(scope, now);
+        }
+        self.covers = covers;
     }
 
     pub(super) fn look_at_everything(&mut self, now: Duration) {
@@ -339,7 +363,7 @@ impl Target {
 
     /// The result of a look at everything, unless it says nothing new and the last one is recent.
     fn verified(&mut self, summary: Summary, now: Duration) -> Option<Body> {
-        let recent = self.last_verified.is_some_and(|last| now < last + self.plan.sweep / 2);
+        let recent = self.last_verified.is_some_and(|last| now < last + self.usual_period() / 2);
         if recent && !self.moved {
             return None;
         }
@@ -370,8 +394,13 @@ impl Target {
 
     // --- time ---
 
-    const fn period(&self) -> Duration {
-        if self.watched.degraded.is_empty() { self.plan.sweep } else { self.plan.blind_sweep }
+    fn period(&self) -> Duration {
+        self.plan.sweeps.of(&self.watched)
+    }
+
+    /// The period while everything is watched that the mode promises.
+    const fn usual_period(&self) -> Duration {
+        self.plan.sweeps.usual(self.watched.mode)
     }
 
     /// Whether the last complete look became too old, said once.
@@ -383,7 +412,7 @@ impl Target {
     }
 
     fn stale_at(&self) -> Duration {
-        self.last_full + self.plan.sweep * STALE_PERIODS
+        self.last_full + self.usual_period() * STALE_PERIODS
     }
 
     /// When something becomes due.

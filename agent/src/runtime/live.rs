@@ -1,6 +1,7 @@
 //! Owns what the runtime holds for one target: its baseline, its root, its watches, its scan. Must not own when any of it is
 //! used.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +13,9 @@ use tokio::sync::mpsc;
 
 use super::hold::Hold;
 use super::remembered::Remembered;
-use super::{BLIND_SWEEP, Done, look};
+use super::{Done, look};
 use crate::baseline::{Accept, Baseline, LeftOut};
-use crate::config::{self, Config, Location, Target, Watch};
+use crate::config::{Config, Location, Target, Watch};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::policy_file;
@@ -91,7 +92,6 @@ impl Live {
         };
         live.target = target;
         let entries = live.baseline.as_ref().map_or(0, |baseline| baseline.manifest().tree.len());
-        let sweep = watch.sweep.unwrap_or_else(|| config::default_sweep(entries));
         let plan = TargetPlan {
             name: live.target.name.clone(),
             root: Escaped(live.target.root.to_string().as_bytes()).to_string(),
@@ -103,8 +103,8 @@ impl Live {
             mounts: live.target.mounts,
             mounts_allowed: live.target.mounts_allowed.clone(),
             id_view: live.target.id_map.clone(),
-            sweep,
-            blind_sweep: sweep.min(BLIND_SWEEP),
+            mode: watch.mode,
+            sweeps: watch.sweeps(entries),
             full: watch.full,
         };
         (live, plan)
@@ -125,7 +125,8 @@ impl Live {
     }
 
     /// What to watch, and where. The agent's own writing must not make it look.
-    pub(super) fn watched(&self, state_dir: &Path) -> (Hold, Location, Watched) {
+    /// What is to be watched, and what may be mounted in it.
+    pub(super) fn watched(&self, state_dir: &Path) -> (Hold, Location, Watched, BTreeSet<TreePath>) {
         let own_state = || {
             // The root of a process is another file system than the agent's.
             let Location::Directory(root) = &self.target.root else { return None };
@@ -138,7 +139,7 @@ impl Live {
             own_state: own_state().filter(|path| !path.is_root()),
             mounts: self.target.mounts,
         };
-        (self.hold.clone(), self.target.root.clone(), watched)
+        (self.hold.clone(), self.target.root.clone(), watched, self.target.mounts_allowed.clone())
     }
 
     /// The process that the root belongs to is not there; whether that is news.

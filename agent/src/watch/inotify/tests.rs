@@ -79,7 +79,7 @@ fn covers(hint: &Hint, path: &TreePath) -> bool {
 }
 
 fn whole() -> Armed {
-    Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched: 0, degraded: String::new() }
+    Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), ..Armed::nothing() }
 }
 
 #[tokio::test]

@@ -129,8 +129,9 @@ impl Target {
     pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
         // How often is looked, and why something was refused, is no reason to look again.
         let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
-        let full = self.plan.full;
-        let same = TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, full, ..plan.clone() } == self.plan;
+        let same =
+            TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, full: self.plan.full, ..plan.clone() }
+                == self.plan;
         self.plan = plan;
         if same {
             return None;

@@ -253,7 +253,7 @@ impl Watch {
     fn is_back(&mut self, moving: &Moving) -> bool {
         let (above, name) = &moving.from;
         let Some(above) = self.directories.of(*above).filter(|above| self.is_placed(*above)) else { return false };
-        self.cover(Some(above), name);
+        self.cover(Some(above), name, Order::Deepest);
         let back = self.still_away(moving).is_none();
         if back {
             // What happened in it meanwhile was told of no place.

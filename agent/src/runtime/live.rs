@@ -105,6 +105,7 @@ impl Live {
             id_view: live.target.id_map.clone(),
             sweep,
             blind_sweep: sweep.min(BLIND_SWEEP),
+            full: watch.full,
         };
         (live, plan)
     }

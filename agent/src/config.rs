@@ -17,6 +17,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use driftlock_common::digest::OciDigest;
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub report: Report,
     /// Where they go besides.
     pub sinks: BTreeSet<Sink>,
+    /// BLAKE3 of what it was read from, as in a heartbeat; `None` if nowhere.
+    pub digest: Option<OciDigest>,
 }
 
 /// Where the agent keeps what must survive it.
@@ -242,6 +245,7 @@ impl Config {
                 spool: DEFAULT_SPOOL,
             },
             sinks: BTreeSet::new(),
+            digest: None,
         }
     }
 

@@ -103,7 +103,7 @@ impl Check {
             endpoint,
         };
         let sinks = self.sinks(raw.sinks);
-        Config { state, host, targets, watch, limits, report, sinks }
+        Config { state, host, targets, watch, limits, report, sinks, digest: None }
     }
 
     fn absolute(&mut self, key: &str, At { value, place }: At<PathBuf>) -> PathBuf {

@@ -7,6 +7,8 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use driftlock_common::digest::{Digest, OciDigest};
+
 use super::read::{At, Raw};
 use super::{Config, ConfigError, Place, Problem, check};
 
@@ -77,8 +79,9 @@ impl Config {
 /// Everything that is wrong, at once.
 pub fn load(origin: &Origin) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
+    let mut read = Vec::new();
     let raw = match origin {
-        Origin::File(path) => read_files(path, &mut problems),
+        Origin::File(path) => read_files(path, &mut read, &mut problems),
         Origin::Variable(text) => match text.to_str() {
             Some(text) => Raw::read(Path::new(VARIABLE), text, &mut problems),
             None => {
@@ -89,14 +92,26 @@ pub fn load(origin: &Origin) -> Result<Config, ConfigError> {
     };
     check_token_file(raw.token_file.as_ref(), &mut problems);
     check_readable(raw.ca_file.as_ref(), "report.ca_file", &mut problems);
-    check::check(raw, problems)
+    if let Origin::Variable(text) = origin {
+        read.push(Digest::blake3(text.as_encoded_bytes()));
+    }
+    check::check(raw, problems).map(|config| Config { digest: Some(OciDigest::blake3(together(&read))), ..config })
 }
 
-fn read_files(path: &Path, problems: &mut Vec<Problem>) -> Raw {
+/// The digest of one file, or one over those of several.
+fn together(read: &[Digest]) -> Digest {
+    match read {
+        [one] => *one,
+        several => Digest::blake3(&several.iter().flat_map(|digest| *digest.as_bytes()).collect::<Vec<u8>>()),
+    }
+}
+
+fn read_files(path: &Path, digests: &mut Vec<Digest>, problems: &mut Vec<Problem>) -> Raw {
     let mut raw = Raw { file: path.to_owned(), ..Raw::default() };
     for file in files(path, problems) {
         match read_text(&file) {
             Ok(text) => {
+                digests.push(Digest::blake3(text.as_bytes()));
                 let read = Raw::read(&file, &text, problems);
                 raw.add(read, problems);
             }

@@ -27,6 +27,8 @@ pub struct AgentHome {
     endpoint: Option<SocketAddr>,
     /// Time between sweeps, in seconds.
     pub sweep: u64,
+    /// Time between heartbeats, in seconds.
+    pub heartbeat: u64,
     /// `auto`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
@@ -60,6 +62,7 @@ impl AgentHome {
             endpoint: None,
             // Long: what is found in a test is found by watching, unless the test says otherwise.
             sweep: 600,
+            heartbeat: 1,
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
@@ -136,7 +139,10 @@ impl AgentHome {
         let _infallible = write!(text, "\n[control]\n{}\n", self.control);
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();
-            let report = format!("endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"1s\"\n");
+            let report = format!(
+                "endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"{}s\"\n",
+                self.heartbeat
+            );
             let _infallible = write!(text, "\n[report]\n{report}");
         }
         text

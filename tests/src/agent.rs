@@ -29,7 +29,7 @@ pub struct AgentHome {
     pub sweep: u64,
     /// Time between heartbeats, in seconds.
     pub heartbeat: u64,
-    /// `auto`, `inotify` or `sweep`.
+    /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
     pub limits: String,
@@ -189,7 +189,7 @@ impl Agent {
         self.process.exit()
     }
 
-    /// Waits until it ends by itself; the exit code.
+    /// Waits for it to end by itself; the exit code.
     ///
     /// # Errors
     /// If it does not end.

@@ -57,6 +57,10 @@ pub struct Sweep<'a> {
     again: Option<RangeInclusive<u64>>,
     /// How far the rolling rehash is, once this sweep has come to its end.
     cycle: Cycle,
+    /// Nanoseconds since boot.
+    began: u64,
+    /// Whether anything was not read.
+    relied: AtomicBool,
 }
 
 /// What a comparison may rely on.
@@ -148,6 +152,12 @@ impl State {
         self.identity
     }
 
+    /// Since when every sealed file was read, as how long ago that is; `None` before it was so.
+    pub fn read_since(&self) -> Option<Duration> {
+        let since = self.cycle.lock().unwrap_or_else(PoisonError::into_inner).read_since()?;
+        Some(clock::boottime().saturating_sub(Duration::from_nanos(since)))
+    }
+
     /// How many entries are remembered.
     pub fn known(&self) -> usize {
         self.marks.iter().filter(|mark| mark.load(Ordering::Relaxed) != 0).count()
@@ -166,11 +176,13 @@ impl State {
     /// Begins a comparison of `root`.
     pub fn sweep(&self, root: &Root, rely: Rely) -> Sweep<'_> {
         let mut cycle = *self.cycle.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::boottime();
         let again = match rely {
             Rely::OnNothing => None,
-            Rely::OnState(full) => Some(cycle.advance(clock::boottime(), full)),
+            Rely::OnState(full) => Some(cycle.advance(now, full)),
         };
-        Sweep { state: self, settled: Settled::on(root), again, cycle }
+        let began = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        Sweep { state: self, settled: Settled::on(root), again, cycle, began, relied: AtomicBool::new(false) }
     }
 }
 
@@ -179,13 +191,22 @@ impl Sweep<'_> {
     pub(super) fn relies_on(&self, id: EntryId, stat: &Stat) -> bool {
         let Some(again) = &self.again else { return false };
         let mark = self.state.marks[id.index()].load(Ordering::Relaxed);
-        mark != 0 && mark == self.state.key.fingerprint(stat) && !again.contains(&self.cycle.order().place(id))
+        let relies =
+            mark != 0 && mark == self.state.key.fingerprint(stat) && !again.contains(&self.cycle.order().place(id));
+        if relies {
+            self.relied.store(true, Ordering::Relaxed);
+        }
+        relies
     }
 
     /// Everything was looked at: what was due of the rolling rehash was read. Without that it stays due.
     pub(super) fn came_to_its_end(&self) {
         if self.again.is_some() {
-            *self.state.cycle.lock().unwrap_or_else(PoisonError::into_inner) = self.cycle;
+            let mut cycle = self.cycle;
+            if !self.relied.load(Ordering::Relaxed) {
+                cycle.read = cycle.read.max(self.began);
+            }
+            *self.state.cycle.lock().unwrap_or_else(PoisonError::into_inner) = cycle;
             self.state.moved.store(true, Ordering::Relaxed);
         }
     }

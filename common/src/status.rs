@@ -210,7 +210,7 @@ impl TargetStatus {
             let parts = look.manifest.parts.iter().map(|part| &part.sha256);
             parts.chain([&look.manifest.sha256]).any(|sha256| sha256.to_string() == wanted)
         };
-        (later && manifest.is_none_or(with)).then(|| self.open.exit | if look.complete { 0 } else { NOT_VERIFIED })
+        (later && manifest.is_none_or(with)).then_some(self.open.exit | if look.complete { 0 } else { NOT_VERIFIED })
     }
 }
 

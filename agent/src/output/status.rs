@@ -38,7 +38,7 @@ pub fn status(status: &Status, now: OffsetDateTime, colour: bool) -> String {
         let answered = collector
             .last_answer
             .as_ref()
-            .map_or("no answer yet".to_owned(), |at| format!("last answer {}", ago(at, now)));
+            .map_or_else(|| "no answer yet".to_owned(), |at| format!("last answer {}", ago(at, now)));
         row(&mut text, "collector", &format!("{}; {waits}; {answered}", Escaped(collector.endpoint.as_bytes())));
     } else {
         row(&mut text, "collector", "none");

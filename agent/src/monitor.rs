@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use driftlock_common::condition::ConditionReason;
-use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
+use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Running, Stopped};
 use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
 use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
@@ -73,6 +73,8 @@ pub struct Plan {
     pub ephemeral: bool,
     /// Time between heartbeats.
     pub heartbeat: Duration,
+    /// What carries it out.
+    pub running: Running,
     /// The targets, names unique.
     pub targets: Vec<TargetPlan>,
 }
@@ -360,6 +362,11 @@ impl Monitor {
         self.targets.values().filter_map(Target::deadline).chain([self.next_beat]).min()
     }
 
+    /// What there is to do; `None` before the first plan.
+    pub const fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
     /// What is known of every target, by name.
     pub fn targets(&mut self, now: Now) -> Vec<TargetStatus> {
         let status = |(name, target): (&String, &mut Target)| {
@@ -378,9 +385,20 @@ impl Monitor {
     }
 
     fn configured(&mut self, plan: Plan, now: Now, actions: &mut Vec<Action>) {
-        // What is said about the agent itself is said again if it is still so. Only the collector can take back what
-        // it said.
-        let over = |body: &ConditionBody| body.target.is_none() && body.reason != ConditionReason::CollectorRefused;
+        let starting = self.plan.is_none();
+        let in_force = plan.targets.iter().all(|target| target.refused.is_empty() && target.policy_refused.is_empty());
+        // What is said about the agent itself is said again if it is still so.
+        let over = |body: &ConditionBody| {
+            body.target.is_none()
+                && match body.reason {
+                    // Only the collector can take back what it said.
+                    ConditionReason::CollectorRefused => false,
+                    // Another configuration is no other binary.
+                    ConditionReason::BinaryReplaced => starting,
+                    ConditionReason::ConfigReplaced => starting || in_force,
+                    _ => true,
+                }
+        };
         actions.extend(self.conditions.resolve_if(over).into_iter().map(record));
 
         let gone: Vec<String> =
@@ -571,6 +589,7 @@ impl Monitor {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 interval_s: plan.heartbeat.as_secs().max(1),
                 sequence: 0,
+                agent: Some(plan.running.clone()),
                 targets: self.targets.values_mut().map(|target| target.beat(self.clock_steps, now)).collect(),
             })));
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::coverage::Coverage;
-use crate::event::ConditionBody;
+use crate::event::{ConditionBody, Running};
 use crate::finding::{Finding, ManifestView, PolicyView, is_zero};
 use crate::policy::Severity;
 
@@ -33,8 +33,9 @@ pub struct AgentStatus {
     pub name: String,
     /// Another one each time it starts.
     pub run: String,
-    /// RFC 3339: since when it runs.
-    pub started: String,
+    /// What runs, since when; absent while it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Running>,
     /// The way to the collector; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector: Option<CollectorStatus>,

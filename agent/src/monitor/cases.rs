@@ -20,7 +20,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::coverage::{Coverage, Unverified, WatchMode};
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attributes, Change};
-use driftlock_common::event::{Body, ConditionBody, FindingBody, TargetBeat};
+use driftlock_common::event::{Body, ConditionBody, FindingBody, Running, TargetBeat};
 use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, PolicyView, Summary, Unjudged};
 use driftlock_common::path::TreePath;
 use driftlock_common::policy::{Ruling, Severity};
@@ -279,6 +279,13 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
         labels: BTreeMap::new(),
         ephemeral: false,
         heartbeat: Duration::from_hours(1),
+        running: Running {
+            binary: None,
+            config: None,
+            started_at: "2023-11-14T22:13:20Z".to_owned(),
+            starts: 1,
+            stopped_before: None,
+        },
         targets: targets.collect(),
     }
 }

@@ -18,7 +18,7 @@ use super::{Action, Dice, Now, ScanId, TargetPlan, Whole, snapshot};
 use crate::scan::Scope;
 use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
-use crate::watch::{Armed, EVENT_BOUND, Cover, Hint, Why};
+use crate::watch::{Armed, Cover, EVENT_BOUND, Hint, Why};
 
 /// A lost root, or a scan that ended early, is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -547,7 +547,11 @@ impl Target {
         let sweep = self.period() * 11 / 10 + 2 * look;
         let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         let event = matches!(self.watched.mode, WatchMode::Fanotify | WatchMode::Inotify);
-        Bounds { event_s: event.then(|| seconds(EVENT_BOUND)), sweep_s: seconds(sweep), full_s: seconds(self.plan.full + sweep) }
+        Bounds {
+            event_s: event.then(|| seconds(EVENT_BOUND)),
+            sweep_s: seconds(sweep),
+            full_s: seconds(self.plan.full + sweep),
+        }
     }
 
     /// What waits longest for a verdict.

@@ -20,11 +20,12 @@ use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::EntryId;
 
+pub use clock::ClockWatch;
 pub use file::Distrust;
 
 use super::open::Stat;
 use super::{Options, Root};
-use clock::{Anchor, ClockWatch};
+use clock::Anchor;
 use cycle::Cycle;
 use fingerprint::{Key, Settled};
 

@@ -362,12 +362,17 @@ impl Monitor {
         self.targets.values().filter_map(Target::deadline).chain([self.next_beat]).min()
     }
 
+    /// What there is to do; `None` before the first plan.
+    pub const fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
     /// What is known of every target, by name.
     pub fn targets(&mut self, now: Now) -> Vec<TargetStatus> {
-        let (conditions, clock_steps) = (&self.conditions, self.clock_steps);
-        let each =
-            |(name, target): (&String, &mut Target)| target.status(conditions.only_of(Some(name)), clock_steps, now);
-        self.targets.iter_mut().map(each).collect()
+        let status = |(name, target): (&String, &mut Target)| {
+            target.status(self.conditions.only_of(Some(name)), self.clock_steps, now)
+        };
+        self.targets.iter_mut().map(status).collect()
     }
 
     /// What is wrong with the whole agent.

@@ -135,12 +135,8 @@ struct Runtime {
     /// Events that carrying out an action made.
     next: VecDeque<Event>,
     stopping: bool,
-    /// The host's name, for people.
-    name: String,
     /// Another one each time the agent starts.
     run: String,
-    /// RFC 3339.
-    started: String,
 }
 
 /// Runs the agent until `shutdown` says so.
@@ -316,12 +312,9 @@ impl Runtime {
             generation: 0,
             next: VecDeque::new(),
             stopping: false,
-            name: String::new(),
             run: format!("{:08x}{:08x}", spool::random(), spool::random()),
-            started: String::new(),
             config,
         };
-        runtime.started = now(runtime.began.elapsed()).rfc3339();
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
         Ok(runtime)
@@ -341,9 +334,8 @@ impl Runtime {
         // What is left is no longer configured; the monitor says what to end of it.
         live.append(&mut self.live);
         self.live = live;
-        self.name = self.config.host.name.clone().unwrap_or_else(live::kernel_host_name);
         Plan {
-            host: self.name.clone(),
+            host: self.config.host.name.clone().unwrap_or_else(live::kernel_host_name),
             labels: self.config.host.labels.clone(),
             ephemeral: self.config.host.ephemeral,
             heartbeat: self.config.report.heartbeat,
@@ -393,9 +385,9 @@ impl Runtime {
         let agent = AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.spool.host().to_owned(),
-            name: self.name.clone(),
+            name: self.monitor.plan().map(|plan| plan.host.clone()).unwrap_or_default(),
             run: self.run.clone(),
-            started: self.started.clone(),
+            running: self.monitor.plan().map(|plan| plan.running.clone()),
             collector,
         };
         Status { agent, conditions: self.monitor.conditions(), targets: self.monitor.targets(now) }

@@ -79,11 +79,11 @@ impl Config {
 /// Everything that is wrong, at once.
 pub fn load(origin: &Origin) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
-    let mut read_of = Vec::new();
-    let raw = read(origin, &mut read_of, &mut problems);
+    let mut digests = Vec::new();
+    let raw = read(origin, &mut digests, &mut problems);
     check_token_file(raw.token_file.as_ref(), &mut problems);
     check_readable(raw.ca_file.as_ref(), "report.ca_file", &mut problems);
-    check::check(raw, problems).map(|config| Config { digest: Some(OciDigest::blake3(together(&read_of))), ..config })
+    check::check(raw, problems).map(|config| Config { digest: Some(OciDigest::blake3(together(&digests))), ..config })
 }
 
 /// Reads of a configuration where its agent can be asked, and nothing of what only the agent may read.

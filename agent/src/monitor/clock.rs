@@ -37,13 +37,10 @@ impl Now {
             .and_then(|time| time.format(&Rfc3339).ok())
             .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
     }
-}
 
-impl Now {
     /// The moment `elapsed`, by the same two clocks.
     pub fn at(self, elapsed: Duration) -> Self {
-        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        Self { elapsed, unix_ms: self.unix_ms.saturating_add(ms(elapsed)).saturating_sub(ms(self.elapsed)) }
+        Self { elapsed, unix_ms: self.unix_ms.saturating_add(millis(elapsed)).saturating_sub(millis(self.elapsed)) }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Action, Dice, Now, ScanId, TargetPlan, Whole, snapshot};
 use crate::scan::Scope;
 use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
-use crate::watch::{Armed, Cover, Hint, Why};
+use crate::watch::{Armed, Cover, EVENT_BOUND, Hint, Why};
 
 /// A lost root, or a scan that ended early, is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -388,8 +388,6 @@ impl Target {
             self.next_sweep = now.elapsed + dice.spread(self.period());
             if let Some(whole) = whole {
                 let Whole { summary, gaps, read_since } = *whole;
-                self.gaps = gaps;
-                self.read = read_since.map(|ago| (ago, now.elapsed));
                 self.last_look = Some(Look {
                     number: self.looks,
                     ended: now.rfc3339(),
@@ -397,6 +395,8 @@ impl Target {
                     manifest: summary.manifest.clone(),
                     complete: summary.complete,
                 });
+                self.gaps = gaps;
+                self.read = read_since.map(|ago| (ago, now.elapsed));
                 self.unverifiable = summary.unverifiable;
                 self.unjudged = summary.unjudged;
                 self.virtual_mounts.clone_from(&summary.excluded.virtual_mounts);
@@ -479,7 +479,7 @@ impl Target {
 
     /// When something becomes due.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let stale = (!self.stale).then(|| self.reread_by().map_or(self.stale_at(), |by| by.min(self.stale_at())));
+        let stale = if self.stale { None } else { self.reread_by().into_iter().chain([self.stale_at()]).min() };
         let arm = match self.watch {
             Watching::Wanted { not_before } => Some(not_before),
             Watching::Arming | Watching::Armed { .. } => None,
@@ -547,7 +547,11 @@ impl Target {
         let sweep = self.period() * 11 / 10 + 2 * look;
         let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         let event = matches!(self.watched.mode, WatchMode::Fanotify | WatchMode::Inotify);
-        Bounds { event_s: event.then_some(1), sweep_s: seconds(sweep), full_s: seconds(self.plan.full + sweep) }
+        Bounds {
+            event_s: event.then(|| seconds(EVENT_BOUND)),
+            sweep_s: seconds(sweep),
+            full_s: seconds(self.plan.full + sweep),
+        }
     }
 
     /// What waits longest for a verdict.

@@ -8,6 +8,7 @@ mod check;
 mod endpoint;
 mod load;
 mod read;
+mod sweeps;
 pub(crate) mod units;
 mod words;
 
@@ -24,21 +25,13 @@ use crate::process::Selector;
 use crate::scan::{FULL, IdView, Mounts};
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use load::{Origin, VARIABLE, load};
+pub use load::{Origin, VARIABLE, asked, load};
+pub use sweeps::Sweeps;
 
 /// The shipped file: the documentation of every key, and the defaults.
 pub const SHIPPED: &str = include_str!("../../packaging/config/agent.toml");
-/// Time between sweeps when `watch.sweep` is `auto` and a target has few enough entries.
-pub const DEFAULT_SWEEP: Duration = Duration::from_mins(1);
-/// The same beyond.
-const LARGE_SWEEP: Duration = Duration::from_mins(5);
-/// The most entries that are looked at every [`DEFAULT_SWEEP`].
-const FEW: usize = 200_000;
-
-/// Time between sweeps of a target of `entries` when `watch.sweep` is `auto`.
-pub const fn default_sweep(entries: usize) -> Duration {
-    if entries <= FEW { DEFAULT_SWEEP } else { LARGE_SWEEP }
-}
+/// Where the agent keeps what must survive it unless set.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/driftlock";
 /// Time between heartbeats unless set.
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
 /// Bound of the spool unless set, in bytes.
@@ -73,6 +66,29 @@ pub struct Config {
     pub report: Report,
     /// Where they go besides.
     pub sinks: BTreeSet<Sink>,
+    /// Where the agent can be asked on its host.
+    pub socket: Socket,
+}
+
+/// Where the agent can be asked on its host.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Socket {
+    /// In the run directory that belongs to the state directory, if there is one, else in the state directory.
+    #[default]
+    Auto,
+    /// At an absolute path.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// What tells where an agent can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Where it keeps what must survive it.
+    pub state: State,
+    /// What was said of the socket.
+    pub socket: Socket,
 }
 
 /// Where the agent keeps what must survive it.
@@ -141,10 +157,17 @@ pub enum Location {
 pub struct Watch {
     /// Where hints come from.
     pub mode: Mode,
-    /// Time between sweeps; `None`: [`default_sweep`].
+    /// Time between sweeps; `None`: [`Sweeps::auto`].
     pub sweep: Option<Duration>,
     /// In this time everything is read once, whatever stat says.
     pub full: Duration,
+}
+
+impl Watch {
+    /// Time between sweeps of a target of `entries`.
+    pub fn sweeps(&self, entries: usize) -> Sweeps {
+        self.sweep.map_or_else(|| Sweeps::auto(entries), Sweeps::every)
+    }
 }
 
 impl Default for Watch {
@@ -242,6 +265,7 @@ impl Config {
                 spool: DEFAULT_SPOOL,
             },
             sinks: BTreeSet::new(),
+            socket: Socket::Auto,
         }
     }
 
@@ -304,6 +328,18 @@ impl fmt::Display for State {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Memory => f.write_str("memory"),
+        }
+    }
+}
+
+// === impl Socket ===
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::At(path) => write!(f, "{}", path.display()),
+            Self::Off => f.write_str("off"),
         }
     }
 }
@@ -452,14 +488,14 @@ mod tests {
     #[test]
     fn everything_wrong_is_said_at_once_with_its_line() {
         let found = problems(
-            "state_dir = 'var/lib'\nstat_dir = '/x'\n[watch]\nsweep = '10ms'\nmode = 'fanotify'\n[limits]\nthreads = 0\n",
+            "state_dir = 'var/lib'\nstat_dir = '/x'\n[watch]\nsweep = '10ms'\nmode = 'notify'\n[limits]\nthreads = 0\n",
         );
         assert_eq!(found.len(), 6, "{found:#?}");
         assert!(found[0].contains("no [[target]]"), "{found:#?}");
         assert_eq!(found[1], "agent.toml:1: state_dir is not an absolute path, nor \"memory\"");
         assert_eq!(found[2], "agent.toml:2: unknown key stat_dir; did you mean state_dir?");
         assert!(found[3].starts_with("agent.toml:4: watch.sweep"), "{found:#?}");
-        assert!(found[4].starts_with("agent.toml:5: watch.mode = \"fanotify\" is not available"), "{found:#?}");
+        assert_eq!(found[4], "agent.toml:5: watch.mode is one of auto, fanotify, inotify, sweep");
         assert!(found[5].starts_with("agent.toml:7: limits.threads"), "{found:#?}");
     }
 
@@ -516,6 +552,11 @@ mod tests {
             ("[report]\nheartbeat = '0s'", "report.heartbeat"),
             ("[report]\nspool = '1kB'", "report.spool"),
             ("[report]\ntoken_file = '/t'", "report.token_file is set, but report.endpoint is not"),
+            ("[control]\nsocket = 'run/x'", "control.socket is the absolute path of a socket, \"auto\" or \"off\""),
+            ("[control]\nsocket = '/'", "control.socket is the absolute path of a socket"),
+            ("[control]\nsocket = '/run/../x'", "control.socket has a component \"..\""),
+            ("[control]\nsocket = true", "control.socket is not a text"),
+            ("[control]\nsocet = 'off'", "unknown key control.socet; did you mean control.socket?"),
             ("[host]\nid = 'a/b'", "host.id"),
             ("[host]\nlabels = { a = 1 }", "host.labels.a is not a text"),
             ("[hots]\nid = 'x'", "unknown key hots; did you mean host?"),

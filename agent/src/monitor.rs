@@ -25,12 +25,14 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
 use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
 use driftlock_common::path::TreePath;
+use driftlock_common::status::TargetStatus;
 
 pub use clock::Now;
 
+use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;
 use crate::scan::{IdView, Mounts, Scope};
-use crate::watch::{Armed, Hint};
+use crate::watch::{Armed, Cover, Hint};
 use clock::ClockWatch;
 use conditions::Conditions;
 use findings::Findings;
@@ -93,10 +95,12 @@ pub struct TargetPlan {
     pub mounts_allowed: BTreeSet<TreePath>,
     /// Whose view of users and groups is compared.
     pub id_view: IdView,
+    /// Where hints are to come from.
+    pub mode: Mode,
     /// Time between sweeps.
-    pub sweep: Duration,
-    /// Time between sweeps while a part is not watched.
-    pub blind_sweep: Duration,
+    pub sweeps: Sweeps,
+    /// In this time everything is read once.
+    pub full: Duration,
 }
 
 /// What happened.
@@ -127,6 +131,13 @@ pub enum Event {
         target: String,
         /// How far it is watched now.
         armed: Armed,
+    },
+    /// What is mounted over parts of a target is something else than before.
+    Mounted {
+        /// The target.
+        target: String,
+        /// All of it.
+        covers: Vec<Cover>,
     },
     /// Something may have changed.
     Hint {
@@ -162,6 +173,11 @@ pub enum Event {
     },
     /// The collector wants to know everything, or events were lost before they were safe.
     Resync,
+    /// Somebody wants a complete look at a target that begins now.
+    Wanted {
+        /// The target.
+        target: String,
+    },
     /// The deadline passed, or nothing happened but time.
     Tick,
     /// The agent is asked to stop.
@@ -264,7 +280,8 @@ impl Monitor {
             Event::Configured(plan) => self.configured(plan, now, &mut actions),
             Event::Armed { target, armed, mounts } => self.armed(&target, armed, mounts, now, &mut actions),
             Event::Away { target, detail } => self.away(&target, &detail, now, &mut actions),
-            Event::Degraded { target, armed } => self.watched(&target, armed, &mut actions),
+            Event::Degraded { target, armed } => self.watched(&target, armed, now, &mut actions),
+            Event::Mounted { target, covers } => self.mounted(&target, covers, now, &mut actions),
             Event::Hint { target, hint } => self.hint(&target, hint, now, &mut actions),
             Event::Found { scan, path, settled: false, .. } => {
                 if let Some(target) = self.scanning(scan) {
@@ -289,6 +306,11 @@ impl Monitor {
                     actions.extend(target.snapshot_now_or_later(&self.conditions).into_iter().map(record));
                 }
             }
+            Event::Wanted { target } => {
+                if let Some(target) = self.targets.get_mut(&target) {
+                    target.wanted(now.elapsed);
+                }
+            }
             Event::Tick => {}
             Event::Shutdown { reason } => return self.shutdown(reason),
         }
@@ -302,6 +324,17 @@ impl Monitor {
             return None;
         }
         self.targets.values().filter_map(Target::deadline).chain([self.next_beat]).min()
+    }
+
+    /// What is known of every target, by name.
+    pub fn targets(&mut self, now: Now) -> Vec<TargetStatus> {
+        let conditions = &self.conditions;
+        self.targets.iter_mut().map(|(name, target)| target.status(conditions.only_of(Some(name)), now)).collect()
+    }
+
+    /// What is wrong with the whole agent.
+    pub fn conditions(&self) -> Vec<ConditionBody> {
+        self.conditions.only_of(None)
     }
 
     fn scanning(&mut self, scan: ScanId) -> Option<&mut Target> {
@@ -358,7 +391,7 @@ impl Monitor {
         if !target.armed(mounts, now.elapsed) {
             return;
         }
-        self.watched(name, armed, actions);
+        self.watched(name, armed, now, actions);
         if let Some(target) = self.targets.get_mut(name)
             && target.cannot_scan()
         {
@@ -372,6 +405,8 @@ impl Monitor {
         let (scan, too_long) = target.away(now.elapsed);
         actions.extend(scan.map(|scan| Action::Cancel { scan }));
         actions.extend(self.conditions.resolve(Some(name), ConditionReason::WatchDegraded).map(record));
+        actions.extend(self.uncovered(name, &[]));
+        let Some(target) = self.targets.get_mut(name) else { return };
         if too_long {
             let opened = self.conditions.open(Some(name), ConditionReason::RootLost, detail);
             actions.extend(opened.map(record));
@@ -379,14 +414,39 @@ impl Monitor {
         }
     }
 
-    fn watched(&mut self, name: &str, armed: Armed, actions: &mut Vec<Action>) {
+    fn watched(&mut self, name: &str, armed: Armed, now: Now, actions: &mut Vec<Action>) {
         let Some(target) = self.targets.get_mut(name) else { return };
         let degraded = ConditionReason::WatchDegraded;
         actions.extend(match armed.degraded.as_str() {
             "" => self.conditions.resolve(Some(name), degraded).map(record),
             detail => self.conditions.open(Some(name), degraded, detail).map(record),
         });
-        target.set_watched(armed);
+        target.set_watched(armed, now.elapsed);
+    }
+
+    /// What is mounted over a place hides it, and what is mounted no longer hid it: both are looked at at once.
+    fn mounted(&mut self, name: &str, covers: Vec<Cover>, now: Now, actions: &mut Vec<Action>) {
+        if !self.targets.contains_key(name) {
+            return;
+        }
+        actions.extend(self.uncovered(name, &covers));
+        for Cover { path, what } in &covers {
+            let opened = self.conditions.open_at(name, ConditionReason::MountOver, path.escaped().to_string(), what);
+            actions.extend(opened.map(record));
+        }
+        if let Some(target) = self.targets.get_mut(name) {
+            target.covered(covers, now.elapsed);
+        }
+    }
+
+    /// Resolves what was mounted over a place of a target and is not any more.
+    fn uncovered(&mut self, name: &str, covers: &[Cover]) -> Vec<Action> {
+        let paths: BTreeSet<String> = covers.iter().map(|cover| cover.path.escaped().to_string()).collect();
+        let over = |body: &ConditionBody| {
+            let of_target = body.target.as_deref() == Some(name) && body.reason == ConditionReason::MountOver;
+            of_target && body.path.as_ref().is_none_or(|path| !paths.contains(path))
+        };
+        self.conditions.resolve_if(over).into_iter().map(record).collect()
     }
 
     fn hint(&mut self, name: &str, hint: Hint, now: Now, actions: &mut Vec<Action>) {

@@ -25,10 +25,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::TreePath;
+use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Limits, Mode, Sink as SinkKind, State};
+use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State};
+use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
 use crate::journal::{Journal, JournalError};
@@ -37,8 +39,10 @@ use crate::pool::Pool;
 use crate::process::Process;
 use crate::scan::pace::{self, Allowance};
 use crate::systemd::{self, Watchdog};
-use crate::watch::{self, Armed, HintSender, Seen, Watcher};
+use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
+use hold::Hold;
 use live::{Live, Order};
+pub(crate) use memory::directories as memory_directories;
 use sink::Sink;
 use spool::Spool;
 
@@ -46,8 +50,6 @@ use spool::Spool;
 const MAX_RESULTS: usize = 1024;
 /// How long a stop waits for what is still to be delivered.
 const GRACE: Duration = Duration::from_secs(5);
-/// Time between sweeps while a part of a target is not watched, unless sweeps are more frequent anyway.
-const BLIND_SWEEP: Duration = Duration::from_mins(1);
 
 /// Why the agent stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +80,15 @@ pub enum RunError {
     /// The way to the collector.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The socket that was asked for.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The hashing threads.
     #[error("cannot start hashing threads")]
     Pool(#[from] rayon::ThreadPoolBuildError),
+    /// A target cannot be watched in the way that was asked for.
+    #[error("watch.mode, for target {0} (\"auto\" takes what can be had)")]
+    Mode(String, #[source] Refusal),
 }
 
 /// What comes back from where it was done.
@@ -113,6 +121,12 @@ struct Runtime {
     /// Events that carrying out an action made.
     next: VecDeque<Event>,
     stopping: bool,
+    /// The host's name, for people.
+    name: String,
+    /// Another one each time the agent starts.
+    run: String,
+    /// RFC 3339.
+    started: String,
 }
 
 /// Runs the agent until `shutdown` says so.
@@ -139,10 +153,13 @@ pub async fn run_reloading(
     let mut shutdown = std::pin::pin!(shutdown);
     let mut reloads_open = true;
     let mut watchdog = Watchdog::of_the_service();
+    let mut server = control::serve(runtime.listen()?);
+    let mut answered = false;
     systemd::ready(runtime.config.targets.len());
     while !runtime.stopping {
         watchdog.turned();
         let deadline = runtime.monitor.deadline();
+        let just_answered = std::mem::take(&mut answered);
         let event = tokio::select! {
             biased;
             reason = &mut shutdown => Some(Event::Shutdown { reason: reason.name().to_owned() }),
@@ -163,13 +180,25 @@ pub async fn run_reloading(
                 None
             },
             Some(done) = results.recv() => runtime.done(done),
+            // Whoever asks without end has every second turn at most.
+            question = server.next(), if !just_answered => {
+                runtime.answer(question);
+                answered = true;
+                None
+            }
             Some((target, seen)) = hints.next() => Some(seen_event(&target, seen)),
+            () = std::future::ready(()), if just_answered => None,
             () = wait_until(runtime.began, deadline) => Some(Event::Tick),
             () = watchdog.next() => None,
         };
+        let looked = matches!(event, Some(Event::Scanned { ending: Ending::Finished(Some(_)), .. }));
         runtime.tell(event);
+        if looked {
+            server.looked();
+        }
     }
     systemd::stopping();
+    server.close().await;
     drop(hints);
     runtime.live.values().for_each(Live::remember);
     runtime.spool.flush(GRACE).await;
@@ -186,6 +215,24 @@ fn allowance(config: &Config) -> Arc<Allowance> {
     allowance
 }
 
+/// Whether the way of watching that was asked for can be had: better said at the start than by a condition. Of a root that
+/// is not there nothing can be said.
+async fn check_mode(config: &Config) -> Result<(), RunError> {
+    let mode = config.watch.mode;
+    if matches!(mode, Mode::Auto | Mode::Sweep) {
+        return Ok(());
+    }
+    for target in &config.targets {
+        let location = target.root.clone();
+        let check = move || Hold::default().root(&location).map_or(Ok(()), |root| watch::check(mode, &root));
+        let checked = tokio::task::spawn_blocking(check).await;
+        if let Ok(Err(refusal)) = checked {
+            return Err(RunError::Mode(target.name.clone(), refusal));
+        }
+    }
+    Ok(())
+}
+
 async fn wait_until(began: Instant, deadline: Option<Duration>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until((began + deadline).into()).await,
@@ -198,12 +245,14 @@ fn seen_event(target: &str, seen: Seen) -> Event {
     match seen {
         Seen::Hint(hint, _actor) => Event::Hint { target, hint },
         Seen::Degraded(armed) => Event::Degraded { target, armed },
+        Seen::Mounted(covers) => Event::Mounted { target, covers },
     }
 }
 
 impl Runtime {
     async fn begin(config: Config, hint_sender: HintSender, done: mpsc::Sender<Done>) -> Result<Self, RunError> {
         let client = Client::new(&config.report, Timeouts::default())?;
+        check_mode(&config).await?;
         let pool = Arc::new(Pool::of_low_priority(config.limits.threads)?);
         let allowance = allowance(&config);
         let (state_dir, memory) = match &config.state {
@@ -233,8 +282,12 @@ impl Runtime {
             generation: 0,
             next: VecDeque::new(),
             stopping: false,
+            name: String::new(),
+            run: format!("{:08x}{:08x}", spool::random(), spool::random()),
+            started: String::new(),
             config,
         };
+        runtime.started = runtime.now().rfc3339();
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
         Ok(runtime)
@@ -254,13 +307,57 @@ impl Runtime {
         // What is left is no longer configured; the monitor says what to end of it.
         live.append(&mut self.live);
         self.live = live;
+        self.name = self.config.host.name.clone().unwrap_or_else(live::kernel_host_name);
         Plan {
-            host: self.config.host.name.clone().unwrap_or_else(live::kernel_host_name),
+            host: self.name.clone(),
             labels: self.config.host.labels.clone(),
             ephemeral: self.config.host.ephemeral,
             heartbeat: self.config.report.heartbeat,
             targets,
         }
+    }
+
+    /// The socket at which the agent can be asked. One that nobody asked for by its path is nothing to stop for.
+    fn listen(&self) -> Result<Option<Listener>, ListenError> {
+        let Some(path) = control::of_agent(&self.config.socket, &self.state_dir) else { return Ok(None) };
+        match (Listener::bind(&path), &self.config.socket) {
+            (Ok(listener), _) => {
+                tracing::debug!(path = %listener.path().display(), "can be asked");
+                Ok(Some(listener))
+            }
+            (Err(error), Socket::Auto) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(error = format!("{error:#}"), "cannot be asked on this host");
+                Ok(None)
+            }
+            (Err(error), Socket::At(_) | Socket::Off) => Err(error),
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        // Whoever asked may be gone by now.
+        let _unheard = question.answer.send(self.status());
+        // What begins from here on is later than the answer.
+        self.next.extend(question.look_at.into_iter().map(|target| Event::Wanted { target }));
+    }
+
+    fn status(&mut self) -> Status {
+        let now = self.now();
+        let at = |elapsed| now.at(elapsed).rfc3339();
+        let collector = self.config.report.endpoint.as_ref().map(|endpoint| CollectorStatus {
+            endpoint: endpoint.to_string(),
+            undelivered: self.spool.undelivered(),
+            last_answer: self.spool.last_answer().map(|ago| at(now.elapsed.saturating_sub(ago))),
+        });
+        let agent = AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.spool.host().to_owned(),
+            name: self.name.clone(),
+            run: self.run.clone(),
+            started: self.started.clone(),
+            collector,
+        };
+        Status { agent, conditions: self.monitor.conditions(), targets: self.monitor.targets(now) }
     }
 
     async fn reload(&mut self, reload: Reload) -> Option<Event> {
@@ -269,9 +366,14 @@ impl Runtime {
             Ok(config) => config,
             Err(why) => return refused(why),
         };
-        let fixed = |config: &Config| (config.state.clone(), config.host.id.clone(), config.sinks.clone());
+        let fixed = |config: &Config| {
+            (config.state.clone(), config.host.id.clone(), config.sinks.clone(), config.socket.clone())
+        };
         if fixed(&config) != fixed(&self.config) {
-            return refused("state_dir, host.id and sinks cannot change while the agent runs: restart it".to_owned());
+            return refused(
+                "state_dir, host.id, sinks and control.socket cannot change while the agent runs: restart it"
+                    .to_owned(),
+            );
         }
         let client = match Client::new(&config.report, Timeouts::default()) {
             Ok(client) => client,
@@ -334,7 +436,7 @@ impl Runtime {
         let generation = self.generation;
         live.disarm(generation);
         let done = self.done.clone();
-        let (hold, location, watched) = live.watched(&self.state_dir);
+        let (hold, location, watched, allowed) = live.watched(&self.state_dir);
         let of_process = live.is_of_process();
         let mode = self.config.watch.mode;
         let hints = self.hint_sender.clone();
@@ -342,12 +444,17 @@ impl Runtime {
         tokio::task::spawn_blocking(move || {
             let message = match hold.root(&location) {
                 Ok(root) => {
-                    let (watcher, armed) = watch::arm(mode, &target.as_str().into(), watched, &root, &hints);
+                    let name = target.as_str().into();
+                    let (watcher, mut armed) = watch::arm(mode, &name, &watched, &root, &hints);
+                    let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
+                    let allowed = allowed.into_iter().chain(mounts.iter().cloned()).collect();
+                    let over = watch::watch_mounts(&name, &watched, allowed, &root, &hints)
+                        .inspect_err(|error| armed.lacks(&format!("mounts over it are found by sweeps only: {error}")))
+                        .ok();
                     let end = root.process().map(|process| say_when_ended(&done, &target, generation, process));
                     match end.transpose() {
                         Ok(end) => {
-                            let watchers = [watcher].into_iter().chain(end).collect();
-                            let mounts = root.process().map(|process| process.mounts().to_vec()).unwrap_or_default();
+                            let watchers = [watcher].into_iter().chain(over).chain(end).collect();
                             Done::Armed { target, generation, watchers, armed, mounts }
                         }
                         Err(error) => Done::Away { target, generation, detail: error.to_string() },
@@ -382,7 +489,7 @@ impl Runtime {
             Done::Armed { target, generation, watchers, armed, mounts } => {
                 // A later arming, or another configuration, took its place: the watcher goes.
                 let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
-                live.armed(watchers);
+                live.armed(watchers, armed.mode);
                 tell::armed(&target, &armed);
                 Some(Event::Armed { target, armed, mounts })
             }
@@ -441,7 +548,8 @@ impl From<RunError> for Failure {
         match error {
             RunError::Journal(error) => error.into(),
             RunError::Client(error) => Self::new(Exit::Configuration, error),
-            RunError::Memory(_) => Self::new(Exit::CannotCreate, error),
+            RunError::Mode(..) => Self::new(Exit::Configuration, error),
+            RunError::Memory(_) | RunError::Listen(_) => Self::new(Exit::CannotCreate, error),
             RunError::Sink(_) | RunError::Pool(_) => Self::new(Exit::Io, error),
         }
     }

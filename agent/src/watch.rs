@@ -4,9 +4,12 @@
 mod channel;
 mod directories;
 mod end;
+pub mod fanotify;
 mod files;
 mod inotify;
 mod ladder;
+mod mounts;
+mod names;
 mod place;
 mod stop;
 
@@ -19,7 +22,9 @@ use crate::scan::Mounts;
 pub use channel::{HintSender, Hints, Seen, channel};
 pub use end::when_ended;
 pub use files::Files;
-pub use ladder::arm;
+pub use ladder::{Refusal, arm, check};
+pub use mounts::{Cover, watch_mounts};
+pub use names::Names;
 pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
@@ -49,6 +54,8 @@ pub enum Why {
     Failed,
     /// The root itself was removed, moved or unmounted.
     RootMoved,
+    /// What is mounted inside and is part of the root is something else than before: it is not watched yet.
+    Mounted,
 }
 
 /// What is watched after arming.
@@ -62,6 +69,8 @@ pub struct Armed {
     pub unwatched: u64,
     /// Why less is watched than the mode promises, one line; empty if nothing is missing.
     pub degraded: String,
+    /// Better ways that cannot be had, the best first.
+    pub refused: Vec<Refusal>,
 }
 
 /// A way of watching that holds, and how far it goes.
@@ -76,6 +85,8 @@ pub struct Watched {
     pub own_state: Option<TreePath>,
     /// What to do about file systems mounted inside the root: only what is crossed is watched.
     pub mounts: Mounts,
+    /// What is sealed, by inode: for changes through another name.
+    pub sealed: Option<Names>,
 }
 
 /// Keeps the hints of one root coming until it is dropped.
@@ -88,6 +99,14 @@ pub struct Nothing;
 impl Watcher for Nothing {}
 
 impl Armed {
+    /// Less is watched than the mode promises; why, in one line.
+    pub fn lacks(&mut self, why: &str) {
+        if !self.degraded.is_empty() {
+            self.degraded.push_str("; ");
+        }
+        self.degraded.push_str(why);
+    }
+
     /// What is not watched at all.
     pub fn nothing() -> Self {
         Self {
@@ -95,6 +114,7 @@ impl Armed {
             blind: vec![BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
             unwatched: 0,
             degraded: String::new(),
+            refused: Vec::new(),
         }
     }
 }

@@ -157,6 +157,7 @@ fn blindness(facts: &Facts) -> Vec<String> {
 const fn blinds(reason: ConditionReason) -> bool {
     match reason {
         ConditionReason::RootLost
+        | ConditionReason::MountOver
         | ConditionReason::ManifestRefused
         // What the newer policy alerts on, the older one may tolerate.
         | ConditionReason::PolicyRefused

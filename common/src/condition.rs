@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum ConditionReason {
     /// A target's root is gone or is another directory than before.
     RootLost,
+    /// Something is mounted over a part of a target.
+    MountOver,
     /// A target's manifest could not be accepted.
     ManifestRefused,
     /// A target's policy could not be accepted.
@@ -38,8 +40,13 @@ pub enum ConditionReason {
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 14] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 15] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
+        (
+            Self::MountOver,
+            "mount_over",
+            "something is mounted over a part of the target, and hides what was sealed there",
+        ),
         (Self::ManifestRefused, "manifest_refused", "the manifest was not accepted; the last accepted one stays"),
         (
             Self::PolicyRefused,

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::binaries::binaries;
 use crate::collector::token_of;
+use crate::control::Control;
 use crate::process::Process;
 use crate::sandbox::Sandbox;
 
@@ -26,7 +27,9 @@ pub struct AgentHome {
     endpoint: Option<SocketAddr>,
     /// Time between sweeps, in seconds.
     pub sweep: u64,
-    /// `auto`, `inotify` or `sweep`.
+    /// Time in which everything is read again, in seconds.
+    pub full: u64,
+    /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
     pub limits: String,
@@ -34,6 +37,8 @@ pub struct AgentHome {
     pub log: String,
     /// Further keys of every target.
     pub keys: String,
+    /// Lines of `[control]`.
+    pub control: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -57,10 +62,12 @@ impl AgentHome {
             endpoint: None,
             // Long: what is found in a test is found by watching, unless the test says otherwise.
             sweep: 600,
+            full: 86_400,
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
             keys: String::new(),
+            control: String::new(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -98,6 +105,11 @@ impl AgentHome {
         self.dir.join("state")
     }
 
+    /// Its socket, where it is unless configured.
+    pub fn control(&self) -> Control {
+        Control::new(self.state_dir().join("agent.sock"))
+    }
+
     /// The configuration's file.
     pub fn config_file(&self) -> PathBuf {
         self.dir.join("agent.toml")
@@ -123,7 +135,9 @@ impl AgentHome {
             let _infallible = write!(text, "\n[[target]]\n{target}{}\n", self.keys);
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
+        let _infallible = writeln!(text, "full = \"{}s\"", self.full);
         let _infallible = write!(text, "\n[limits]\n{}\n", self.limits);
+        let _infallible = write!(text, "\n[control]\n{}\n", self.control);
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();
             let report = format!("endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"1s\"\n");
@@ -170,6 +184,14 @@ impl Agent {
     /// If it does not end.
     pub fn stop(self) -> Result<i32> {
         self.process.signal(Signal::SIGTERM)?;
+        self.process.exit()
+    }
+
+    /// Waits for it to end by itself; the exit code.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn exit(self) -> Result<i32> {
         self.process.exit()
     }
 

@@ -47,6 +47,11 @@ impl Drift {
         Self::new(path, "changed", attributes)
     }
 
+    /// Something that could not be established.
+    pub fn unverifiable(path: impl AsRef<[u8]>) -> Self {
+        Self::new(path, "unverifiable", &[])
+    }
+
     fn new(path: impl AsRef<[u8]>, change: &str, attributes: &[&str]) -> Self {
         let attributes = attributes.iter().map(|name| (*name).to_owned()).collect();
         Self { path: path.as_ref().to_owned(), change: change.to_owned(), attributes }

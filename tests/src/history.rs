@@ -117,6 +117,22 @@ impl History {
         self.told().map(|finding| Ok(Drift::from_json(finding)?.path)).collect()
     }
 
+    /// What is open after the last event, of all targets.
+    ///
+    /// # Errors
+    /// If an event is not in the form of the format.
+    pub fn open(&self) -> Result<BTreeSet<Drift>> {
+        let mut open = BTreeMap::new();
+        for event in self.epochs.values().flat_map(BTreeMap::values) {
+            match step(event)? {
+                Some(("resolved", subject)) => drop(open.remove(&subject)),
+                Some((_, subject)) => drop(open.insert(subject, Drift::from_json(&event["data"]["finding"])?)),
+                None => (),
+            }
+        }
+        Ok(open.into_values().collect())
+    }
+
     /// How often a path was opened.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::control::PROMETHEUS_MODULES;
 use crate::schema::{PYTHON, PYTHON_MODULES};
 
 /// Set to `all`, a test that would be skipped fails instead: for machines that promise to have everything.
@@ -41,6 +42,8 @@ pub enum Requirement {
     Xmllint,
     /// Validates JSON, from Python.
     JsonSchema,
+    /// Reads metrics as Prometheus does, from Python.
+    PrometheusClient,
     /// Makes Debian packages.
     CargoDeb,
     /// Makes RPM packages.
@@ -75,6 +78,12 @@ pub enum Requirement {
     MountNamespace,
     /// Mounting a file system of the test's own.
     Fuse,
+    /// Mounting images of ext4, and editing them.
+    Ext4,
+    /// Mounting images of XFS.
+    Xfs,
+    /// Mounting images of Btrfs.
+    Btrfs,
     /// Sets limits for a command.
     Prlimit,
     /// Tells a command's system calls.
@@ -91,6 +100,12 @@ pub enum Requirement {
     B3sum,
     /// Rotates logs.
     Logrotate,
+    /// Edits files.
+    Vim,
+    /// Copies what differs.
+    Rsync,
+    /// Checks files out.
+    Git,
     /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
     Readers,
 }
@@ -118,6 +133,11 @@ impl Requirement {
                 let is_there = found.is_ok_and(|status| status.success());
                 (!is_there).then(|| format!("needs jsonschema and rfc3987 for {PYTHON}: not installed"))
             }
+            Self::PrometheusClient => {
+                let found = Command::new(PYTHON).args(["-c", PROMETHEUS_MODULES]).stderr(Stdio::null()).status();
+                let is_there = found.is_ok_and(|status| status.success());
+                (!is_there).then(|| format!("needs prometheus_client for {PYTHON}: not installed"))
+            }
             Self::Readers => {
                 let load = ["-c", "import ctypes, tarfile; ctypes.CDLL('libarchive.so.13')"];
                 let loaded = Command::new(PYTHON).args(load).stderr(Stdio::null()).status();
@@ -132,6 +152,9 @@ impl Requirement {
             }
             Self::MountNamespace => crate::namespace::missing(),
             Self::Fuse => crate::fuse::missing(),
+            Self::Ext4 => crate::disk::missing(crate::disk::Kind::Ext4),
+            Self::Xfs => crate::disk::missing(crate::disk::Kind::Xfs),
+            Self::Btrfs => crate::disk::missing(crate::disk::Kind::Btrfs),
             _ => self.program().is_none().then(|| format!("needs {}: not in PATH", self.names().join(" or "))),
         }
     }
@@ -150,13 +173,17 @@ impl Requirement {
             | Self::Namespaces
             | Self::DebianMirror
             | Self::JsonSchema
+            | Self::PrometheusClient
             | Self::Readers
             | Self::Disk
             | Self::Overlay
             | Self::MemoryGroup
             | Self::Pressure
             | Self::MountNamespace
-            | Self::Fuse => &[],
+            | Self::Fuse
+            | Self::Ext4
+            | Self::Xfs
+            | Self::Btrfs => &[],
             Self::Debootstrap => &["debootstrap"],
             Self::Umoci => &["umoci"],
             Self::Skopeo => &["skopeo"],
@@ -183,6 +210,9 @@ impl Requirement {
             Self::Bsdtar => &["bsdtar"],
             Self::B3sum => &["b3sum"],
             Self::Logrotate => &["logrotate"],
+            Self::Vim => &["vim", "vim.tiny"],
+            Self::Rsync => &["rsync"],
+            Self::Git => &["git"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
+use driftlock_common::tree::Tree;
 
 use super::Baseline;
 
@@ -19,6 +20,11 @@ impl LeftOut {
     /// What `baseline` leaves out, if there is one, and everything that `local` excludes, sealed or not.
     pub const fn new(baseline: Option<Arc<Baseline>>, local: Excludes) -> Self {
         Self { baseline, local }
+    }
+
+    /// What is sealed, if anything is known of it.
+    pub fn sealed(&self) -> Option<&Tree> {
+        self.baseline.as_ref().map(|baseline| &baseline.manifest().tree)
     }
 
     /// Whether `path` is left out.

@@ -7,13 +7,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use driftlock_common::coverage::WatchMode;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::{Escaped, TreePath};
 
 use super::agent;
 use crate::baseline::{Accept, Baseline, LeftOut};
 use crate::cli::{AnswerFormatArg, DoctorArgs};
-use crate::config::{self, Config, DEFAULT_SWEEP, Location, Mode, Origin};
+use crate::config::{self, Config, Location, Mode, Origin, Watch};
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::host::advice::{Closed, Events, Setting, Target, View, judge};
@@ -60,7 +61,7 @@ fn setting(config: Option<&Config>) -> Setting {
     let threads = config.map_or_else(config::default_threads, |config| config.limits.threads);
     Setting {
         events: if unwanted { Events::Unwanted } else { Events::Inotify },
-        sweep: config.and_then(|config| config.watch.sweep).unwrap_or(DEFAULT_SWEEP),
+        sweep: config.map_or_else(Watch::default, |config| config.watch.clone()).sweeps(0).usual(WatchMode::Inotify),
         threads: threads.get() as u64,
     }
 }

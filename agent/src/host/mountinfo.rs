@@ -130,7 +130,7 @@ fn by_point(a: &Mount, b: &Mount) -> Ordering {
 }
 
 /// `path` below `root`, both absolute; empty if they are the same, `None` if it lies elsewhere.
-pub(super) fn relative<'a>(path: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
+pub(crate) fn relative<'a>(path: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
     let mut root = root;
     while let Some(shorter) = root.strip_suffix(b"/") {
         root = shorter;

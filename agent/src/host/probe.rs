@@ -79,7 +79,8 @@ fn group() -> Result<Fanotify, Errno> {
     Fanotify::init(flags, EventFFlags::O_RDONLY).map_err(from_nix)
 }
 
-fn mark(root: BorrowedFd<'_>) -> Answer {
+/// A fanotify mark on the whole file system of the directory `root`.
+pub(crate) fn mark(root: BorrowedFd<'_>) -> Answer {
     let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
     let mask = MaskFlags::FAN_CLOSE_WRITE
         | MaskFlags::FAN_ATTRIB
@@ -91,7 +92,8 @@ fn mark(root: BorrowedFd<'_>) -> Answer {
     group()?.mark(flags, mask, root, Some(".")).map_err(from_nix)
 }
 
-fn watch(root: BorrowedFd<'_>) -> Answer {
+/// An inotify watch on the directory `root`.
+pub(crate) fn watch(root: BorrowedFd<'_>) -> Answer {
     let instance = inotify::init(CreateFlags::CLOEXEC)?;
     // The directory itself, whatever its path leads to by now.
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root));

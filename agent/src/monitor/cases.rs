@@ -2,7 +2,7 @@
 //!
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
 //! `configured NAME[@MANIFEST][+POLICY][?][!]…` (`!` = its manifest was refused, `?` = its policy), `armed NAME [degraded]`,
-//! `away NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
+//! `away NAME`, `mounted NAME PATH…` (all that is mounted over it), `remounted NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
 //! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
 //!
 //! A scan that nobody waits for is a `sweep` in `do`; a `beat` has how many findings of each target are open, and behind `~`
@@ -26,9 +26,10 @@ use driftlock_common::profile::Profile;
 use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
+use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;
 use crate::scan::{IdView, Mounts, Scope};
-use crate::watch::{Armed, Hint, Why};
+use crate::watch::{Armed, Cover, Hint, Why};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,10 +115,15 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
             Event::Armed { target: target.to_owned(), armed, mounts: Vec::new() }
         }
         ["away", target] => Event::Away { target: target.to_owned(), detail: "it ended".to_owned() },
+        ["mounted", target, ref paths @ ..] => Event::Mounted {
+            target: target.to_owned(),
+            covers: paths.iter().map(|at| Cover { path: path(at), what: "tmpfs".to_owned() }).collect(),
+        },
         ["touched", target, at] => hint(target, Hint::Touched(path(at))),
         ["subtree", target, at] => hint(target, Hint::Subtree(path(at))),
         ["overflow", target] => hint(target, Hint::Everything(Why::Overflow)),
         ["failed", target] => hint(target, Hint::Everything(Why::Failed)),
+        ["remounted", target] => hint(target, Hint::Everything(Why::Mounted)),
         ["moved", target] => hint(target, Hint::Everything(Why::RootMoved)),
         ["found", scan, at, change] => found(scan, finding(at, change, 0), true),
         ["found", scan, at, change, variant] => found(scan, finding(at, change, variant.parse().unwrap()), true),
@@ -253,8 +259,9 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             mounts: Mounts::Report,
             mounts_allowed: BTreeSet::new(),
             id_view: IdView::default(),
-            sweep: Duration::from_mins(10),
-            blind_sweep: Duration::from_mins(1),
+            mode: Mode::Auto,
+            sweeps: Sweeps::every(Duration::from_mins(10)),
+            full: Duration::from_hours(24),
         }
     });
     Plan {
@@ -322,7 +329,8 @@ fn body_line(body: &Body) -> String {
         format!("{word} {} {path} {change} x{}{verdict}{flapping}", body.target, body.count)
     };
     let condition = |word: &str, body: &ConditionBody| {
-        format!("{word} {} {}", body.target.as_deref().unwrap_or("-"), body.reason.name())
+        let path = body.path.as_ref().map_or(String::new(), |path| format!(" {path}"));
+        format!("{word} {} {}{path}", body.target.as_deref().unwrap_or("-"), body.reason.name())
     };
     match body {
         Body::FindingOpened(body) => finding("opened", body),

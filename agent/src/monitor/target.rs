@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use driftlock_common::coverage::{Coverage, WatchMode};
-use driftlock_common::event::{Body, TargetBeat, Verified};
+use driftlock_common::event::{Body, ConditionBody, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, Summary, Unjudged};
 use driftlock_common::path::TreePath;
+use driftlock_common::status::{Activity, Bounds, Doing, Look, TargetStatus};
 
 use super::conditions::Conditions;
 use super::dirty::Dirty;
@@ -15,7 +16,7 @@ use super::{Action, Dice, Now, ScanId, TargetPlan, snapshot};
 use crate::scan::Scope;
 use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
-use crate::watch::{Armed, Hint, Why};
+use crate::watch::{Armed, Cover, Hint, Why};
 
 /// A lost root, or a scan that ended early, is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -39,6 +40,8 @@ pub(super) struct Target {
     watched: Armed,
     /// What was mounted in the root of a process when it was found.
     mounts: Vec<TreePath>,
+    /// What is mounted over parts of the root.
+    covers: Vec<Cover>,
     /// Since when the process of the root is not there.
     away: Option<Duration>,
     next_sweep: Duration,
@@ -53,6 +56,9 @@ pub(super) struct Target {
     /// What the last complete look left out as the kernel's, escaped.
     virtual_mounts: Vec<String>,
     overflows: u64,
+    /// Complete looks that began.
+    looks: u64,
+    last_look: Option<Look>,
     /// Set when something made everything unsure, cleared when a scan of everything starts.
     unsure: bool,
     /// Whether findings changed since the last verified event, and when that was.
@@ -96,6 +102,7 @@ impl Target {
             watch: Watching::Wanted { not_before: now },
             watched: Armed::nothing(),
             mounts: Vec::new(),
+            covers: Vec::new(),
             away: None,
             next_sweep: now,
             last_full: now,
@@ -105,6 +112,8 @@ impl Target {
             unjudged: Unjudged::default(),
             virtual_mounts: Vec::new(),
             overflows: 0,
+            looks: 0,
+            last_look: None,
             unsure: false,
             moved: true,
             last_verified: None,
@@ -120,8 +129,9 @@ impl Target {
     pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
         // How often is looked, and why something was refused, is no reason to look again.
         let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
-        let same = TargetPlan { refused, policy_refused, sweep: self.plan.sweep, ..plan.clone() }
-            == TargetPlan { blind_sweep: plan.blind_sweep, ..self.plan.clone() };
+        let same =
+            TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, full: self.plan.full, ..plan.clone() }
+                == self.plan;
         self.plan = plan;
         if same {
             return None;
@@ -163,8 +173,16 @@ impl Target {
         (self.scan.take().map(|scan| scan.id), now >= since + AWAY_GRACE)
     }
 
-    pub(super) fn set_watched(&mut self, watched: Armed) {
+    pub(super) fn set_watched(&mut self, watched: Armed, now: Duration) {
+        let before = self.usual_period();
         self.watched = watched;
+        // What tells less is looked at more often from now on.
+        self.next_sweep = self.next_sweep.min(now + self.period());
+        let usual = self.usual_period();
+        if usual < before {
+            // What was soon enough until now is not late for that.
+            self.last_full = self.last_full.max(now.saturating_sub(usual));
+        }
     }
 
     /// Marks what a hint says. If events were lost, why.
@@ -191,7 +209,7 @@ impl Target {
         }
         self.unsure = true;
         match why {
-            Why::RootMoved => {
+            Why::RootMoved | Why::Mounted => {
                 self.look_at_everything(now);
                 None
             }
@@ -203,8 +221,25 @@ impl Target {
         }
     }
 
+    /// Marks where something is mounted that was not, or is no longer. What was there at first is found by the first look.
+    pub(super) fn covered(&mut self, covers: Vec<Cover>, now: Duration) {
+        let (came, went) = (covers.iter(), self.covers.iter());
+        let news =
+            came.filter(|cover| !self.covers.contains(cover)).chain(went.filter(|cover| !covers.contains(cover)));
+        for Cover { path, .. } in news {
+            let scope = if path.is_root() { Scope::All } else { Scope::Subtree(path.clone()) };
+            self.dirty.mark_due(scope, now);
+        }
+        self.covers = covers;
+    }
+
     pub(super) fn look_at_everything(&mut self, now: Duration) {
         self.unsure = true;
+        self.dirty.mark_due(Scope::All, now);
+    }
+
+    /// Somebody wants to know: a complete look begins as soon as what is under way has ended.
+    pub(super) fn wanted(&mut self, now: Duration) {
         self.dirty.mark_due(Scope::All, now);
     }
 
@@ -245,6 +280,7 @@ impl Target {
     pub(super) fn scan_started(&mut self, id: ScanId, scopes: Vec<Scope>, occasion: Occasion, now: Duration) {
         if scopes.contains(&Scope::All) {
             self.unsure = false;
+            self.looks += 1;
             // A sweep that takes longer than its period is followed by the next one, not joined by it.
             self.next_sweep = now + self.period();
         }
@@ -309,6 +345,13 @@ impl Target {
             self.stale = false;
             self.next_sweep = now.elapsed + dice.spread(self.period());
             if let Some(summary) = summary {
+                self.last_look = Some(Look {
+                    number: self.looks,
+                    ended: now.rfc3339(),
+                    duration_ms: summary.duration_ms,
+                    manifest: summary.manifest.clone(),
+                    complete: summary.complete,
+                });
                 self.unverifiable = summary.unverifiable;
                 self.unjudged = summary.unjudged;
                 self.virtual_mounts.clone_from(&summary.excluded.virtual_mounts);
@@ -320,7 +363,7 @@ impl Target {
 
     /// The result of a look at everything, unless it says nothing new and the last one is recent.
     fn verified(&mut self, summary: Summary, now: Duration) -> Option<Body> {
-        let recent = self.last_verified.is_some_and(|last| now < last + self.plan.sweep / 2);
+        let recent = self.last_verified.is_some_and(|last| now < last + self.usual_period() / 2);
         if recent && !self.moved {
             return None;
         }
@@ -351,8 +394,13 @@ impl Target {
 
     // --- time ---
 
-    const fn period(&self) -> Duration {
-        if self.watched.degraded.is_empty() { self.plan.sweep } else { self.plan.blind_sweep }
+    fn period(&self) -> Duration {
+        self.plan.sweeps.of(&self.watched)
+    }
+
+    /// The period while everything is watched that the mode promises.
+    const fn usual_period(&self) -> Duration {
+        self.plan.sweeps.usual(self.watched.mode)
     }
 
     /// Whether the last complete look became too old, said once.
@@ -364,7 +412,7 @@ impl Target {
     }
 
     fn stale_at(&self) -> Duration {
-        self.last_full + self.plan.sweep * STALE_PERIODS
+        self.last_full + self.usual_period() * STALE_PERIODS
     }
 
     /// When something becomes due.
@@ -398,6 +446,46 @@ impl Target {
             .into_iter()
             .map(Body::TargetSnapshot)
             .collect()
+    }
+
+    pub(super) fn status(&mut self, conditions: Vec<ConditionBody>, now: Now) -> TargetStatus {
+        let TargetBeat { target, root, manifest, policy, coverage, .. } = self.beat();
+        TargetStatus {
+            target,
+            root,
+            manifest,
+            policy,
+            coverage,
+            open: self.findings.numbers(),
+            conditions,
+            activity: self.activity(now),
+            bounds: self.bounds(),
+            looks: self.looks,
+            last_look: self.last_look.clone(),
+        }
+    }
+
+    fn activity(&self, now: Now) -> Activity {
+        let at = |elapsed| Some(now.at(elapsed).rfc3339());
+        let (doing, since) = match (&self.watch, &self.scan) {
+            _ if self.cannot_scan() => (Doing::NoManifest, None),
+            _ if self.away.is_some() => (Doing::Away, self.away.and_then(at)),
+            (_, Some(scan)) if scan.scopes.contains(&Scope::All) => (Doing::Sweeping, at(scan.started)),
+            (_, Some(scan)) => (Doing::Looking, at(scan.started)),
+            (Watching::Wanted { .. } | Watching::Arming, None) => (Doing::Arming, None),
+            (Watching::Armed { since }, None) => (Doing::Watching, at(*since)),
+        };
+        let next_sweep = matches!(doing, Doing::Looking | Doing::Watching).then_some(self.next_sweep).and_then(at);
+        Activity { doing, since, next_sweep }
+    }
+
+    /// A change right after it was looked at is met by the next look, at its end at the latest.
+    fn bounds(&self) -> Bounds {
+        let look = Duration::from_millis(self.last_look.as_ref().map_or(0, |look| look.duration_ms));
+        let sweep = self.period() * 11 / 10 + 2 * look;
+        let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let event = matches!(self.watched.mode, WatchMode::Fanotify | WatchMode::Inotify);
+        Bounds { event_s: event.then_some(1), sweep_s: seconds(sweep), full_s: seconds(self.plan.full + sweep) }
     }
 
     pub(super) fn beat(&mut self) -> TargetBeat {

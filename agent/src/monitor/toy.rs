@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::cases::{finding, plan, summary};
 use super::{Action, Ending, Event, Monitor, Now, ScanId};
+use crate::config::Sweeps;
 use crate::scan::Scope;
 use crate::watch::{Armed, Hint, Why};
 
@@ -75,7 +76,7 @@ impl World {
         };
         let mut plan = plan(&["app"]);
         // Nothing is to be found by a sweep.
-        plan.targets[0].sweep = Duration::from_hours(3);
+        plan.targets[0].sweeps = Sweeps::every(Duration::from_hours(3));
         world.on(Event::Configured(plan));
         world
     }

@@ -42,23 +42,59 @@ const PART: u64 = 8 << 20;
 /// too many: a file that grows as fast as it is read must not hold a thread for ever.
 pub(super) fn hash(source: Source<'_>, wanted: Wanted) -> Result<Content, Trouble> {
     let size = source.stat.size;
-    let mut sha256 = (wanted.algorithm == Algorithm::Sha256 || wanted.sha256).then(sha2::Sha256::new);
-    if sha256.is_none() && size > LARGE && source.is_cached() {
+    let mut hashers = Hashers::new(wanted);
+    if hashers.sha256.is_none() && size > LARGE && source.is_cached() {
         return Ok(Content { digest: whole(source)?, sha256: None, bytes: size });
     }
-    let mut blake3 = (wanted.algorithm == Algorithm::Blake3).then(blake3::Hasher::new);
-    read(source, 0..size, |read| {
-        if let Some(hasher) = &mut blake3 {
-            hasher.update(read);
-        }
-        if let Some(hasher) = &mut sha256 {
-            hasher.update(read);
-        }
+    read(source, 0..size, |read| hashers.update(read))?;
+    Ok(hashers.finish(wanted, size))
+}
+
+/// As [`hash`], of what the device has of the file, whatever of it is cached; `None` if the file system does not tell.
+pub(super) fn hash_device(source: Source<'_>, wanted: Wanted) -> Result<Option<Content>, Trouble> {
+    let mut hashers = Hashers::new(wanted);
+    let mut left = source.stat.size;
+    let told = reader::read_device(source, |read| {
+        left = left.checked_sub(read.len() as u64).ok_or(Trouble::Moved)?;
+        hashers.update(read);
+        Ok(())
     })?;
-    let sha256 = sha256.map(|hasher| Digest::from_bytes(hasher.finalize().into()));
-    let digest = blake3.map(|hasher| hasher.finalize().into()).or(sha256);
-    let digest = digest.expect("one of the two hashers was made for the algorithm");
-    Ok(Content { digest, sha256: sha256.filter(|_| wanted.sha256), bytes: size })
+    match (told, left) {
+        (false, _) => Ok(None),
+        (true, 0) => Ok(Some(hashers.finish(wanted, source.stat.size))),
+        (true, _) => Err(Trouble::Moved),
+    }
+}
+
+/// As many as are wanted, one at least.
+struct Hashers {
+    blake3: Option<blake3::Hasher>,
+    sha256: Option<sha2::Sha256>,
+}
+
+impl Hashers {
+    fn new(wanted: Wanted) -> Self {
+        Self {
+            blake3: (wanted.algorithm == Algorithm::Blake3).then(blake3::Hasher::new),
+            sha256: (wanted.algorithm == Algorithm::Sha256 || wanted.sha256).then(sha2::Sha256::new),
+        }
+    }
+
+    fn update(&mut self, read: &[u8]) {
+        if let Some(hasher) = &mut self.blake3 {
+            hasher.update(read);
+        }
+        if let Some(hasher) = &mut self.sha256 {
+            hasher.update(read);
+        }
+    }
+
+    fn finish(self, wanted: Wanted, bytes: u64) -> Content {
+        let sha256 = self.sha256.map(|hasher| Digest::from_bytes(hasher.finalize().into()));
+        let digest = self.blake3.map(|hasher| hasher.finalize().into()).or(sha256);
+        let digest = digest.expect("one of the two hashers was made for the algorithm");
+        Content { digest, sha256: sha256.filter(|_| wanted.sha256), bytes }
+    }
 }
 
 /// Reads a range and gives `each` its bytes, which must be as many as there were when the file was looked at.

@@ -37,6 +37,8 @@ pub(super) struct Seen {
     pub(super) unread: Option<u64>,
     /// When the inode is like this again, it was not changed since; `None` if nobody looked at one.
     pub(super) stat: Option<Stat>,
+    /// What is in the page cache is as it was to be, and what the device has is not, or cannot be read.
+    pub(super) apart: bool,
 }
 
 /// What is to be established of a name beyond what stat says.
@@ -48,6 +50,8 @@ pub(super) struct Wish {
     pub(super) limit: Option<u64>,
     /// Content is left unread, unless the file gives rights or it is not known whether it does.
     pub(super) unread: bool,
+    /// The device is asked too, if the page cache has content of this digest.
+    pub(super) device: Option<Digest>,
 }
 
 /// How nodes are looked at.
@@ -92,7 +96,7 @@ impl Look<'_> {
             xattrs: None,
         };
         let node = node.masked(self.compared.allows(stat.file_type));
-        Seen { node, sha256: None, unverified: None, hashed: None, unread: None, stat: Some(*stat) }
+        Seen { node, sha256: None, unverified: None, hashed: None, unread: None, stat: Some(*stat), apart: false }
     }
 
     /// What an opened directory is.
@@ -179,6 +183,9 @@ impl Look<'_> {
                     Some(grower) => seen.take_read(before.size, grower.read(source))?,
                     None => seen.take_content(content::hash(source, self.digests))?,
                 }
+                if wish.device.is_some() && wish.device == seen.content() {
+                    seen.take_device(content::hash_device(source, self.digests))?;
+                }
             }
             let after = stat_fd(fd.as_fd())?;
             if !(if grower.is_some() { after.only_grew(&before) } else { after.same_moment(&before) }) {
@@ -234,6 +241,26 @@ impl Seen {
         let bytes = read.as_ref().map_or(0, |read| read.bytes);
         self.take_content(read.map(|read| Content { digest: read.content, sha256: None, bytes: size }))?;
         self.hashed = self.hashed.map(|_| bytes);
+        Ok(())
+    }
+
+    fn content(&self) -> Option<Digest> {
+        match self.node.kind {
+            Kind::File { content, .. } => content,
+            _ => None,
+        }
+    }
+
+    /// What the device has counts where it is another thing: the next boot reads that.
+    fn take_device(&mut self, content: Result<Option<Content>, Trouble>) -> Result<(), Trouble> {
+        let Some(content) = content.transpose() else { return Ok(()) };
+        self.apart = content.as_ref().map(|content| content.digest).ok() != self.content();
+        if self.apart {
+            self.node.kind = Kind::File { size: self.stat.map(|stat| stat.size), content: None };
+        }
+        let cached = self.hashed.take().unwrap_or(0);
+        self.take_content(content)?;
+        self.hashed = Some(cached + self.hashed.unwrap_or(0));
         Ok(())
     }
 

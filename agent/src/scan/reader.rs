@@ -1,9 +1,13 @@
 //! Owns reading an open file, or a part of it, in such a way that the page cache is left as it was found: what
-//! an application had there stays, and what was brought in goes. Must not own what the bytes are for, or whether the
-//! file held still.
+//! an application had there stays, and what was brought in goes; and reading past it, as the device has the file. Must not
+//! own what the bytes are for, or whether the file held still.
 //!
 //! Linux 6.14 has a flag for that, which not every file system takes (overlayfs does not). Where it is refused, the
 //! pages are looked up before and let go of after: see [`Footprint`].
+//!
+//! What is written to the device below the file system shows in no stat and in no page that is cached: running programs
+//! see the file as it was, the next boot as it is. `O_DIRECT` reads it there; pages that are still to be written are
+//! written first.
 
 use std::cell::RefCell;
 use std::io::IoSliceMut;
@@ -11,6 +15,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::footprint::Footprint;
@@ -21,6 +26,10 @@ use super::progress::Progress;
 /// Fast enough for BLAKE3 (flat from 32 KiB on), small enough to stay in the cache.
 const BUFFER: usize = 128 * 1024;
 
+/// Where the buffer begins: a multiple of this, which is as much as devices and file systems ask of one for `O_DIRECT`
+/// (open(2), NOTES). Of where a read begins and how long it is they ask no more than [`BUFFER`] has.
+const ALIGNMENT: usize = 4096;
+
 /// `RWF_DONTCACHE`, which rustix does not name: pages that the read itself brings in are gone once it is done.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
@@ -28,16 +37,30 @@ const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 const MOST_INTERRUPTED: u32 = 1000;
 
 thread_local! {
-    static HANDS: RefCell<Hands> = RefCell::new(Hands { buffer: vec![0; BUFFER].into_boxed_slice(), refused: None });
+    static HANDS: RefCell<Hands> = RefCell::new(Hands { buffer: Buffer::new(), refused: None });
 }
 
 /// What a reading thread keeps.
 struct Hands {
-    buffer: Box<[u8]>,
+    buffer: Buffer,
     /// The device of the last file that could be read, but not with the flag. Being told so again costs one short
     /// system call, so one is enough: most of a root is on one device, and no lock is needed. An answer that is out of
     /// date because a device number was given anew costs speed, not truth.
     refused: Option<u64>,
+}
+
+/// [`BUFFER`] bytes that begin where they are to.
+struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    fn new() -> Self {
+        Self(vec![0; BUFFER + ALIGNMENT].into_boxed_slice())
+    }
+
+    fn aligned(&mut self) -> &mut [u8] {
+        let start = self.0.as_ptr().align_offset(ALIGNMENT);
+        &mut self.0[start..start + BUFFER]
+    }
 }
 
 /// An open file that is read, and how.
@@ -77,6 +100,7 @@ pub(super) fn read(
 ) -> Result<(), Trouble> {
     let Source { fd, stat, pace, progress, cancel } = source;
     HANDS.with_borrow_mut(|Hands { buffer, refused }| {
+        let buffer = buffer.aligned();
         let mut footprint = (*refused == Some(stat.dev)).then(|| Footprint::new(fd, stat.size));
         let mut offset = range.start;
         let mut interrupted = 0;
@@ -126,5 +150,50 @@ pub(super) fn read(
             *refused = Some(stat.dev);
         }
         Ok(())
+    })
+}
+
+/// Reads a whole file past the page cache and gives `each` its bytes in order; whether the file system can do that. The
+/// descriptor is good for nothing else afterwards. Ends early if `each` fails.
+pub(super) fn read_device(
+    source: Source<'_>,
+    mut each: impl FnMut(&[u8]) -> Result<(), Trouble>,
+) -> Result<bool, Trouble> {
+    let Source { fd, stat, pace, progress, cancel } = source;
+    if fcntl_setfl(fd, OFlags::DIRECT).is_err() {
+        return Ok(false);
+    }
+    HANDS.with_borrow_mut(|Hands { buffer, .. }| {
+        let buffer = buffer.aligned();
+        let mut offset = 0;
+        let mut interrupted = 0;
+        loop {
+            let len = match pread(fd, &mut *buffer, offset) {
+                Ok(0) => return Ok(true),
+                Ok(len) => len,
+                Err(Errno::INTR) if interrupted < MOST_INTERRUPTED => {
+                    interrupted += 1;
+                    continue;
+                }
+                // An overlay says only here that the file system below it cannot.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(false),
+                Err(error) => return Err(of_opened(error).into()),
+            };
+            offset += len as u64;
+            if let Some(progress) = progress {
+                progress.count_bytes(len);
+            }
+            each(&buffer[..len])?;
+            if cancel.load(Ordering::Relaxed) {
+                return Err(Trouble::Interrupted);
+            }
+            if let Some(pace) = pace {
+                pace.read(len, cancel);
+            }
+            // Behind its end a file has no place that a read could begin at.
+            if len < BUFFER && offset >= stat.size {
+                return Ok(true);
+            }
+        }
     })
 }

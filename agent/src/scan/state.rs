@@ -36,13 +36,17 @@ pub const FULL: Duration = Duration::from_hours(24);
 pub struct State {
     identity: Identity,
     key: Key,
-    /// By entry; 0 is nothing.
+    /// By entry; 0 is nothing, [`APART`] is less, anything else a fingerprint.
     marks: Box<[AtomicU64]>,
     cycle: Mutex<Cycle>,
     clock: ClockWatch,
     /// Whether anything was remembered or forgotten since it was saved.
     moved: AtomicBool,
 }
+
+/// The mark of an entry whose device had another content than the page cache. Both are read whenever it is looked at, until
+/// both are as sealed: the page cache alone would say that all is well.
+const APART: u64 = 1;
 
 /// What fingerprints are about: under any other identity they mean nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,14 +154,14 @@ impl State {
 
     /// How many entries are remembered.
     pub fn known(&self) -> usize {
-        self.marks.iter().filter(|mark| mark.load(Ordering::Relaxed) != 0).count()
+        self.marks.iter().filter(|mark| mark.load(Ordering::Relaxed) > APART).count()
     }
 
     /// Forgets everything if the clock was set since it was asked last; whether it was.
     pub fn forget_if_clock_stepped(&self) -> bool {
         let stepped = self.clock.stepped();
         if stepped {
-            self.marks.iter().for_each(|mark| mark.store(0, Ordering::Relaxed));
+            self.marks.iter().for_each(forget);
             self.moved.store(true, Ordering::Relaxed);
         }
         stepped
@@ -174,12 +178,28 @@ impl State {
     }
 }
 
+/// Nothing is remembered any more, but for what is no good news.
+fn forget(mark: &AtomicU64) {
+    if mark.load(Ordering::Relaxed) != APART {
+        mark.store(0, Ordering::Relaxed);
+    }
+}
+
 impl Sweep<'_> {
     /// Whether `id`, found to be `stat`, is as it was when it was found as sealed, and not due to be read again.
     pub(super) fn relies_on(&self, id: EntryId, stat: &Stat) -> bool {
-        let Some(again) = &self.again else { return false };
         let mark = self.state.marks[id.index()].load(Ordering::Relaxed);
-        mark != 0 && mark == self.state.key.fingerprint(stat) && !again.contains(&self.cycle.order().place(id))
+        self.again.is_some() && mark > APART && mark == self.state.key.fingerprint(stat) && !self.is_due(id)
+    }
+
+    /// Whether what the device has of `id` counts beside what is in the page cache.
+    pub(super) fn asks_device(&self, id: EntryId) -> bool {
+        self.is_due(id) || self.state.marks[id.index()].load(Ordering::Relaxed) == APART
+    }
+
+    /// Whether the rolling rehash has come to `id`.
+    fn is_due(&self, id: EntryId) -> bool {
+        self.again.as_ref().is_some_and(|again| again.contains(&self.cycle.order().place(id)))
     }
 
     /// Everything was looked at: what was due of the rolling rehash was read. Without that it stays due.
@@ -198,7 +218,16 @@ impl Sweep<'_> {
 
     /// Forgets `id`, which is not as sealed, or not known to be.
     pub(super) fn forget(&self, id: EntryId) {
-        self.set(id, 0);
+        let mark = &self.state.marks[id.index()];
+        if mark.load(Ordering::Relaxed) > APART {
+            forget(mark);
+            self.state.moved.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Remembers that the device has another content of `id` than the page cache, or cannot tell.
+    pub(super) fn suspect(&self, id: EntryId) {
+        self.set(id, APART);
     }
 
     fn set(&self, id: EntryId, mark: u64) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::{Actor, Armed, Hint, Why};
+use super::{Actor, Armed, Cover, Hint, Why};
 
 /// Hints that may wait. A hint costs its path and some 60 bytes.
 const MAX_WAITING: usize = 16 * 1024;
@@ -18,6 +18,8 @@ pub enum Seen {
     Hint(Hint, Option<Actor>),
     /// Less is watched than before.
     Degraded(Armed),
+    /// All that is mounted over a part of the root now, in order of paths.
+    Mounted(Vec<Cover>),
 }
 
 /// Makes the channel, for all targets together.

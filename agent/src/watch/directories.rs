@@ -82,10 +82,14 @@ impl<W: Copy + Eq + Hash> Directories<W> {
     /// Takes a directory out of its place; it keeps what is below it.
     pub(super) fn detach(&mut self, id: Id) {
         let Some(parent) = self.nodes[id.index()].parent.take() else { return };
-        self.nodes[parent.index()].children.retain(|child| *child != id);
+        let children = &self.nodes[parent.index()].children;
+        // Found by its name: a directory of many children may lose them all, one after another.
+        if let Ok(at) = self.search(children, &self.nodes[id.index()].name) {
+            self.nodes[parent.index()].children.remove(at);
+        }
     }
 
-    /// Removes a directory and everything below it; the watches that they had.
+    /// Removes a directory and everything below it; the watches that they had, its own first.
     pub(super) fn remove(&mut self, top: Id) -> Vec<W> {
         self.detach(top);
         let mut watches = Vec::new();

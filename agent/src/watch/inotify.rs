@@ -4,7 +4,12 @@
 //!
 //! A new directory is watched first and hinted after, so that what came into it before its watch is found by looking. After
 //! an overflow everything is armed anew, from nothing: the events that were lost may have been new directories.
+//!
+//! Where there are not enough watches, what matters most is watched (`priority`), then what is nearest to the root.
 
+mod priority;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,6 +17,7 @@ use std::sync::Arc;
 use std::thread;
 
 use driftlock_common::coverage::{BlindSpot, WatchMode};
+use driftlock_common::path::TreePath;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify as Kernel, InotifyEvent, WatchDescriptor};
 use rustix::fs::{FileType, RawDir};
@@ -83,6 +89,15 @@ enum Above {
     Unwatched,
 }
 
+/// Which directory of those that wait is watched next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// The deepest: the fewest wait.
+    Deepest,
+    /// The nearest to the root: for where the watches may not be enough.
+    Nearest,
+}
+
 /// What gives no hint to the watches of directories.
 pub(super) const BLIND: [BlindSpot; 5] =
     [BlindSpot::ForeignLink, BlindSpot::LowerLayer, BlindSpot::Remote, BlindSpot::Mapping, BlindSpot::Device];
@@ -93,6 +108,8 @@ struct Shortfall {
     directories: u64,
     /// Why, of the first.
     reason: Option<&'static str>,
+    /// Whether there were no more watches for one of them.
+    out_of_watches: bool,
 }
 
 /// Watches a root from now on: a change after this returns gives a hint. Blocks for as long as it takes to walk all
@@ -118,7 +135,10 @@ pub(super) fn arm(target: &Arc<str>, watched: Watched, root: &Arc<Root>, hints: 
         stop,
     };
     watch.place = watch.watch_place();
-    watch.cover(None, b"");
+    watch.cover(None, b"", Order::Deepest);
+    if watch.shortfall.out_of_watches {
+        watch.cover_what_matters_first()?;
+    }
     // What is removed can still be watched, to no use.
     if root.check_same().is_err() {
         watch.shortfall.count("the root is not there");
@@ -174,9 +194,10 @@ impl Watch {
         if top && event.mask.intersects(SELF | AddWatchFlags::IN_UNMOUNT | AddWatchFlags::IN_IGNORED) {
             self.hint(Hint::Everything(Why::RootMoved));
         } else if event.mask.contains(AddWatchFlags::IN_UNMOUNT) {
-            self.hint(Hint::Everything(Why::Failed));
+            // What it lay in is there again, and what is watched is gone: that is said next.
+            self.hint_at(self.directories.path(id, b""), event.mask);
         } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-            // Removed; the directory above told of it.
+            // Removed, of which the directory above tells, or unmounted.
             self.forget(id);
         } else if let Some(name) = &event.name {
             self.entry(id, name.as_bytes(), event.mask, event.cookie);
@@ -201,7 +222,7 @@ impl Watch {
             } else if placed && mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
                 // One that was moved here has the watch that it had, under which it is known: so has all below it.
                 let before = self.shortfall.clone();
-                self.cover(Some(directory), name);
+                self.cover(Some(directory), name, Order::Deepest);
                 for moving in std::mem::take(&mut self.moving) {
                     if self.still_away(&moving).is_some() && (moving.cookie != cookie || !self.is_back(&moving)) {
                         self.moving.push(moving);
@@ -232,7 +253,7 @@ impl Watch {
     fn is_back(&mut self, moving: &Moving) -> bool {
         let (above, name) = &moving.from;
         let Some(above) = self.directories.of(*above).filter(|above| self.is_placed(*above)) else { return false };
-        self.cover(Some(above), name);
+        self.cover(Some(above), name, Order::Deepest);
         let back = self.still_away(moving).is_none();
         if back {
             // What happened in it meanwhile was told of no place.
@@ -251,11 +272,46 @@ impl Watch {
         }
     }
 
+    /// Begins anew, now that it is known that the watches are not enough for all.
+    fn cover_what_matters_first(&mut self) -> io::Result<()> {
+        let Some(sealed) = self.watched.left_out.sealed() else { return Ok(()) };
+        let first = priority::first(sealed);
+        // With the instance go all watches that it has.
+        self.kernel = Kernel::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        self.directories = Directories::new();
+        self.shortfall = Shortfall::default();
+        self.place = self.watch_place();
+        let mut watched = BTreeMap::new();
+        for path in [TreePath::root()].into_iter().chain(first) {
+            if self.shortfall.out_of_watches || self.stop.is_asked() {
+                break;
+            }
+            let above = match path.parent() {
+                None => Above::Nothing,
+                Some(parent) => watched.get(&parent).map_or(Above::Unwatched, |id| Above::Watched(*id)),
+            };
+            // What fails here fails again below, and is counted there.
+            if let Ok(directory) = self.root.open_directory(&path, self.watched.mounts, &self.mounts)
+                && let Place::At(_) = self.watched.place(path.as_bytes())
+                && let Ok(id) = self.add(&directory, above, path.as_bytes())
+            {
+                watched.insert(path, id);
+            }
+        }
+        self.shortfall = Shortfall::default();
+        self.cover(None, b"", Order::Nearest);
+        Ok(())
+    }
+
     /// Watches the directory at `name` in `parent` (`None`: the root) and every one below it.
-    fn cover(&mut self, parent: Option<Id>, name: &[u8]) {
+    fn cover(&mut self, parent: Option<Id>, name: &[u8], order: Order) {
         let path = parent.map(|parent| self.directories.path(parent, name)).unwrap_or_default();
-        let mut pending = vec![(parent.map_or(Above::Nothing, Above::Watched), path)];
-        while let Some((above, path)) = pending.pop() {
+        let mut pending = VecDeque::from([(parent.map_or(Above::Nothing, Above::Watched), path)]);
+        let next = match order {
+            Order::Deepest => VecDeque::pop_back,
+            Order::Nearest => VecDeque::pop_front,
+        };
+        while let Some((above, path)) = next(&mut pending) {
             if self.stop.is_asked() {
                 return;
             }
@@ -284,7 +340,7 @@ impl Watch {
                 }
             };
             let mut each = |name: &[u8]| {
-                pending.push((below, if path.is_empty() { name.into() } else { [&path, name].join(&b'/') }))
+                pending.push_back((below, if path.is_empty() { name.into() } else { [&path, name].join(&b'/') }))
             };
             match list(&directory, &mut each) {
                 // Removed meanwhile, which gives an event.
@@ -316,7 +372,10 @@ impl Watch {
         let own = format!("/proc/self/fd/{}", directory.as_raw_fd());
         let mask = mask | AddWatchFlags::IN_ONLYDIR | EXCL_UNLINK;
         let watch = self.kernel.add_watch(own.as_str(), mask).map_err(|error| match error {
-            Errno::ENOSPC => "the limit of inotify watches is reached: raise fs.inotify.max_user_watches",
+            Errno::ENOSPC => {
+                self.shortfall.out_of_watches = true;
+                "the limit of inotify watches is reached: raise fs.inotify.max_user_watches"
+            }
             Errno::ENOENT => "/proc is not mounted",
             Errno::EACCES => "not permitted",
             _ => "the kernel refuses the watch",
@@ -369,7 +428,8 @@ impl Shortfall {
             (1, Some(reason)) => format!("1 directory could not be watched: {reason}"),
             (count, Some(reason)) => format!("{count} directories could not be watched: {reason}"),
         };
-        Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched: self.directories, degraded }
+        let unwatched = self.directories;
+        Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched, degraded, refused: Vec::new() }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::Watcher;
 
@@ -36,9 +37,20 @@ impl Stop {
 
     /// Waits until there is something to read, or the thread is to end.
     pub(super) fn wait(&self, fd: BorrowedFd<'_>) {
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN), PollFd::new(&self.0.wake, PollFlags::IN)];
+        self.wait_for(fd, PollFlags::IN);
+    }
+
+    /// As [`Stop::wait`], for something else than to read.
+    pub(super) fn wait_for(&self, fd: BorrowedFd<'_>, news: PollFlags) {
+        let mut fds = [PollFd::from_borrowed_fd(fd, news), PollFd::new(&self.0.wake, PollFlags::IN)];
         // After an interruption the caller looks once more.
         let _woken = poll(&mut fds, None);
+    }
+
+    /// Lets time pass, unless the thread is to end.
+    pub(super) fn rest(&self, time: Duration) {
+        let timeout = Timespec::try_from(time).ok();
+        let _woken = poll(&mut [PollFd::new(&self.0.wake, PollFlags::IN)], timeout.as_ref());
     }
 }
 

@@ -14,8 +14,11 @@ use driftlock_agent::scan::{FULL, Identity, Options, Rely, Root, Scope, State, c
 use driftlock_common::finding::Summary;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::profile::Profile;
+use driftlock_tests::disk::{Disk, Kind};
 use driftlock_tests::mapped::Mapped;
+use driftlock_tests::namespace;
 use driftlock_tests::random_tree::{HOSTILE, RandomTree};
+use driftlock_tests::require::{self, Requirement};
 use driftlock_tests::wait::eventually;
 use libtest_mimic::Trial;
 use tempfile::TempDir;
@@ -31,6 +34,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             seeds(8 << 32, true)
         }),
         trial("sweep::what_stat_cannot_show_is_found_when_everything_is_read_again", unshown),
+        require::trial(
+            "sweep::what_the_device_alone_has_is_found_when_everything_is_read_again_and_stays",
+            DISK,
+            device,
+        ),
         trial("sweep::what_was_due_in_an_interrupted_sweep_stays_due", interrupted),
         trial("sweep::what_just_changed_is_read_again", young),
         trial("sweep::a_second_scan_reads_only_what_moved", second),
@@ -107,6 +115,51 @@ fn unshown() -> Result<()> {
     ensure!(subject::words(&drifts) == ["changed mapped"], "{drifts:?}");
     ensure!(outcome.stats.files_hashed == 2 && outcome.stats.remembered == 0, "{:?}", outcome.stats);
     Ok(())
+}
+
+const DISK: &[Requirement] = &[Requirement::Root, Requirement::MountNamespace, Requirement::Ext4];
+
+/// Written below the file system: found by the rolling rehash alone, and then by every look until the device is as sealed.
+fn device() -> Result<()> {
+    const SEALED: &[u8] = b"Zq8-the sealed program-4Kx";
+    namespace::within(|| {
+        let temp = tempfile::tempdir()?;
+        let disk = Disk::new(Kind::Ext4, temp.path().join("image"), temp.path().join("disk"))?;
+        let root = temp.path().join("disk/tree");
+        fs::create_dir(&root)?;
+        // Around one buffer, one block, and nothing.
+        for (name, size) in [("app", SEALED.len()), ("block", 4096), ("buffer", 128 << 10), ("more", (300 << 10) + 1)] {
+            fs::write(root.join(name), [SEALED, name.as_bytes(), &vec![b'x'; size]].concat())?;
+        }
+        fs::write(root.join("empty"), "")?;
+        let manifest = subject::seal(&root, Profile::Portable)?;
+        let state = remembered(&root, &manifest)?;
+        let all = Duration::from_nanos(1);
+        let words = |rely| -> Result<Vec<String>> {
+            let options = Options { state: Some((Arc::clone(&state), rely)), ..Options::default() };
+            Ok(subject::words(&subject::scan(&root, &manifest, &options)?.0))
+        };
+        let (_, outcome) = subject::scan(&root, &manifest, &relying(&state, all))?;
+        let bytes: u64 = fs::read_dir(&root)?.map(|file| Ok(file?.metadata()?.len())).sum::<Result<u64>>()?;
+        ensure!(outcome.stats.bytes_hashed == 2 * bytes, "not {bytes} from either: {:?}", outcome.stats);
+
+        for name in ["app", "block", "buffer", "more"] {
+            let marker = [SEALED, name.as_bytes()].concat();
+            let block = disk.find(&marker)?;
+            disk.write(block, b"evil")?;
+            ensure!(words(Rely::OnState(FULL))?.is_empty(), "{name} is seen without reading the device");
+            ensure!(words(Rely::OnNothing)?.is_empty(), "{name} is seen in the page cache");
+            let expected = [format!("changed {name}")];
+            for rely in [all, FULL, all, FULL].map(Rely::OnState).into_iter().chain([Rely::OnNothing]) {
+                ensure!(words(rely)? == expected, "{name}, {rely:?}: {:?}", words(rely)?);
+            }
+            disk.write(block, &marker)?;
+            ensure!(words(Rely::OnState(FULL))?.is_empty(), "{name} is as it was");
+            let (_, outcome) = subject::scan(&root, &manifest, &relying(&state, FULL))?;
+            ensure!(outcome.stats.files_hashed == 0, "and remembered: {:?}", outcome.stats);
+        }
+        Ok(())
+    })
 }
 
 /// What was due in a sweep that was interrupted is due in the next one.

@@ -11,7 +11,7 @@
 //! | 32 | key of the fingerprints |
 //! | 16, 8, 8 | boot id; nanoseconds since that boot and since 1970, when it was written |
 //! | 32, 8, 8 | the rolling rehash: its key, how far it is, nanoseconds since boot when it was that far |
-//! | 8 each | a fingerprint for each entry, 0 for none |
+//! | 8 each | a fingerprint for each entry, 0 for none, 1 if its device had another content than the page cache |
 //! | 32 | BLAKE3 of all before, under the context [`CONTEXT`] |
 
 use std::fs::File;

@@ -27,7 +27,7 @@ impl Key {
         Self(super::cycle::random_bytes())
     }
 
-    /// Never 0.
+    /// Never 0 and never [`APART`](super::APART).
     pub(super) fn fingerprint(self, stat: &Stat) -> u64 {
         let nanoseconds = |(seconds, nanos): (i64, u32)| seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos.into());
         // One block of BLAKE3.
@@ -52,7 +52,7 @@ impl Key {
         put(&[stat.file_type.byte()]);
         let digest = blake3::keyed_hash(&self.0, &bytes);
         let first = digest.as_bytes().first_chunk().copied().unwrap_or_default();
-        u64::from_le_bytes(first).max(1)
+        u64::from_le_bytes(first).max(super::APART + 1)
     }
 }
 

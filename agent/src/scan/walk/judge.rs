@@ -46,6 +46,7 @@ impl Walk<'_> {
                 Some(stat) if attributes.is_empty() && seen.unverified.is_none() && seen.unread.is_none() => {
                     sweep.remember(id, stat);
                 }
+                _ if seen.apart => sweep.suspect(id),
                 _ => sweep.forget(id),
             }
         }
@@ -60,6 +61,13 @@ impl Walk<'_> {
         }
         self.sink.changed(path(), id, attributes, seen);
         true
+    }
+
+    /// Before anything is read: what is changed after it through another name is then known to be changed.
+    pub(super) fn note(&self, sealed: Option<EntryId>, stat: &Stat) {
+        if let (Some(inodes), Some(id)) = (&self.options.inodes, sealed) {
+            inodes.note(id, stat.ino);
+        }
     }
 
     /// Whether `sealed` was as sealed when it was last read, and nothing moved since: then there is nothing to read.
@@ -172,6 +180,9 @@ impl Walk<'_> {
     pub(super) fn gone(&self, sealed: Option<EntryId>) {
         self.forget(sealed);
         if let Some(id) = sealed {
+            if let Some(inodes) = &self.options.inodes {
+                inodes.forget(id);
+            }
             self.sink.removed(id);
         }
     }
@@ -214,7 +225,13 @@ impl Walk<'_> {
 
     /// What is to be established of a name that is no directory.
     pub(super) fn wish(&self, path: &dyn Fn() -> TreePath, sealed: Option<EntryId>, stat: &Stat) -> Wish {
+        let asked = sealed.filter(|id| self.sweep.as_ref().is_some_and(|sweep| sweep.asks_device(*id)));
+        let content = |id| match self.tree.node(id).kind {
+            Kind::File { content, .. } => content,
+            _ => None,
+        };
         Wish {
+            device: asked.and_then(content),
             want: self.want(sealed, stat.file_type),
             limit: self.limit(sealed, stat),
             unread: stat.file_type == FileType::File && self.leaves_unread(path, sealed),
@@ -282,5 +299,13 @@ fn hidden(file_type: FileType) -> Seen {
         FileType::Fifo => Kind::Fifo,
         FileType::Socket => Kind::Socket,
     };
-    Seen { node: Node::bare(kind), sha256: None, unverified: None, hashed: None, unread: None, stat: None }
+    Seen {
+        node: Node::bare(kind),
+        sha256: None,
+        unverified: None,
+        hashed: None,
+        unread: None,
+        stat: None,
+        apart: false,
+    }
 }

@@ -21,7 +21,7 @@ struct World {
 
 fn watched() -> Watched {
     let left_out = LeftOut::new(None, Excludes::new(["skip/**"], []).unwrap());
-    Watched { left_out, own_state: None, mounts: Mounts::Report }
+    Watched { left_out, own_state: None, mounts: Mounts::Report, sealed: None }
 }
 
 /// Watches `root`, a directory in a temporary one, after `prepare` has filled it.
@@ -79,7 +79,7 @@ fn covers(hint: &Hint, path: &TreePath) -> bool {
 }
 
 fn whole() -> Armed {
-    Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), unwatched: 0, degraded: String::new() }
+    Armed { mode: WatchMode::Inotify, blind: BLIND.to_vec(), ..Armed::nothing() }
 }
 
 #[tokio::test]

@@ -1,0 +1,109 @@
+//! At the right moment: while nobody looks, or so that no time shows it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+
+use anyhow::{Context as _, Result, ensure};
+use driftlock_tests::disk::{Disk, Kind};
+use driftlock_tests::drift::Drift;
+use driftlock_tests::require::Requirement::{Ext4, MountNamespace, Root};
+use driftlock_tests::sandbox::Sandbox;
+use driftlock_tests::tamper;
+use driftlock_tests::tree::Tree;
+use driftlock_tests::watched::{Bound, Mode, Watched};
+use nix::sys::signal::Signal;
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+
+use super::Evasion;
+
+const fn evasion(name: &'static str, inotify: Bound, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
+    Evasion { name, needs: super::NAMESPACE, inotify, test }
+}
+
+pub(super) const EVASIONS: &[Evasion] = &[
+    evasion("size_and_time_put_back", Bound::Event, time_put_back),
+    evasion("change_while_the_agent_is_stopped", Bound::Event, while_stopped),
+    evasion("change_while_the_agent_is_down", Bound::Sweep, while_down),
+    evasion("change_put_back_between_two_looks", Bound::Never, put_back),
+    Evasion { name: "inode_flag", needs: &[Root, MountNamespace, Ext4], inotify: Bound::Never, test: flag },
+];
+
+fn tree(sandbox: &Sandbox) -> Result<Tree> {
+    let tree = sandbox.tree("tree")?;
+    tree.file("bin/app", "sealed")?.file("etc/app.toml", "level = 1\n")?;
+    Ok(tree)
+}
+
+fn time_put_back(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    let change = |_: &mut Watched| tamper::content_under_old_size_and_time(tree.root(), "bin/app").map(drop);
+    watched.finds(change, &[Drift::changed("bin/app", &["content"])])
+}
+
+fn signal(watched: &mut Watched, signal: Signal) -> Result<()> {
+    watched.agent().context("an agent")?.process().signal(signal)
+}
+
+fn while_stopped(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    let change = |watched: &mut Watched| {
+        signal(watched, Signal::SIGSTOP)?;
+        tamper::content_under_old_size_and_time(tree.root(), "bin/app")?;
+        tamper::remove(tree.root(), "etc/app.toml")?;
+        signal(watched, Signal::SIGCONT)
+    };
+    watched.finds(change, &[Drift::changed("bin/app", &["content"]), Drift::removed("etc/app.toml")])
+}
+
+fn while_down(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    let change = |watched: &mut Watched| {
+        watched.stop()?;
+        tamper::content_under_old_size_and_time(tree.root(), "bin/app")?;
+        watched.resume()
+    };
+    watched.finds(change, &[Drift::changed("bin/app", &["content"])])
+}
+
+/// Nothing differs any more when it is looked at, so nothing is raised.
+fn put_back(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    signal(&mut watched, Signal::SIGSTOP)?;
+    tamper::content_under_old_size_and_time(tree.root(), "bin/app")?;
+    fs::write(tree.path("bin/app"), "sealed")?;
+    signal(&mut watched, Signal::SIGCONT)?;
+    only_the_next(&mut watched, &tree)
+}
+
+fn flag(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let _disk = Disk::new(Kind::Ext4, sandbox.path("image"), sandbox.path("disk"))?;
+    let tree = Tree::create(sandbox.path("disk/tree"))?;
+    tree.file("bin/app", "sealed")?.file("etc/app.toml", "level = 1\n")?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    let file = File::open(tree.path("bin/app"))?;
+    let flags = ioctl_getflags(&file)?;
+    ioctl_setflags(&file, flags | IFlags::IMMUTABLE)?;
+    ensure!(fs::write(tree.path("bin/app"), "x").is_err(), "it cannot be written any more");
+    let nothing = only_the_next(&mut watched, &tree);
+    ioctl_setflags(&file, flags)?;
+    nothing
+}
+
+/// After two more looks at everything, the next change is found, and nothing else was.
+fn only_the_next(watched: &mut Watched, tree: &Tree) -> Result<()> {
+    watched.wait_for_looks(2)?;
+    let next = tamper::append(tree.root(), "etc/app.toml")?;
+    watched.eventually_open(&BTreeSet::from([next.clone()]))?;
+    let raised = watched.history()?.raised()?;
+    ensure!(raised == BTreeSet::from([next.path]), "{raised:?}");
+    Ok(())
+}

@@ -25,17 +25,37 @@ struct Evasion {
     /// Of its tests, and of its row in README.
     name: &'static str,
     needs: &'static [Requirement],
-    /// By when it is found where inotify tells of changes. By sweeps alone nothing is found sooner than by the next.
-    inotify: Bound,
+    bounds: Bounds,
     /// Does it, and expects that it is found. In a mount namespace of its own.
     test: fn(Mode, Bound) -> Result<()>,
 }
 
-impl Evasion {
-    fn bound(&self, mode: Mode) -> Bound {
+/// By when it is found.
+#[derive(Clone, Copy)]
+struct Bounds {
+    inotify: Bound,
+    sweep: Bound,
+}
+
+impl Bounds {
+    /// There is an event for it.
+    const HINTED: Self = Self { inotify: Bound::Event, sweep: Bound::Sweep };
+    /// The mount table tells of it.
+    const MOUNTED: Self = Self::always(Bound::Event);
+    /// Stat shows it.
+    const SHOWN: Self = Self::always(Bound::Sweep);
+    /// Only reading shows it.
+    const READ: Self = Self::always(Bound::Full);
+    const NEVER: Self = Self::always(Bound::Never);
+
+    const fn always(bound: Bound) -> Self {
+        Self { inotify: bound, sweep: bound }
+    }
+
+    const fn of(self, mode: Mode) -> Bound {
         match mode {
             Mode::Inotify => self.inotify,
-            Mode::Sweep => self.inotify.max(Bound::Sweep),
+            Mode::Sweep => self.sweep,
         }
     }
 }
@@ -48,7 +68,7 @@ fn main() -> ExitCode {
     for evasion in &evasions {
         for mode in Mode::ALL {
             let Evasion { name, needs, test, .. } = *evasion;
-            let bound = evasion.bound(mode);
+            let bound = evasion.bounds.of(mode);
             let test = move || namespace::within(|| test(mode, bound));
             trials.push(trial_with(format!("{name}_by_{}", mode.name()), needs, test));
         }

@@ -12,18 +12,18 @@ use driftlock_tests::tree::Tree;
 use driftlock_tests::watched::{Bound, Mode, Watched};
 use rustix::fs::{CWD, Mode as Permissions, OFlags, RenameFlags, mkdirat, openat, renameat_with};
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
-const fn evasion(name: &'static str, inotify: Bound, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
-    Evasion { name, needs: super::NAMESPACE, inotify, test }
+const fn evasion(name: &'static str, bounds: Bounds, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
+    Evasion { name, needs: super::NAMESPACE, bounds, test }
 }
 
 pub(super) const EVASIONS: &[Evasion] = &[
-    evasion("write_through_a_hard_link_made_before", Bound::Sweep, linked_before),
-    evasion("write_through_a_hard_link_made_while_watched", Bound::Sweep, linked_while_watched),
-    evasion("two_files_exchanged", Bound::Event, exchanged),
-    evasion("directory_replaced_by_a_symlink", Bound::Event, swapped),
-    evasion("change_deeper_than_any_path_reaches", Bound::Event, deep),
+    evasion("write_through_a_hard_link_made_before", Bounds::SHOWN, linked_before),
+    evasion("write_through_a_hard_link_made_while_watched", Bounds::SHOWN, linked_while_watched),
+    evasion("two_files_exchanged", Bounds::HINTED, exchanged),
+    evasion("directory_replaced_by_a_symlink", Bounds::HINTED, swapped),
+    evasion("change_deeper_than_any_path_reaches", Bounds::HINTED, deep),
 ];
 
 fn tree(sandbox: &Sandbox) -> Result<Tree> {

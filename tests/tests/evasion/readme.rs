@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use driftlock_tests::watched::{Bound, Mode};
+use driftlock_tests::watched::Mode;
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
 /// By the name of an evasion, the bound for each way of watching.
 type Rows = BTreeMap<String, Vec<String>>;
@@ -24,7 +24,7 @@ fn same(readme: &str, evasions: &[Evasion]) -> Result<()> {
     let tested: Rows = evasions
         .iter()
         .map(|evasion| {
-            let bounds = Mode::ALL.map(|mode| evasion.bound(mode).name().to_owned());
+            let bounds = Mode::ALL.map(|mode| evasion.bounds.of(mode).name().to_owned());
             (evasion.name.to_owned(), bounds.into())
         })
         .collect();
@@ -54,7 +54,7 @@ fn rows(readme: &str) -> Result<Rows> {
 }
 
 pub(super) fn notices() -> Result<()> {
-    let evasions = [Evasion { name: "one", needs: &[], inotify: Bound::Event, test: |_, _| Ok(()) }];
+    let evasions = [Evasion { name: "one", needs: &[], bounds: Bounds::HINTED, test: |_, _| Ok(()) }];
     let table = |rows: &str| format!("text\n\n{HEAD}\n|---|---|---|---|\n{rows}\ntext\n");
     same(&table("| it | event | sweep | `one` |\n"), &evasions)?;
     for wrong in [

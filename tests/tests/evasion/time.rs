@@ -14,18 +14,18 @@ use driftlock_tests::watched::{Bound, Mode, Watched};
 use nix::sys::signal::Signal;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
-const fn evasion(name: &'static str, inotify: Bound, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
-    Evasion { name, needs: super::NAMESPACE, inotify, test }
+const fn evasion(name: &'static str, bounds: Bounds, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
+    Evasion { name, needs: super::NAMESPACE, bounds, test }
 }
 
 pub(super) const EVASIONS: &[Evasion] = &[
-    evasion("size_and_time_put_back", Bound::Event, time_put_back),
-    evasion("change_while_the_agent_is_stopped", Bound::Event, while_stopped),
-    evasion("change_while_the_agent_is_down", Bound::Sweep, while_down),
-    evasion("change_put_back_between_two_looks", Bound::Never, put_back),
-    Evasion { name: "inode_flag", needs: &[Root, MountNamespace, Ext4], inotify: Bound::Never, test: flag },
+    evasion("size_and_time_put_back", Bounds::HINTED, time_put_back),
+    evasion("change_while_the_agent_is_stopped", Bounds::HINTED, while_stopped),
+    evasion("change_while_the_agent_is_down", Bounds::SHOWN, while_down),
+    evasion("change_put_back_between_two_looks", Bounds::NEVER, put_back),
+    Evasion { name: "inode_flag", needs: &[Root, MountNamespace, Ext4], bounds: Bounds::NEVER, test: flag },
 ];
 
 fn tree(sandbox: &Sandbox) -> Result<Tree> {

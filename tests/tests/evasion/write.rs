@@ -9,10 +9,10 @@ use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tree::Tree;
 use driftlock_tests::watched::{Bound, Mode, Watched};
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
 const fn evasion(name: &'static str, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
-    Evasion { name, needs: super::NAMESPACE, inotify: Bound::Event, test }
+    Evasion { name, needs: super::NAMESPACE, bounds: Bounds::HINTED, test }
 }
 
 pub(super) const EVASIONS: &[Evasion] = &[

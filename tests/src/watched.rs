@@ -142,12 +142,26 @@ impl Watched {
         self.agent.as_mut()
     }
 
-    /// Does `change` to the tree, waits until the open findings are exactly `expected`, each opened once, and checks that this
-    /// was within the bound.
+    /// As [`Watched::finds_at_last`], and each was opened once.
     ///
     /// # Errors
     /// If it was not so.
     pub fn finds(&mut self, change: impl FnOnce(&mut Self) -> Result<()>, expected: &[Drift]) -> Result<()> {
+        self.finds_at_last(change, expected)?;
+        let history = self.history()?;
+        for Drift { path, .. } in expected {
+            let times = history.times_opened(path)?;
+            ensure!(times == 1, "{} was opened {times} times", path.escape_ascii());
+        }
+        Ok(())
+    }
+
+    /// Does `change` to the tree, waits until the open findings are exactly `expected`, checks that this was within the bound,
+    /// and stops the agent.
+    ///
+    /// # Errors
+    /// If it was not so.
+    pub fn finds_at_last(&mut self, change: impl FnOnce(&mut Self) -> Result<()>, expected: &[Drift]) -> Result<()> {
         let before = self.looks();
         change(self)?;
         let expected: BTreeSet<Drift> = expected.iter().cloned().collect();
@@ -162,10 +176,6 @@ impl Watched {
         self.stop()?;
         let history = self.history()?;
         history.check()?;
-        for Drift { path, .. } in &expected {
-            let times = history.times_opened(path)?;
-            ensure!(times == 1, "{} was opened {times} times", path.escape_ascii());
-        }
         ensure!(history.open()? == expected, "it did not last");
         Ok(())
     }

@@ -142,7 +142,7 @@ fn while_unmounted(mode: Mode, bound: Bound) -> Result<()> {
     let change = |watched: &mut Watched| {
         watched.stop()?;
         disk.unmount()?;
-        disk.write_unmounted(block, EVIL)?;
+        disk.write(block, EVIL)?;
         disk.mount()?;
         watched.resume()
     };

@@ -32,6 +32,12 @@ pub(super) const EVASIONS: &[Evasion] = &[
     },
     Evasion { name: "root_mounted_over", needs: NAMESPACE, bounds: Bounds::MOUNTED, test: over_the_root },
     Evasion {
+        name: "write_through_a_mount_elsewhere",
+        needs: NAMESPACE,
+        bounds: Bounds::HINTED,
+        test: through_another,
+    },
+    Evasion {
         name: "upper_layer_of_an_overlay_changed",
         needs: &[Root, MountNamespace, Ext4, Overlay],
         bounds: Bounds::SHOWN,
@@ -81,6 +87,22 @@ fn over(path: &str, by: &str, mode: Mode, bound: Bound) -> Result<()> {
         Ok(())
     };
     watched.finds(change, &[Drift::unverifiable(path)])
+}
+
+/// The same directory under another path, in a mount namespace that the agent is not in.
+fn through_another(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let (elsewhere, bin) = (sandbox.path("elsewhere"), tree.path("bin"));
+    fs::create_dir(&elsewhere)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    let change = |_: &mut Watched| {
+        namespace::within(|| {
+            namespace::bind(&bin, &elsewhere)?;
+            Ok(fs::write(elsewhere.join("app"), "SEALED")?)
+        })
+    };
+    watched.finds(change, &[Drift::changed("bin/app", &["content"])])
 }
 
 /// No path is said to be changed or gone: nothing of the tree can be told any more, and that is said.

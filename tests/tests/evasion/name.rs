@@ -23,6 +23,7 @@ pub(super) const EVASIONS: &[Evasion] = &[
     evasion("write_through_a_hard_link_made_while_watched", Bounds::SHOWN, linked_while_watched),
     evasion("two_files_exchanged", Bounds::HINTED, exchanged),
     evasion("directory_replaced_by_a_symlink", Bounds::HINTED, swapped),
+    evasion("directory_changed_elsewhere_and_moved_back", Bounds::HINTED, moved_back),
     evasion("change_deeper_than_any_path_reaches", Bounds::HINTED, deep),
 ];
 
@@ -83,6 +84,21 @@ fn swapped(mode: Mode, bound: Bound) -> Result<()> {
     };
     let expected = [Drift::changed("bin", &["type"]), Drift::removed("bin/app"), Drift::removed("bin/other")];
     watched.finds(change, &expected)
+}
+
+/// What is in it was changed where nobody watched.
+fn moved_back(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let elsewhere = sandbox.path("elsewhere");
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    let change = |_: &mut Watched| {
+        fs::rename(tree.path("bin"), &elsewhere)?;
+        tamper::content_under_old_size_and_time(&elsewhere, "app")?;
+        Ok(fs::rename(&elsewhere, tree.path("bin"))?)
+    };
+    // It was away for a moment, in which it may have been looked for.
+    watched.finds_at_last(change, &[Drift::changed("bin/app", &["content"])])
 }
 
 fn deep(mode: Mode, bound: Bound) -> Result<()> {

@@ -25,6 +25,7 @@ pub(super) const EVASIONS: &[Evasion] = &[
     evasion("change_while_the_agent_is_stopped", Bounds::HINTED, while_stopped),
     evasion("change_while_the_agent_is_down", Bounds::SHOWN, while_down),
     evasion("change_put_back_between_two_looks", Bounds::NEVER, put_back),
+    evasion("file_added_and_removed_between_two_looks", Bounds::NEVER, transient),
     Evasion { name: "inode_flag", needs: &[Root, MountNamespace, Ext4], bounds: Bounds::NEVER, test: flag },
 ];
 
@@ -79,6 +80,17 @@ fn put_back(mode: Mode, bound: Bound) -> Result<()> {
     signal(&mut watched, Signal::SIGSTOP)?;
     tamper::content_under_old_size_and_time(tree.root(), "bin/app")?;
     fs::write(tree.path("bin/app"), "sealed")?;
+    signal(&mut watched, Signal::SIGCONT)?;
+    only_the_next(&mut watched, &tree)
+}
+
+fn transient(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    signal(&mut watched, Signal::SIGSTOP)?;
+    tamper::add(tree.root(), "bin/evil")?;
+    tamper::remove(tree.root(), "bin/evil")?;
     signal(&mut watched, Signal::SIGCONT)?;
     only_the_next(&mut watched, &tree)
 }

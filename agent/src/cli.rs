@@ -6,6 +6,7 @@ mod policy;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use driftlock_common::profile::Profile;
@@ -41,6 +42,12 @@ pub enum Verb {
     Export(ExportArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
+    /// Ask the agent on this host what it watches, how well, what is open, and what it is doing
+    Status(StatusArgs),
+    /// Make the agent on this host look at everything now
+    Rescan(RescanArgs),
+    /// Wait until the agent on this host has looked at a target completely, and say what it found
+    Wait(WaitArgs),
     /// Check the agent's configuration: everything that the agent would refuse
     CheckConfig(CheckConfigArgs),
     /// Say what this host allows, what would be missed, and what to do about it
@@ -236,6 +243,83 @@ pub struct AgentArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Which agent is asked.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// The configuration that the agent runs with, which tells where it is asked [default: the text in DRIFTLOCK_CONFIG if
+    /// that is set, else /etc/driftlock/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The agent's socket, instead of the one that its configuration tells
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `driftlock status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The agent's user, its group and root may ask. Other programs ask it in the same way:
+  curl --unix-socket /run/driftlock/agent.sock http://agent/v1/status
+  curl --unix-socket /run/driftlock/agent.sock http://agent/metrics
+
+Exit codes:
+    0  the agent answered, whatever it said
+   64  the command line is wrong
+   65  what answers is no agent of this version
+   69  no agent is running, or it does not answer
+   77  the agent may not be asked by this user
+   78  the configuration cannot be used")]
+pub struct StatusArgs {
+    /// Which agent.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Form of the answer on stdout
+    #[arg(long, value_enum, default_value_t = AnswerFormatArg::Text)]
+    pub format: AnswerFormatArg,
+}
+
+/// `driftlock rescan`.
+#[derive(Debug, Args)]
+pub struct RescanArgs {
+    /// Which agent.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// The target [default: all]
+    pub target: Option<String>,
+}
+
+/// `driftlock wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For a pipeline, after a deployment: the agent is made to look at everything, and what it had begun before does not count.
+Name the manifest of what was deployed, and the wait does not end before the agent compares with that one:
+  driftlock wait --target app --manifest app.manifest --timeout 2m
+
+An agent that is started anew meanwhile is waited for. Exit codes:
+    0  everything was looked at, and all of it is as sealed
+ 1..7  the sum of 1 (added), 2 (removed), 4 (changed): what differs, apart from what a policy tolerates
+    8  not verified: the time is up, or something cannot be established (is added to the sum)
+   64  the command line is wrong, or there is no such target
+   65  what answers is no agent of this version
+   66  the manifest is not there
+   69  no agent is running, or it does not answer
+   77  the agent may not be asked by this user
+   78  the configuration cannot be used")]
+pub struct WaitArgs {
+    /// Which agent.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// The target's name
+    #[arg(long, value_name = "NAME")]
+    pub target: String,
+    /// Only a comparison with this manifest counts, alone or as one of several
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// How long to wait: "30s" or "5m" for example
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
+    pub timeout: Duration,
+}
+
 /// `driftlock check-config`.
 #[derive(Debug, Args)]
 pub struct CheckConfigArgs {
@@ -329,6 +413,10 @@ pub enum ProfileArg {
 fn rate(text: &str) -> Result<NonZeroU64, &'static str> {
     const SHOULD: &str = "write a rate like 200MB/s, at least 100kB/s";
     units::rate(text).filter(|rate| *rate >= MIN_READ).and_then(NonZeroU64::new).ok_or(SHOULD)
+}
+
+fn time(text: &str) -> Result<Duration, &'static str> {
+    units::duration(text).ok_or("write a time like 30s or 5m")
 }
 
 impl From<ProfileArg> for Profile {

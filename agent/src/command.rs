@@ -1,14 +1,18 @@
 //! One file for each verb. Owns dispatch and the last line of an error; each verb owns what it does.
 
 pub mod agent;
+mod ask;
 pub mod check_config;
 pub mod diff;
 pub mod doctor;
 pub mod export;
 pub mod policy;
+pub mod rescan;
 pub mod scan;
 pub mod seal;
 pub mod show;
+pub mod status;
+pub mod wait;
 
 use driftlock_common::exit::Exit;
 
@@ -24,6 +28,9 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Show(args) => show::run(args),
         Verb::Export(args) => export::run(args),
         Verb::Agent(args) => agent::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Rescan(args) => rescan::run(args),
+        Verb::Wait(args) => wait::run(args),
         Verb::CheckConfig(args) => check_config::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Policy(args) => policy::run(args),

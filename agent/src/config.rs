@@ -25,11 +25,13 @@ use crate::process::Selector;
 use crate::scan::{FULL, IdView, Mounts};
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use load::{Origin, VARIABLE, load};
+pub use load::{Origin, VARIABLE, asked, load};
 pub use sweeps::Sweeps;
 
 /// The shipped file: the documentation of every key, and the defaults.
 pub const SHIPPED: &str = include_str!("../../packaging/config/agent.toml");
+/// Where the agent keeps what must survive it unless set.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/driftlock";
 /// Time between heartbeats unless set.
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
 /// Bound of the spool unless set, in bytes.
@@ -64,6 +66,29 @@ pub struct Config {
     pub report: Report,
     /// Where they go besides.
     pub sinks: BTreeSet<Sink>,
+    /// Where the agent can be asked on its host.
+    pub socket: Socket,
+}
+
+/// Where the agent can be asked on its host.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Socket {
+    /// In the run directory that belongs to the state directory, if there is one, else in the state directory.
+    #[default]
+    Auto,
+    /// At an absolute path.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// What tells where an agent can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Where it keeps what must survive it.
+    pub state: State,
+    /// What was said of the socket.
+    pub socket: Socket,
 }
 
 /// Where the agent keeps what must survive it.
@@ -240,6 +265,7 @@ impl Config {
                 spool: DEFAULT_SPOOL,
             },
             sinks: BTreeSet::new(),
+            socket: Socket::Auto,
         }
     }
 
@@ -302,6 +328,18 @@ impl fmt::Display for State {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
             Self::Memory => f.write_str("memory"),
+        }
+    }
+}
+
+// === impl Socket ===
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::At(path) => write!(f, "{}", path.display()),
+            Self::Off => f.write_str("off"),
         }
     }
 }
@@ -514,6 +552,11 @@ mod tests {
             ("[report]\nheartbeat = '0s'", "report.heartbeat"),
             ("[report]\nspool = '1kB'", "report.spool"),
             ("[report]\ntoken_file = '/t'", "report.token_file is set, but report.endpoint is not"),
+            ("[control]\nsocket = 'run/x'", "control.socket is the absolute path of a socket, \"auto\" or \"off\""),
+            ("[control]\nsocket = '/'", "control.socket is the absolute path of a socket"),
+            ("[control]\nsocket = '/run/../x'", "control.socket has a component \"..\""),
+            ("[control]\nsocket = true", "control.socket is not a text"),
+            ("[control]\nsocet = 'off'", "unknown key control.socet; did you mean control.socket?"),
             ("[host]\nid = 'a/b'", "host.id"),
             ("[host]\nlabels = { a = 1 }", "host.labels.a is not a text"),
             ("[hots]\nid = 'x'", "unknown key hots; did you mean host?"),

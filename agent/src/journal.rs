@@ -165,6 +165,11 @@ impl Journal {
         self.acked == self.sequence
     }
 
+    /// Events that are not acknowledged.
+    pub const fn undelivered(&self) -> u64 {
+        self.sequence.saturating_sub(self.acked)
+    }
+
     /// Device and inode of the directory.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! compares a root with it, one that a path names or that of a [`process`], and a [`judge`] says what each difference is
 //! under a policy, which a [`policy_file`] holds; [`siblings`] of a log show whether it was
 //! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
-//! out; findings go through the [`journal`] to [`deliver`], and [`history`] reads them back. [`command`] has one file for each verb of [`cli`].
+//! out; findings go through the [`journal`] to [`deliver`], and [`history`] reads them back; [`control`] answers on the host. [`command`] has one file for each verb of [`cli`].
 
 pub mod source;
 pub mod baseline;
@@ -22,6 +22,7 @@ pub mod journal;
 pub mod http;
 pub mod deliver;
 pub mod history;
+pub mod control;
 pub mod runtime;
 pub mod gate;
 pub mod systemd;

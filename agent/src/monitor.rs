@@ -25,6 +25,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
 use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
 use driftlock_common::path::TreePath;
+use driftlock_common::status::TargetStatus;
 
 pub use clock::Now;
 
@@ -98,6 +99,8 @@ pub struct TargetPlan {
     pub mode: Mode,
     /// Time between sweeps.
     pub sweeps: Sweeps,
+    /// In this time everything is read once.
+    pub full: Duration,
 }
 
 /// What happened.
@@ -170,6 +173,11 @@ pub enum Event {
     },
     /// The collector wants to know everything, or events were lost before they were safe.
     Resync,
+    /// Somebody wants a complete look at a target that begins now.
+    Wanted {
+        /// The target.
+        target: String,
+    },
     /// The deadline passed, or nothing happened but time.
     Tick,
     /// The agent is asked to stop.
@@ -298,6 +306,11 @@ impl Monitor {
                     actions.extend(target.snapshot_now_or_later(&self.conditions).into_iter().map(record));
                 }
             }
+            Event::Wanted { target } => {
+                if let Some(target) = self.targets.get_mut(&target) {
+                    target.wanted(now.elapsed);
+                }
+            }
             Event::Tick => {}
             Event::Shutdown { reason } => return self.shutdown(reason),
         }
@@ -311,6 +324,17 @@ impl Monitor {
             return None;
         }
         self.targets.values().filter_map(Target::deadline).chain([self.next_beat]).min()
+    }
+
+    /// What is known of every target, by name.
+    pub fn targets(&mut self, now: Now) -> Vec<TargetStatus> {
+        let conditions = &self.conditions;
+        self.targets.iter_mut().map(|(name, target)| target.status(conditions.only_of(Some(name)), now)).collect()
+    }
+
+    /// What is wrong with the whole agent.
+    pub fn conditions(&self) -> Vec<ConditionBody> {
+        self.conditions.only_of(None)
     }
 
     fn scanning(&mut self, scan: ScanId) -> Option<&mut Target> {

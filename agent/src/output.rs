@@ -10,6 +10,7 @@ pub mod mtree;
 #[cfg(test)]
 mod sample;
 mod sarif;
+mod status;
 mod text;
 
 use std::io::{self, IsTerminal as _, Write};
@@ -25,6 +26,7 @@ use crate::gate::Gate;
 
 pub use changes::Changes;
 pub use json::{finding_line, summary_line, to_json};
+pub use status::{ago, numbers, status};
 pub use text::{layer_and_step, size, summary_lines};
 
 /// One line on stderr.

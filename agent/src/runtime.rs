@@ -25,10 +25,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::TreePath;
+use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Limits, Mode, Sink as SinkKind, State};
+use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State};
+use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
 use crate::journal::{Journal, JournalError};
@@ -40,6 +42,7 @@ use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
 use hold::Hold;
 use live::{Live, Order};
+pub(crate) use memory::directories as memory_directories;
 use sink::Sink;
 use spool::Spool;
 
@@ -77,6 +80,9 @@ pub enum RunError {
     /// The way to the collector.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The socket that was asked for.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The hashing threads.
     #[error("cannot start hashing threads")]
     Pool(#[from] rayon::ThreadPoolBuildError),
@@ -115,6 +121,12 @@ struct Runtime {
     /// Events that carrying out an action made.
     next: VecDeque<Event>,
     stopping: bool,
+    /// The host's name, for people.
+    name: String,
+    /// Another one each time the agent starts.
+    run: String,
+    /// RFC 3339.
+    started: String,
 }
 
 /// Runs the agent until `shutdown` says so.
@@ -141,10 +153,13 @@ pub async fn run_reloading(
     let mut shutdown = std::pin::pin!(shutdown);
     let mut reloads_open = true;
     let mut watchdog = Watchdog::of_the_service();
+    let mut server = control::serve(runtime.listen()?);
+    let mut answered = false;
     systemd::ready(runtime.config.targets.len());
     while !runtime.stopping {
         watchdog.turned();
         let deadline = runtime.monitor.deadline();
+        let just_answered = std::mem::take(&mut answered);
         let event = tokio::select! {
             biased;
             reason = &mut shutdown => Some(Event::Shutdown { reason: reason.name().to_owned() }),
@@ -165,13 +180,25 @@ pub async fn run_reloading(
                 None
             },
             Some(done) = results.recv() => runtime.done(done),
+            // Whoever asks without end has every second turn at most.
+            question = server.next(), if !just_answered => {
+                runtime.answer(question);
+                answered = true;
+                None
+            }
             Some((target, seen)) = hints.next() => Some(seen_event(&target, seen)),
+            () = std::future::ready(()), if just_answered => None,
             () = wait_until(runtime.began, deadline) => Some(Event::Tick),
             () = watchdog.next() => None,
         };
+        let looked = matches!(event, Some(Event::Scanned { ending: Ending::Finished(Some(_)), .. }));
         runtime.tell(event);
+        if looked {
+            server.looked();
+        }
     }
     systemd::stopping();
+    server.close().await;
     drop(hints);
     runtime.live.values().for_each(Live::remember);
     runtime.spool.flush(GRACE).await;
@@ -255,8 +282,12 @@ impl Runtime {
             generation: 0,
             next: VecDeque::new(),
             stopping: false,
+            name: String::new(),
+            run: format!("{:08x}{:08x}", spool::random(), spool::random()),
+            started: String::new(),
             config,
         };
+        runtime.started = runtime.now().rfc3339();
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
         Ok(runtime)
@@ -276,13 +307,57 @@ impl Runtime {
         // What is left is no longer configured; the monitor says what to end of it.
         live.append(&mut self.live);
         self.live = live;
+        self.name = self.config.host.name.clone().unwrap_or_else(live::kernel_host_name);
         Plan {
-            host: self.config.host.name.clone().unwrap_or_else(live::kernel_host_name),
+            host: self.name.clone(),
             labels: self.config.host.labels.clone(),
             ephemeral: self.config.host.ephemeral,
             heartbeat: self.config.report.heartbeat,
             targets,
         }
+    }
+
+    /// The socket at which the agent can be asked. One that nobody asked for by its path is nothing to stop for.
+    fn listen(&self) -> Result<Option<Listener>, ListenError> {
+        let Some(path) = control::of_agent(&self.config.socket, &self.state_dir) else { return Ok(None) };
+        match (Listener::bind(&path), &self.config.socket) {
+            (Ok(listener), _) => {
+                tracing::debug!(path = %listener.path().display(), "can be asked");
+                Ok(Some(listener))
+            }
+            (Err(error), Socket::Auto) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(error = format!("{error:#}"), "cannot be asked on this host");
+                Ok(None)
+            }
+            (Err(error), Socket::At(_) | Socket::Off) => Err(error),
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        // Whoever asked may be gone by now.
+        let _unheard = question.answer.send(self.status());
+        // What begins from here on is later than the answer.
+        self.next.extend(question.look_at.into_iter().map(|target| Event::Wanted { target }));
+    }
+
+    fn status(&mut self) -> Status {
+        let now = self.now();
+        let at = |elapsed| now.at(elapsed).rfc3339();
+        let collector = self.config.report.endpoint.as_ref().map(|endpoint| CollectorStatus {
+            endpoint: endpoint.to_string(),
+            undelivered: self.spool.undelivered(),
+            last_answer: self.spool.last_answer().map(|ago| at(now.elapsed.saturating_sub(ago))),
+        });
+        let agent = AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.spool.host().to_owned(),
+            name: self.name.clone(),
+            run: self.run.clone(),
+            started: self.started.clone(),
+            collector,
+        };
+        Status { agent, conditions: self.monitor.conditions(), targets: self.monitor.targets(now) }
     }
 
     async fn reload(&mut self, reload: Reload) -> Option<Event> {
@@ -291,9 +366,14 @@ impl Runtime {
             Ok(config) => config,
             Err(why) => return refused(why),
         };
-        let fixed = |config: &Config| (config.state.clone(), config.host.id.clone(), config.sinks.clone());
+        let fixed = |config: &Config| {
+            (config.state.clone(), config.host.id.clone(), config.sinks.clone(), config.socket.clone())
+        };
         if fixed(&config) != fixed(&self.config) {
-            return refused("state_dir, host.id and sinks cannot change while the agent runs: restart it".to_owned());
+            return refused(
+                "state_dir, host.id, sinks and control.socket cannot change while the agent runs: restart it"
+                    .to_owned(),
+            );
         }
         let client = match Client::new(&config.report, Timeouts::default()) {
             Ok(client) => client,
@@ -469,7 +549,7 @@ impl From<RunError> for Failure {
             RunError::Journal(error) => error.into(),
             RunError::Client(error) => Self::new(Exit::Configuration, error),
             RunError::Mode(..) => Self::new(Exit::Configuration, error),
-            RunError::Memory(_) => Self::new(Exit::CannotCreate, error),
+            RunError::Memory(_) | RunError::Listen(_) => Self::new(Exit::CannotCreate, error),
             RunError::Sink(_) | RunError::Pool(_) => Self::new(Exit::Io, error),
         }
     }

@@ -339,6 +339,12 @@ impl Finding {
         self.is_alert().then(|| self.severity.unwrap_or_default())
     }
 
+    /// The bits it sets in the exit code of a scan: 1 added, 2 removed, 4 changed, 8 not verified; nothing if it is tolerated.
+    pub const fn exit_bits(&self) -> u8 {
+        let gap = if self.unverified.is_empty() { 0 } else { Change::Unverifiable as u8 };
+        if matches!(self.verdict, Some(Ruling::Tolerated)) { 0 } else { self.change as u8 | gap }
+    }
+
     /// The exact path; `None` if the fields contradict the format: one path has one spelling, and what is
     /// displayed is what is meant.
     pub fn tree_path(&self) -> Option<TreePath> {

@@ -26,4 +26,5 @@ pub mod finding;
 pub mod condition;
 pub mod coverage;
 pub mod event;
+pub mod status;
 pub mod exit;

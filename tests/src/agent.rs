@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::binaries::binaries;
 use crate::collector::token_of;
+use crate::control::Control;
 use crate::process::Process;
 use crate::sandbox::Sandbox;
 
@@ -36,6 +37,8 @@ pub struct AgentHome {
     pub log: String,
     /// Further keys of every target.
     pub keys: String,
+    /// Lines of `[control]`.
+    pub control: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -64,6 +67,7 @@ impl AgentHome {
             limits: String::new(),
             log: "info".to_owned(),
             keys: String::new(),
+            control: String::new(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -101,6 +105,11 @@ impl AgentHome {
         self.dir.join("state")
     }
 
+    /// Its socket, where it is unless configured.
+    pub fn control(&self) -> Control {
+        Control::new(self.state_dir().join("agent.sock"))
+    }
+
     /// The configuration's file.
     pub fn config_file(&self) -> PathBuf {
         self.dir.join("agent.toml")
@@ -128,6 +137,7 @@ impl AgentHome {
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
         let _infallible = writeln!(text, "full = \"{}s\"", self.full);
         let _infallible = write!(text, "\n[limits]\n{}\n", self.limits);
+        let _infallible = write!(text, "\n[control]\n{}\n", self.control);
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();
             let report = format!("endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"1s\"\n");
@@ -174,6 +184,14 @@ impl Agent {
     /// If it does not end.
     pub fn stop(self) -> Result<i32> {
         self.process.signal(Signal::SIGTERM)?;
+        self.process.exit()
+    }
+
+    /// Waits for it to end by itself; the exit code.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn exit(self) -> Result<i32> {
         self.process.exit()
     }
 

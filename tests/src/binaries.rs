@@ -17,6 +17,8 @@ pub struct Binaries {
     pub driftlock: PathBuf,
     /// `driftlock-collector`.
     pub collector: PathBuf,
+    /// `storm`, of the tests themselves.
+    pub storm: PathBuf,
 }
 
 /// The binaries, built on first use.
@@ -51,7 +53,11 @@ fn build() -> Result<Binaries> {
             .find_map(|message| message["executable"].as_str().map(PathBuf::from))
             .ok_or_else(|| anyhow!("cargo built no {name}"))
     };
-    Ok(Binaries { driftlock: executable("driftlock")?, collector: executable("driftlock-collector")? })
+    Ok(Binaries {
+        driftlock: executable("driftlock")?,
+        collector: executable("driftlock-collector")?,
+        storm: executable("storm")?,
+    })
 }
 
 /// The target directory of the running test.

@@ -2,18 +2,19 @@
 //! on to a real one. Must not own what an agent should make of that.
 
 use std::collections::VecDeque;
-use std::io::{BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::history::History;
 use crate::http::Head;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, pass};
 
 /// What it does with one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,12 @@ pub enum Act {
     HangUp,
     /// Reads the request and never answers.
     Silence,
+    /// Reads half of the request and closes.
+    CutRequest,
+    /// Lets the request through after this time.
+    Late(Duration),
+    /// Lets the request through, and closes without the answer.
+    LoseAnswer,
 }
 
 /// What it does when the script is at its end.
@@ -56,9 +63,9 @@ pub struct FakeCollector {
 struct State {
     script: Mutex<VecDeque<Act>>,
     then: Mutex<Then>,
-    /// Requests that the script answered.
+    /// Requests that the script met.
     acted: Mutex<usize>,
-    /// Events of requests that came after the script.
+    /// Events of requests that were let through.
     events: Mutex<Vec<Value>>,
     /// Connections that are never answered.
     silent: Mutex<Vec<TcpStream>>,
@@ -100,9 +107,14 @@ impl FakeCollector {
         self.address
     }
 
-    /// How many requests the script answered.
+    /// How many requests the script met.
     pub fn acted(&self) -> usize {
         *lock(&self.state.acted)
+    }
+
+    /// Forgets what is left of the script.
+    pub fn behave(&self) {
+        lock(&self.state.script).clear();
     }
 
     /// Puts more into the script.
@@ -115,7 +127,7 @@ impl FakeCollector {
         *lock(&self.state.then) = then;
     }
 
-    /// The events that came after the script, in order, repetitions included.
+    /// The events that were let through, in order, repetitions included.
     pub fn events(&self) -> Vec<Value> {
         lock(&self.state.events).clone()
     }
@@ -148,17 +160,20 @@ impl State {
         let Some(head) = Head::read(&mut reader)? else { return Ok(()) };
         ensure!(head.header("transfer-encoding").is_none(), "the kit reads no chunks: {head:?}");
         let length: u64 = head.header("content-length").unwrap_or("0").parse()?;
-        let mut body = Vec::new();
-        reader.take(length).read_to_end(&mut body)?;
         let act = lock(&self.script).pop_front();
+        let cut = act == Some(Act::CutRequest);
+        let mut body = Vec::new();
+        reader.take(if cut { length / 2 } else { length }).read_to_end(&mut body)?;
         match act {
-            Some(act) => self.misbehave(act, stream),
+            Some(act) => {
+                *lock(&self.acted) += 1;
+                self.misbehave(act, &head, &body, stream)
+            }
             None => self.take(&head, &body, stream),
         }
     }
 
-    fn misbehave(&self, act: Act, mut stream: TcpStream) -> Result<()> {
-        *lock(&self.acted) += 1;
+    fn misbehave(&self, act: Act, head: &Head, body: &[u8], mut stream: TcpStream) -> Result<()> {
         match act {
             Act::Status(status) => answer(&mut stream, status, "", b""),
             Act::TooMany(seconds) => answer(&mut stream, 429, &format!("Retry-After: {seconds}\r\n"), b""),
@@ -166,7 +181,12 @@ impl State {
             Act::Page => answer(&mut stream, 200, "Content-Type: text/html\r\n", b"<html>welcome to the hotel</html>"),
             Act::Garbage => Ok(stream.write_all(b"220 mail ready\r\n\r\n\xff\xfe\x00")?),
             Act::HalfAnswer => Ok(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{\"accepted\":")?),
-            Act::HangUp => Ok(()),
+            Act::HangUp | Act::CutRequest => Ok(()),
+            Act::Late(time) => {
+                pass(time);
+                self.take(head, body, stream)
+            }
+            Act::LoseAnswer => self.take(head, body, std::io::sink()),
             Act::Silence => {
                 lock(&self.silent).push(stream);
                 Ok(())
@@ -174,7 +194,7 @@ impl State {
         }
     }
 
-    fn take(&self, head: &Head, body: &[u8], mut stream: TcpStream) -> Result<()> {
+    fn take(&self, head: &Head, body: &[u8], mut stream: impl Write) -> Result<()> {
         let plain = match head.header("content-encoding") {
             Some("zstd") => zstd::decode_all(body)?,
             Some(other) => anyhow::bail!("content-encoding {other}"),
@@ -206,7 +226,7 @@ impl State {
     }
 }
 
-fn answer(stream: &mut TcpStream, status: u16, headers: &str, body: &[u8]) -> Result<()> {
+fn answer(stream: &mut impl Write, status: u16, headers: &str, body: &[u8]) -> Result<()> {
     let length = body.len();
     write!(stream, "HTTP/1.1 {status} Scripted\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n")?;
     stream.write_all(body)?;

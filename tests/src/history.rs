@@ -35,16 +35,27 @@ impl History {
         Ok(history)
     }
 
-    /// Checks what must hold whatever happened: within an epoch the sequence has no hole, and a finding is opened,
-    /// perhaps updated, and resolved, in this order.
+    /// Checks what must hold whatever happened: within an epoch the sequence has no hole, a finding is opened, perhaps
+    /// updated, and resolved, in this order, and a snapshot says what is open.
     ///
     /// # Errors
     /// If it does not hold.
     pub fn check(&self) -> Result<()> {
         for (epoch, events) in &self.epochs {
             let mut open = BTreeSet::new();
+            let mut told = BTreeSet::new();
             for (expected, (sequence, event)) in (1..).zip(events) {
                 ensure!(*sequence == expected, "epoch {epoch}: {expected} was never sent, {sequence} was");
+                if let Some(last) = told_by_snapshot(event, &mut told)? {
+                    let of_target: BTreeSet<Subject> = open.iter().filter(|(of, _)| *of == last).cloned().collect();
+                    ensure!(
+                        told == of_target,
+                        "epoch {epoch}: the snapshot at {sequence} is not what is open: {:?}",
+                        told.symmetric_difference(&of_target)
+                            .map(|(_, path)| path.escape_ascii().to_string())
+                            .collect::<Vec<_>>()
+                    );
+                }
                 let Some((step, subject)) = step(event)? else { continue };
                 let fits = match step {
                     "opened" => open.insert(subject.clone()),
@@ -58,6 +69,41 @@ impl History {
         Ok(())
     }
 
+    /// Every finding as it was ever told, opened, updated or in a snapshot.
+    pub fn told(&self) -> impl Iterator<Item = &Value> {
+        self.epochs.values().flat_map(BTreeMap::values).flat_map(|event| {
+            let one = Some(&event["data"]["finding"]).filter(|finding| finding.is_object());
+            let many = event["data"]["findings"].as_array().into_iter().flatten().map(|body| &body["finding"]);
+            one.into_iter().chain(many)
+        })
+    }
+
+    /// Whether a condition of this reason was ever opened.
+    pub fn has_condition(&self, reason: &str) -> bool {
+        let is_it =
+            |event: &Value| event["type"] == "dev.driftlock.condition.opened.v1" && event["data"]["reason"] == reason;
+        self.epochs.values().flat_map(BTreeMap::values).any(is_it)
+    }
+
+    /// How many events there were.
+    pub fn events(&self) -> usize {
+        self.epochs.values().map(BTreeMap::len).sum()
+    }
+
+    /// How often each path was opened.
+    ///
+    /// # Errors
+    /// If an event is not in the form of the format.
+    pub fn openings(&self) -> Result<BTreeMap<Vec<u8>, usize>> {
+        let mut openings = BTreeMap::new();
+        for event in self.epochs.values().flat_map(BTreeMap::values) {
+            if let Some(("opened", (_, path))) = step(event)? {
+                *openings.entry(path).or_default() += 1;
+            }
+        }
+        Ok(openings)
+    }
+
     /// How many epochs there were: one more for each time the state was lost.
     pub fn epochs(&self) -> usize {
         self.epochs.len()
@@ -68,16 +114,7 @@ impl History {
     /// # Errors
     /// If an event is not in the form of the format.
     pub fn raised(&self) -> Result<BTreeSet<Vec<u8>>> {
-        let mut raised = BTreeSet::new();
-        for event in self.epochs.values().flat_map(BTreeMap::values) {
-            if let Some(("opened" | "updated", (_, path))) = step(event)? {
-                raised.insert(path);
-            }
-            for finding in event["data"]["findings"].as_array().into_iter().flatten() {
-                raised.insert(Drift::from_json(&finding["finding"])?.path);
-            }
-        }
-        Ok(raised)
+        self.told().map(|finding| Ok(Drift::from_json(finding)?.path)).collect()
     }
 
     /// What is open after the last event, of all targets.
@@ -101,12 +138,24 @@ impl History {
     /// # Errors
     /// If an event is not in the form of the format.
     pub fn times_opened(&self, path: &[u8]) -> Result<usize> {
-        let mut times = 0;
-        for event in self.epochs.values().flat_map(BTreeMap::values) {
-            times += usize::from(step(event)?.is_some_and(|(step, (_, of))| step == "opened" && of == path));
-        }
-        Ok(times)
+        Ok(self.openings()?.get(path).copied().unwrap_or(0))
     }
+}
+
+/// Collects what the parts of a snapshot say is open; after the last one, the target.
+fn told_by_snapshot(event: &Value, told: &mut BTreeSet<Subject>) -> Result<Option<String>> {
+    if event["type"] != "dev.driftlock.target.snapshot.v1" {
+        return Ok(None);
+    }
+    let data = &event["data"];
+    let target = data["target"].as_str().with_context(|| event.to_string())?;
+    if data["part"] == 0 {
+        told.clear();
+    }
+    for body in data["findings"].as_array().with_context(|| event.to_string())? {
+        told.insert((target.to_owned(), Drift::path_of(&body["finding"])?));
+    }
+    Ok((data["last"] == true).then(|| target.to_owned()))
 }
 
 /// What an event does to which finding, if it is about one: `opened`, `updated` or `resolved`, target and path.
@@ -133,15 +182,22 @@ mod tests {
     fn event(sequence: u64, step: &str) -> Value {
         let data = match step {
             "resolved" => json!({"target": "t", "path": "a"}),
+            "clean" => json!({"target": "t", "part": 0, "last": true, "findings": []}),
+            "drifted" => {
+                json!({"target": "t", "part": 0, "last": true, "findings": [{"finding": {"path": "a", "change": "added"}}]})
+            }
             _ => json!({"target": "t", "finding": {"path": "a", "change": "added"}}),
         };
-        let kind = format!("dev.driftlock.finding.{step}.v1");
+        let kind = match step {
+            "clean" | "drifted" => "dev.driftlock.target.snapshot.v1".to_owned(),
+            step => format!("dev.driftlock.finding.{step}.v1"),
+        };
         json!({"type": kind, "epoch": "e", "sequence": format!("{sequence:020}"), "data": data})
     }
 
     #[test]
     fn what_can_never_be_right_is_refused() {
-        let rows: [(&[(u64, &str)], bool); 7] = [
+        let rows: [(&[(u64, &str)], bool); 10] = [
             (&[(1, "opened"), (2, "updated"), (3, "resolved"), (4, "opened")], true),
             (&[(2, "resolved"), (1, "opened"), (2, "resolved")], true),
             (&[(1, "opened"), (2, "opened")], false),
@@ -149,6 +205,9 @@ mod tests {
             (&[(1, "opened"), (2, "resolved"), (3, "resolved")], false),
             (&[(1, "opened"), (3, "resolved")], false),
             (&[(2, "opened")], false),
+            (&[(1, "clean"), (2, "opened"), (3, "drifted"), (4, "resolved"), (5, "clean")], true),
+            (&[(1, "opened"), (2, "clean")], false),
+            (&[(1, "drifted")], false),
         ];
         for (events, good) in rows {
             let history = History::of(events.iter().map(|(sequence, step)| event(*sequence, step)));

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::control::PROMETHEUS_MODULES;
 use crate::schema::{PYTHON, PYTHON_MODULES};
 
 /// Set to `all`, a test that would be skipped fails instead: for machines that promise to have everything.
@@ -41,6 +42,8 @@ pub enum Requirement {
     Xmllint,
     /// Validates JSON, from Python.
     JsonSchema,
+    /// Reads metrics as Prometheus does, from Python.
+    PrometheusClient,
     /// Makes Debian packages.
     CargoDeb,
     /// Makes RPM packages.
@@ -130,6 +133,11 @@ impl Requirement {
                 let is_there = found.is_ok_and(|status| status.success());
                 (!is_there).then(|| format!("needs jsonschema and rfc3987 for {PYTHON}: not installed"))
             }
+            Self::PrometheusClient => {
+                let found = Command::new(PYTHON).args(["-c", PROMETHEUS_MODULES]).stderr(Stdio::null()).status();
+                let is_there = found.is_ok_and(|status| status.success());
+                (!is_there).then(|| format!("needs prometheus_client for {PYTHON}: not installed"))
+            }
             Self::Readers => {
                 let load = ["-c", "import ctypes, tarfile; ctypes.CDLL('libarchive.so.13')"];
                 let loaded = Command::new(PYTHON).args(load).stderr(Stdio::null()).status();
@@ -165,6 +173,7 @@ impl Requirement {
             | Self::Namespaces
             | Self::DebianMirror
             | Self::JsonSchema
+            | Self::PrometheusClient
             | Self::Readers
             | Self::Disk
             | Self::Overlay
@@ -233,8 +242,13 @@ pub fn trial_with(
 /// Runs the tests of a binary that has `harness = false`, more at a time than there are cores: most of the time each
 /// waits for processes that wait themselves.
 pub fn run(trials: Vec<Trial>) -> ExitCode {
+    run_at_once(8, trials)
+}
+
+/// As [`run`], so many at a time: for tests that each need the whole machine.
+pub fn run_at_once(threads: usize, trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(8);
+    arguments.test_threads.get_or_insert(threads);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

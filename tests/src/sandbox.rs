@@ -57,6 +57,12 @@ impl Sandbox {
         Ok(Self { dir })
     }
 
+    /// Leaves it there when it is dropped, for whoever wants to know what went wrong.
+    pub fn keep(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
+    }
+
     /// A path in it.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)

@@ -51,12 +51,18 @@ impl Saved {
     /// # Errors
     /// If that fails.
     pub fn restore(&self) -> Result<()> {
-        let path = &self.path;
-        self.put_back().with_context(|| format!("restore {}", path.display()))
+        self.restore_at(&self.path)
     }
 
-    fn put_back(&self) -> Result<()> {
-        let path = &self.path;
+    /// As [`Saved::restore`], at another path.
+    ///
+    /// # Errors
+    /// As [`Saved::restore`].
+    pub fn restore_at(&self, path: &Path) -> Result<()> {
+        self.put_back(path).with_context(|| format!("restore {}", path.display()))
+    }
+
+    fn put_back(&self, path: &Path) -> Result<()> {
         match &self.was {
             Was::Absent => clear(path)?,
             Was::File { content, mode, uid, gid, capability } => {

@@ -1,13 +1,24 @@
-//! Owns a seeded stream of changes to a tree, hostile names included, and putting the tree back. Must not own who
-//! watches it.
+//! Owns a tree that a storm of changes goes over: what is sealed of it, what differs afterwards by the second opinion, and
+//! putting it back. Must not own the changes themselves (`changes`), or who watches the tree.
+
+mod changes;
+mod operation;
+mod program;
+mod touched;
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use walkdir::WalkDir;
+
+pub use changes::Changes;
+pub use operation::{Operation, Sight};
+pub use program::{Order, Running, run_order};
+pub use touched::Touched;
 
 use crate::drift::Drift;
 use crate::naive::{self, Look};
@@ -15,6 +26,8 @@ use crate::random::Random;
 use crate::saved::Saved;
 use crate::tree::{Tree, below};
 
+/// Directories in which anything may happen, to themselves too.
+const WILD: [&[u8]; 5] = [b"etc", b"usr", b"usr/lib", b"usr/lib/d\xe9j\xe0", b"var"];
 /// Names of sealed and of added things.
 const NAMES: [&[u8]; 10] = [
     b"plain",
@@ -28,16 +41,24 @@ const NAMES: [&[u8]; 10] = [
     b"back\\slash",
     b"100%\"'`$(x)",
 ];
+/// Files of one directory, of which every other one is left alone.
+const WIDE: usize = 120;
+/// Directories beside each other, with a file in each. More than the 100 that a test may let an agent watch.
+const MANY: usize = 110;
+/// Directories below each other.
+const DEEP: usize = 24;
+/// Files that have a name outside of the tree too, and are written through that one only.
+pub(crate) const LINKED: usize = 6;
+/// Files to which happens only what makes no difference.
+pub(crate) const STILL: usize = 8;
 
 /// A tree under a stream of changes.
 #[derive(Debug)]
 pub struct Storm {
     root: PathBuf,
-    random: Random,
     sealed: Look,
-    saved: Vec<Saved>,
-    /// Paths that changes are made at: sealed ones, and others.
-    paths: Vec<Vec<u8>>,
+    saved: Arc<[Saved]>,
+    changes: Changes,
 }
 
 impl Storm {
@@ -46,51 +67,39 @@ impl Storm {
     /// # Errors
     /// If that fails.
     pub fn prepare(tree: &Tree, seed: u64) -> Result<Self> {
-        let mut paths = Vec::new();
-        for dir in [&b"etc"[..], b"usr", b"usr/lib", b"usr/lib/d\xe9j\xe0", b"var"] {
-            for (number, name) in NAMES.iter().enumerate() {
-                let path = [dir, b"/", name].concat();
-                match number {
-                    0 => tree.symlink(&path, "../elsewhere")?,
-                    _ => tree.file(&path, format!("sealed {number}\n"))?,
-                };
-                paths.push(path);
-                paths.push([dir, b"/new-", name].concat());
-            }
-            paths.push(dir.to_owned());
-        }
+        fill(tree)?;
         let root = tree.root().to_owned();
         let sealed = naive::look(&root)?;
-        let saved = sealed.keys().map(|path| Saved::take(below(&root, path))).collect::<Result<_>>()?;
-        Ok(Self { root, random: Random::new(seed), sealed, saved, paths })
+        let saved: Arc<[Saved]> =
+            sealed.keys().map(|path| Saved::take(below(&root, path))).collect::<Result<Vec<_>>>()?.into();
+        let kept = sealed.keys().cloned().zip(saved.iter().cloned()).collect();
+        let changes = Changes::new(&root, None, kept, Random::new(seed))?;
+        Ok(Self { root, sealed, saved, changes })
+    }
+
+    /// Copies the tree to `pristine`, and gives the files `linked/…` their second names in `outside`: what a storm of
+    /// another process needs.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn equip(&self, pristine: &Path, outside: &Path) -> Result<()> {
+        let status = Command::new("cp").args(["-a", "--"]).arg(&self.root).arg(pristine).status().context("cp")?;
+        ensure!(status.success(), "cp: {status}");
+        fs::create_dir(outside)?;
+        for number in 0..LINKED {
+            fs::hard_link(self.root.join(format!("linked/{number}")), outside.join(format!("linked-{number}")))?;
+        }
+        Ok(())
     }
 
     /// The seeded choices, for those who need more of them.
     pub const fn random(&mut self) -> &mut Random {
-        &mut self.random
+        self.changes.random()
     }
 
     /// Makes one change. It may be none: what it would change may be gone by an earlier one.
     pub fn change(&mut self) {
-        let path = below(&self.root, self.random.pick(&self.paths));
-        let other = below(&self.root, self.random.pick(&self.paths));
-        let number = self.random.below(1000);
-        // Whether it was possible does not matter: the second opinion looks at what came of it.
-        let _possible = match self.random.below(12) {
-            0..4 => fs::write(&path, format!("change {number}\n")),
-            4 => fs::remove_file(&path),
-            5 => fs::remove_dir_all(&path),
-            6 => fs::create_dir_all(path.join("deeper/still")),
-            7 => fs::rename(&path, &other),
-            8 => symlink(format!("target-{number}"), &path),
-            9 if !path.is_symlink() => {
-                fs::set_permissions(&path, Permissions::from_mode(0o600 + number as u32 % 0o100))
-            }
-            _ => {
-                let saved = self.random.pick(&self.saved);
-                saved.restore().map_err(std::io::Error::other)
-            }
-        };
+        self.changes.change(Sight::All);
     }
 
     /// What differs now, by the second opinion.
@@ -106,7 +115,6 @@ impl Storm {
     /// # Errors
     /// If that fails, or what was put back is not as sealed.
     pub fn calm(&self) -> Result<()> {
-        // A directory may have lost the permission to look into it, which root does not notice and others do.
         for entry in WalkDir::new(&self.root).contents_first(true).min_depth(1) {
             let entry = entry?;
             let path = entry.path();
@@ -115,13 +123,73 @@ impl Storm {
             }
         }
         // In the order of paths: a directory before what is in it.
-        for saved in &self.saved {
+        for saved in &*self.saved {
             saved.restore()?;
         }
         let left = self.expected()?;
-        anyhow::ensure!(left.is_empty(), "not put back: {left:?}");
+        ensure!(left.is_empty(), "not put back: {left:?}");
         Ok(())
     }
+}
+
+/// Every path that is sealed, and nothing else: the same in every run.
+fn fill(tree: &Tree) -> Result<()> {
+    for dir in WILD {
+        for (number, name) in NAMES.iter().enumerate() {
+            let path = [dir, b"/", name].concat();
+            match number {
+                0 => tree.symlink(&path, "../elsewhere")?,
+                _ => tree.file(&path, format!("sealed {number}\n"))?,
+            };
+        }
+    }
+    for number in 0..WIDE {
+        tree.file(wide(number), format!("wide {number}\n"))?;
+    }
+    for number in 0..MANY {
+        tree.file([&many(number)[..], b"/file"].concat(), format!("many {number}\n"))?;
+    }
+    tree.file([&deep(DEEP - 1)[..], b"/bottom"].concat(), "deep\n")?;
+    for number in 0..LINKED {
+        tree.file(format!("linked/{number}"), format!("linked {number}\n"))?;
+    }
+    for number in 0..STILL {
+        tree.file(format!("still/{number}"), format!("still {number}\n"))?;
+        tree.file(format!("steady/{number}/beside"), format!("steady {number}\n"))?;
+    }
+    Ok(())
+}
+
+fn wide(number: usize) -> Vec<u8> {
+    format!("wide/{number:03}").into_bytes()
+}
+
+fn many(number: usize) -> Vec<u8> {
+    format!("many/{number:03}").into_bytes()
+}
+
+fn deep(number: usize) -> Vec<u8> {
+    let names: Vec<String> = (0..=number).map(|level| format!("down {level}")).collect();
+    format!("deep/{}", names.join("/")).into_bytes()
+}
+
+/// Where changes are made, some likelier than others: sealed paths, and others.
+fn places() -> Vec<Vec<u8>> {
+    let mut places = Vec::new();
+    for dir in WILD {
+        for name in NAMES {
+            places.push([dir, b"/", name].concat());
+            places.push([dir, b"/new-", name].concat());
+        }
+        places.push(dir.to_owned());
+    }
+    places.extend((0..WIDE).step_by(2).map(wide));
+    for number in 0..MANY {
+        places.push(many(number));
+        places.push([&many(number)[..], b"/file"].concat());
+    }
+    places.extend((0..DEEP).step_by(3).map(deep));
+    places
 }
 
 fn relative<'a>(root: &Path, path: &'a Path) -> Result<&'a [u8]> {
@@ -138,12 +206,29 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let tree = Tree::create(dir.path().join("tree")).expect("a tree");
         let mut storm = Storm::prepare(&tree, 7).expect("a storm");
-        for _ in 0..300 {
+        for _ in 0..600 {
             storm.change();
         }
         let drifts = storm.expected().expect("a look");
         let changes: BTreeSet<&str> = drifts.iter().map(|drift| drift.change.as_str()).collect();
         assert_eq!(changes, BTreeSet::from(["added", "changed", "removed"]));
+        let touched = storm.changes.into_touched();
+        for drift in &drifts {
+            assert!(touched.may_differ(&drift.path), "{drift:?} was not logged");
+        }
+        for untouched in [&b"steady/3/beside"[..], b"steady", b"wide/001", b"wide", b"many", b"", b"still/1"] {
+            assert!(!touched.may_differ(untouched), "{}", untouched.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_storm_is_put_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let tree = Tree::create(dir.path().join("tree")).expect("a tree");
+        let mut storm = Storm::prepare(&tree, 8).expect("a storm");
+        for _ in 0..600 {
+            storm.change();
+        }
         storm.calm().expect("all put back");
     }
 }

@@ -557,6 +557,54 @@ const COMMANDS: &[BadCommand] = &[
         ..SCAN
     },
     BadCommand {
+        name: "a status without an agent",
+        arguments: &["status", "--socket", "{}/none.sock"],
+        code: 69,
+        says: &["/none.sock", "no agent is running"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a status of a file",
+        arguments: &["status", "--socket", "{}/file"],
+        code: 69,
+        says: &["/file", "no agent is running"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a status that is not permitted",
+        arguments: &["status", "--socket", "{}/locked/agent.sock"],
+        unprivileged: true,
+        code: 77,
+        says: &["/locked/agent.sock", "its group and root only"],
+    },
+    BadCommand {
+        name: "a rescan without an agent",
+        arguments: &["rescan", "app", "--socket", "{}/none.sock"],
+        code: 69,
+        says: &["/none.sock", "no agent is running"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a wait without an agent",
+        arguments: &["wait", "--target", "app", "--socket", "{}/none.sock"],
+        code: 69,
+        says: &["/none.sock", "no agent is running"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a wait for a manifest that does not exist",
+        arguments: &["wait", "--target", "app", "--manifest", "{}/no.manifest", "--socket", "{}/none.sock"],
+        says: &["/no.manifest", "No such file"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a status without its configuration",
+        arguments: &["status", "--config", "{}/no.toml"],
+        code: 78,
+        says: &["/no.toml", "No such file"],
+        ..SCAN
+    },
+    BadCommand {
         name: "an agent without a configuration",
         arguments: &["agent", "--config", "{}/no.toml"],
         code: 78,

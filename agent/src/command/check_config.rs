@@ -93,6 +93,7 @@ fn write_agent(text: &mut String, config: &Config) {
         ("report.ca_file", or_none(config.report.ca_file.as_ref().map(|path| path.display().to_string()))),
         ("report.heartbeat", format!("{:?}", config.report.heartbeat)),
         ("report.spool", format!("{} bytes", config.report.spool)),
+        ("control.socket", config.socket.to_string()),
     ];
     for (key, value) in lines {
         line(text, key, &value);

@@ -11,9 +11,9 @@ use driftlock_common::tree::MAX_PARTS;
 
 use super::read::{At, Raw, RawTarget};
 use super::{
-    Config, ConfigError, DEFAULT_CPU, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_READ,
-    DEFAULT_SPOOL, Host, Limits, Location, MIN_READ, MIN_SPOOL, Place, Problem, Report, Sink, State, Target, Watch,
-    default_threads,
+    Asked, Config, ConfigError, DEFAULT_CPU, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_READ,
+    DEFAULT_SPOOL, DEFAULT_STATE_DIR, Host, Limits, Location, MIN_READ, MIN_SPOOL, Place, Problem, Report, Sink,
+    Socket, State, Target, Watch, default_threads,
 };
 use crate::process::Selector;
 use crate::scan::FULL;
@@ -36,6 +36,13 @@ pub(super) fn check(raw: Raw, problems: Vec<Problem>) -> Result<Config, ConfigEr
     if check.problems.is_empty() { Ok(config) } else { Err(ConfigError::new(check.problems)) }
 }
 
+/// Makes of what was written what tells where the agent can be asked, unless anything is wrong.
+pub(super) fn asked(raw: Raw, problems: Vec<Problem>) -> Result<Asked, ConfigError> {
+    let mut check = Check { problems };
+    let (state, socket) = (check.state(raw.state_dir), check.socket(raw.socket));
+    if check.problems.is_empty() { Ok(Asked { state, socket }) } else { Err(ConfigError::new(check.problems)) }
+}
+
 struct Check {
     problems: Vec<Problem>,
 }
@@ -46,15 +53,8 @@ impl Check {
     }
 
     fn config(&mut self, raw: Raw) -> Config {
-        let state = match raw.state_dir {
-            Some(At { value, .. }) if value == Path::new("memory") => State::Memory,
-            Some(At { value, place }) if !value.is_absolute() => {
-                self.complain(&place, "state_dir is not an absolute path, nor \"memory\"");
-                State::Memory
-            }
-            Some(path) => State::Directory(self.absolute("state_dir", path)),
-            None => State::Directory(PathBuf::from("/var/lib/driftlock")),
-        };
+        let state = self.state(raw.state_dir);
+        let socket = self.socket(raw.socket);
         let default_spool = if state == State::Memory { DEFAULT_MEMORY_SPOOL } else { DEFAULT_SPOOL };
         let host = Host {
             id: self.name("host.id", raw.host_id).filter(|id| id != "auto"),
@@ -103,7 +103,34 @@ impl Check {
             endpoint,
         };
         let sinks = self.sinks(raw.sinks);
-        Config { state, host, targets, watch, limits, report, sinks }
+        Config { state, host, targets, watch, limits, report, sinks, socket }
+    }
+
+    fn state(&mut self, raw: Option<At<PathBuf>>) -> State {
+        match raw {
+            Some(At { value, .. }) if value == Path::new("memory") => State::Memory,
+            Some(At { value, place }) if !value.is_absolute() => {
+                self.complain(&place, "state_dir is not an absolute path, nor \"memory\"");
+                State::Memory
+            }
+            Some(path) => State::Directory(self.absolute("state_dir", path)),
+            None => State::Directory(PathBuf::from(DEFAULT_STATE_DIR)),
+        }
+    }
+
+    fn socket(&mut self, raw: Option<At<String>>) -> Socket {
+        let Some(At { value, place }) = raw else { return Socket::Auto };
+        match value.as_str() {
+            "auto" => Socket::Auto,
+            "off" => Socket::Off,
+            path if Path::new(path).is_absolute() && Path::new(path).file_name().is_some() => {
+                Socket::At(self.absolute("control.socket", At { value: value.into(), place }))
+            }
+            _ => {
+                self.complain(&place, "control.socket is the absolute path of a socket, \"auto\" or \"off\"");
+                Socket::Off
+            }
+        }
     }
 
     fn absolute(&mut self, key: &str, At { value, place }: At<PathBuf>) -> PathBuf {

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::read::{At, Raw};
-use super::{Config, ConfigError, Place, Problem, check};
+use super::{Asked, Config, ConfigError, Place, Problem, check};
 
 /// A larger file of configuration is a mistake, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -77,19 +77,33 @@ impl Config {
 /// Everything that is wrong, at once.
 pub fn load(origin: &Origin) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
-    let raw = match origin {
-        Origin::File(path) => read_files(path, &mut problems),
+    let raw = read(origin, &mut problems);
+    check_token_file(raw.token_file.as_ref(), &mut problems);
+    check_readable(raw.ca_file.as_ref(), "report.ca_file", &mut problems);
+    check::check(raw, problems)
+}
+
+/// Reads of a configuration where its agent can be asked, and nothing of what only the agent may read.
+///
+/// # Errors
+/// Everything that is wrong with what was written, at once.
+pub fn asked(origin: &Origin) -> Result<Asked, ConfigError> {
+    let mut problems = Vec::new();
+    let raw = read(origin, &mut problems);
+    check::asked(raw, problems)
+}
+
+fn read(origin: &Origin, problems: &mut Vec<Problem>) -> Raw {
+    match origin {
+        Origin::File(path) => read_files(path, problems),
         Origin::Variable(text) => match text.to_str() {
-            Some(text) => Raw::read(Path::new(VARIABLE), text, &mut problems),
+            Some(text) => Raw::read(Path::new(VARIABLE), text, problems),
             None => {
                 problems.push(Problem::about(Path::new(VARIABLE), "not UTF-8"));
                 Raw { broken: true, ..Raw::default() }
             }
         },
-    };
-    check_token_file(raw.token_file.as_ref(), &mut problems);
-    check_readable(raw.ca_file.as_ref(), "report.ca_file", &mut problems);
-    check::check(raw, problems)
+    }
 }
 
 fn read_files(path: &Path, problems: &mut Vec<Problem>) -> Raw {
@@ -185,6 +199,7 @@ impl Raw {
             heartbeat,
             spool,
             sinks,
+            socket,
         } = other;
         self.broken |= broken;
         let mut once = Once(problems);
@@ -199,6 +214,7 @@ impl Raw {
         once.set("host.ephemeral", &mut self.ephemeral, ephemeral);
         self.targets.extend(targets);
         self.sinks.extend(sinks);
+        once.set("control.socket", &mut self.socket, socket);
         once.set("watch.mode", &mut self.mode, mode);
         once.set("watch.sweep", &mut self.sweep, sweep);
         once.set("watch.full", &mut self.full, full);

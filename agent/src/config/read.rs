@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::words::{HOST, LIMITS, REPORT, SINK, TARGET, TOP, WATCH, Words, not_available};
+use super::words::{CONTROL, HOST, LIMITS, REPORT, SINK, TARGET, TOP, WATCH, Words, not_available};
 use super::{Endpoint, EndpointError, Mode, Place, Problem, Sink, units};
 use crate::scan::Mounts;
 
@@ -44,6 +44,7 @@ pub(super) struct Raw {
     pub(super) heartbeat: Option<At<Duration>>,
     pub(super) spool: Option<At<u64>>,
     pub(super) sinks: Vec<At<Sink>>,
+    pub(super) socket: Option<At<String>>,
 }
 
 /// One `[[target]]`.
@@ -118,6 +119,9 @@ impl Raw {
             raw.spool = report.parsed("spool", "a size like \"64MB\"", units::size);
         }
         raw.sinks = top.sinks();
+        if let Some(mut control) = top.section("control", &CONTROL) {
+            raw.socket = control.text("socket");
+        }
         raw
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `30s`, `10m`, `24h`, `1d`, `250ms`: a whole number and one unit.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let millis = match unit {
         "ms" => 1,

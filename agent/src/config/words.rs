@@ -11,8 +11,11 @@ pub(super) struct Words {
     pub(super) later: &'static [&'static str],
 }
 
-pub(super) const TOP: Words =
-    Words { prefix: "", known: &["state_dir", "host", "target", "watch", "limits", "report", "sink"], later: &[] };
+pub(super) const TOP: Words = Words {
+    prefix: "",
+    known: &["state_dir", "host", "target", "watch", "limits", "report", "sink", "control"],
+    later: &[],
+};
 pub(super) const HOST: Words = Words { prefix: "host.", known: &["id", "name", "labels", "ephemeral"], later: &[] };
 pub(super) const TARGET: Words = Words {
     prefix: "target.",
@@ -40,6 +43,7 @@ pub(super) const REPORT: Words = Words {
     later: &[],
 };
 
+pub(super) const CONTROL: Words = Words { prefix: "control.", known: &["socket"], later: &[] };
 pub(super) const SINK: Words = Words { prefix: "sink.", known: &["type"], later: &["path"] };
 
 impl Words {

@@ -261,6 +261,7 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             id_view: IdView::default(),
             mode: Mode::Auto,
             sweeps: Sweeps::every(Duration::from_mins(10)),
+            full: Duration::from_hours(24),
         }
     });
     Plan {

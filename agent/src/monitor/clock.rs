@@ -33,6 +33,14 @@ impl Now {
     }
 }
 
+impl Now {
+    /// The moment `elapsed`, by the same two clocks.
+    pub fn at(self, elapsed: Duration) -> Self {
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        Self { elapsed, unix_ms: self.unix_ms.saturating_add(ms(elapsed)).saturating_sub(ms(self.elapsed)) }
+    }
+}
+
 impl ClockWatch {
     /// By how many milliseconds the wall clock was set since the last call, if it was.
     pub(super) fn step(&mut self, now: Now) -> Option<i64> {
@@ -62,6 +70,15 @@ mod tests {
         assert_eq!(clock.step(now(2000, 3_602_000)), Some(2_600_000));
         assert_eq!(clock.step(now(3000, 3_603_000)), None);
         assert_eq!(clock.step(now(4000, 1_004_000)), Some(-2_600_000));
+    }
+
+    #[test]
+    fn another_moment_is_as_far_away_by_either_clock() {
+        let noon = now(5_000, 1_000_000);
+        assert_eq!(
+            [noon.at(Duration::ZERO), noon.at(Duration::from_secs(7))],
+            [now(0, 995_000), now(7_000, 1_002_000)]
+        );
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Conditions {
         keys.into_iter().filter_map(|key| self.0.remove(&key).map(Body::ConditionResolved)).collect()
     }
 
+    /// Those of `target` alone; of the whole agent alone for `None`.
+    pub(super) fn only_of(&self, target: Option<&str>) -> Vec<ConditionBody> {
+        self.0.values().filter(|body| body.target.as_deref() == target).cloned().collect()
+    }
+
     /// Those of `target` and of the whole agent.
     pub(super) fn of(&self, target: &str) -> Vec<ConditionBody> {
         self.0.values().filter(|body| body.target.as_deref().is_none_or(|name| name == target)).cloned().collect()

@@ -9,6 +9,7 @@ use driftlock_common::drift::Change;
 use driftlock_common::event::{Body, FindingBody, FindingResolved, nothing_open};
 use driftlock_common::finding::{Finding, open_digest};
 use driftlock_common::path::TreePath;
+use driftlock_common::status::Open;
 
 use super::dirty::path_of;
 use super::flapping::{Flapping, Say};
@@ -18,16 +19,18 @@ use crate::scan::Scope;
 /// The open findings of a target.
 #[derive(Debug)]
 pub(super) struct Findings {
-    open: BTreeMap<TreePath, Open>,
+    open: BTreeMap<TreePath, Kept>,
     /// Over `open`; `None` after a change.
     digest: Option<OciDigest>,
+    /// Of `open`; `None` after a change.
+    numbers: Option<Open>,
     flapping: Flapping,
     /// What goes on and was not said, and when it will be.
     unsaid: BTreeMap<TreePath, Duration>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Kept {
     /// As it was last said.
     body: FindingBody,
     /// The last scan that found it.
@@ -56,7 +59,7 @@ pub(super) struct Finder<'a> {
     pub(super) now: Now,
 }
 
-impl Open {
+impl Kept {
     const fn new(body: FindingBody, seen: Option<ScanId>, said: Duration) -> Self {
         Self { body, seen, said, unsaid: None }
     }
@@ -64,7 +67,13 @@ impl Open {
 
 impl Findings {
     pub(super) fn none() -> Self {
-        Self { open: BTreeMap::new(), digest: None, flapping: Flapping::default(), unsaid: BTreeMap::new() }
+        Self {
+            open: BTreeMap::new(),
+            digest: None,
+            numbers: None,
+            flapping: Flapping::default(),
+            unsaid: BTreeMap::new(),
+        }
     }
 
     /// Those that were open when the agent stopped.
@@ -75,7 +84,7 @@ impl Findings {
             if body.flapping.is_some() {
                 findings.flapping.recover(path.clone(), body.finding.clone());
             }
-            findings.open.insert(path, Open::new(body, None, Duration::ZERO));
+            findings.open.insert(path, Kept::new(body, None, Duration::ZERO));
         }
         findings
     }
@@ -88,8 +97,8 @@ impl Findings {
         let Some(open) = self.open.get_mut(&path) else {
             let (target, opened_at) = (by.target.to_owned(), by.now.rfc3339());
             let body = FindingBody { target, finding, opened_at, count: 1, flapping: None };
-            self.open.insert(path, Open::new(body.clone(), Some(by.scan), by.now.elapsed));
-            self.digest = None;
+            self.open.insert(path, Kept::new(body.clone(), Some(by.scan), by.now.elapsed));
+            (self.digest, self.numbers) = (None, None);
             return Some(Body::FindingOpened(body));
         };
         open.seen = Some(by.scan);
@@ -124,7 +133,7 @@ impl Findings {
         }
         open.said = by.now.elapsed;
         body.finding = finding;
-        self.digest = None;
+        (self.digest, self.numbers) = (None, None);
         Some(Body::FindingUpdated(body.clone()))
     }
 
@@ -218,7 +227,7 @@ impl Findings {
             let body = &mut self.open.get_mut(&path)?.body;
             body.finding = finding;
             body.flapping = None;
-            self.digest = None;
+            (self.digest, self.numbers) = (None, None);
             Some(Body::FindingUpdated(body.clone()))
         };
         quiet.into_iter().filter_map(say).collect()
@@ -257,9 +266,9 @@ impl Findings {
     }
 
     fn resolve(&mut self, target: &str, path: &TreePath) -> Option<Body> {
-        let Open { body, .. } = self.open.remove(path)?;
+        let Kept { body, .. } = self.open.remove(path)?;
         self.unsaid.remove(path);
-        self.digest = None;
+        (self.digest, self.numbers) = (None, None);
         let Finding { path, path_b64, .. } = body.finding;
         Some(Body::FindingResolved(FindingResolved { target: target.to_owned(), path, path_b64 }))
     }
@@ -271,6 +280,12 @@ impl Findings {
 
     pub(super) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// The open ones in numbers.
+    pub(super) fn numbers(&mut self) -> Open {
+        let open = &self.open;
+        self.numbers.get_or_insert_with(|| Open::count(open.values().map(|open| &open.body.finding))).clone()
     }
 
     /// See [`open_digest`].

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use driftlock_common::coverage::{Coverage, WatchMode};
-use driftlock_common::event::{Body, TargetBeat, Verified};
+use driftlock_common::event::{Body, ConditionBody, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, Summary, Unjudged};
 use driftlock_common::path::TreePath;
+use driftlock_common::status::{Activity, Bounds, Doing, Look, TargetStatus};
 
 use super::conditions::Conditions;
 use super::dirty::Dirty;
@@ -55,6 +56,9 @@ pub(super) struct Target {
     /// What the last complete look left out as the kernel's, escaped.
     virtual_mounts: Vec<String>,
     overflows: u64,
+    /// Complete looks that began.
+    looks: u64,
+    last_look: Option<Look>,
     /// Set when something made everything unsure, cleared when a scan of everything starts.
     unsure: bool,
     /// Whether findings changed since the last verified event, and when that was.
@@ -108,6 +112,8 @@ impl Target {
             unjudged: Unjudged::default(),
             virtual_mounts: Vec::new(),
             overflows: 0,
+            looks: 0,
+            last_look: None,
             unsure: false,
             moved: true,
             last_verified: None,
@@ -123,7 +129,9 @@ impl Target {
     pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
         // How often is looked, and why something was refused, is no reason to look again.
         let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
-        let same = TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, ..plan.clone() } == self.plan;
+        let same =
+            TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, full: self.plan.full, ..plan.clone() }
+                == self.plan;
         self.plan = plan;
         if same {
             return None;
@@ -230,6 +238,11 @@ impl Target {
         self.dirty.mark_due(Scope::All, now);
     }
 
+    /// Somebody wants to know: a complete look begins as soon as what is under way has ended.
+    pub(super) fn wanted(&mut self, now: Duration) {
+        self.dirty.mark_due(Scope::All, now);
+    }
+
     pub(super) fn wants_arming(&mut self, now: Duration) -> bool {
         let wanted = matches!(self.watch, Watching::Wanted { not_before } if not_before <= now);
         if wanted {
@@ -267,6 +280,7 @@ impl Target {
     pub(super) fn scan_started(&mut self, id: ScanId, scopes: Vec<Scope>, occasion: Occasion, now: Duration) {
         if scopes.contains(&Scope::All) {
             self.unsure = false;
+            self.looks += 1;
             // A sweep that takes longer than its period is followed by the next one, not joined by it.
             self.next_sweep = now + self.period();
         }
@@ -331,6 +345,13 @@ impl Target {
             self.stale = false;
             self.next_sweep = now.elapsed + dice.spread(self.period());
             if let Some(summary) = summary {
+                self.last_look = Some(Look {
+                    number: self.looks,
+                    ended: now.rfc3339(),
+                    duration_ms: summary.duration_ms,
+                    manifest: summary.manifest.clone(),
+                    complete: summary.complete,
+                });
                 self.unverifiable = summary.unverifiable;
                 self.unjudged = summary.unjudged;
                 self.virtual_mounts.clone_from(&summary.excluded.virtual_mounts);
@@ -425,6 +446,46 @@ impl Target {
             .into_iter()
             .map(Body::TargetSnapshot)
             .collect()
+    }
+
+    pub(super) fn status(&mut self, conditions: Vec<ConditionBody>, now: Now) -> TargetStatus {
+        let TargetBeat { target, root, manifest, policy, coverage, .. } = self.beat();
+        TargetStatus {
+            target,
+            root,
+            manifest,
+            policy,
+            coverage,
+            open: self.findings.numbers(),
+            conditions,
+            activity: self.activity(now),
+            bounds: self.bounds(),
+            looks: self.looks,
+            last_look: self.last_look.clone(),
+        }
+    }
+
+    fn activity(&self, now: Now) -> Activity {
+        let at = |elapsed| Some(now.at(elapsed).rfc3339());
+        let (doing, since) = match (&self.watch, &self.scan) {
+            _ if self.cannot_scan() => (Doing::NoManifest, None),
+            _ if self.away.is_some() => (Doing::Away, self.away.and_then(at)),
+            (_, Some(scan)) if scan.scopes.contains(&Scope::All) => (Doing::Sweeping, at(scan.started)),
+            (_, Some(scan)) => (Doing::Looking, at(scan.started)),
+            (Watching::Wanted { .. } | Watching::Arming, None) => (Doing::Arming, None),
+            (Watching::Armed { since }, None) => (Doing::Watching, at(*since)),
+        };
+        let next_sweep = matches!(doing, Doing::Looking | Doing::Watching).then_some(self.next_sweep).and_then(at);
+        Activity { doing, since, next_sweep }
+    }
+
+    /// A change right after it was looked at is met by the next look, at its end at the latest.
+    fn bounds(&self) -> Bounds {
+        let look = Duration::from_millis(self.last_look.as_ref().map_or(0, |look| look.duration_ms));
+        let sweep = self.period() * 11 / 10 + 2 * look;
+        let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let event = matches!(self.watched.mode, WatchMode::Fanotify | WatchMode::Inotify);
+        Bounds { event_s: event.then_some(1), sweep_s: seconds(sweep), full_s: seconds(self.plan.full + sweep) }
     }
 
     pub(super) fn beat(&mut self) -> TargetBeat {

@@ -105,6 +105,7 @@ impl Live {
             id_view: live.target.id_map.clone(),
             mode: watch.mode,
             sweeps: watch.sweeps(entries),
+            full: watch.full,
         };
         (live, plan)
     }

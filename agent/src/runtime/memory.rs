@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock, statfs};
 use tempfile::TempDir;
@@ -26,6 +26,20 @@ pub(super) fn make() -> io::Result<TempDir> {
     make_in(Path::new(PLACE))
 }
 
+/// The directories of agents of this user, those of killed ones too.
+pub(crate) fn directories() -> Vec<PathBuf> {
+    directories_in(Path::new(PLACE)).collect()
+}
+
+fn directories_in(place: &Path) -> impl Iterator<Item = PathBuf> {
+    let own = nix::unistd::geteuid().as_raw();
+    std::fs::read_dir(place).into_iter().flatten().flatten().filter_map(move |entry| {
+        let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let ours = || entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own);
+        (named && ours()).then(|| entry.path())
+    })
+}
+
 fn make_in(place: &Path) -> io::Result<TempDir> {
     if statfs(place)?.f_type != TMPFS {
         return Err(io::Error::other("not memory: its file system is another than tmpfs"));
@@ -36,19 +50,13 @@ fn make_in(place: &Path) -> io::Result<TempDir> {
 
 /// Takes away the directories of agents that are no more. What cannot be is left: it costs room, nothing else.
 fn take_away_left(place: &Path) {
-    let own = nix::unistd::geteuid().as_raw();
-    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
-        let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        let ours = || entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own);
-        if !named || !ours() {
-            continue;
-        }
+    for path in directories_in(place) {
         // An agent that lives holds its lock; one that begins has none yet.
-        let Ok(lock) = File::open(entry.path().join(crate::journal::LOCK)) else { continue };
+        let Ok(lock) = File::open(path.join(crate::journal::LOCK)) else { continue };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && let Err(error) = std::fs::remove_dir_all(entry.path())
+            && let Err(error) = std::fs::remove_dir_all(&path)
         {
-            tracing::warn!(path = %entry.path().display(), %error, "what another agent left in memory stays there");
+            tracing::warn!(path = %path.display(), %error, "what another agent left in memory stays there");
         }
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Spool {
     beat: Option<(Heartbeat, String)>,
     beats: u64,
     acknowledged: Option<u64>,
+    /// When the collector last answered as it should.
+    answered: Option<Instant>,
     new_epoch: bool,
     disk_after: Option<Instant>,
     /// Events were given up: everything is told anew as soon as the collector has taken what waits.
@@ -51,6 +53,7 @@ struct Stamp {
     epoch: String,
     sequence: u64,
     delivered: bool,
+    undelivered: u64,
 }
 
 /// What the loop has to know after something happened here.
@@ -88,6 +91,7 @@ impl Spool {
             beat: None,
             beats: 0,
             acknowledged: None,
+            answered: None,
             new_epoch: false,
             disk_after: None,
             owed: false,
@@ -153,6 +157,21 @@ impl Spool {
         if let Some(sink) = self.sink.take() {
             sink.finish(grace).await;
         }
+    }
+
+    /// The host's id.
+    pub(super) fn host(&self) -> &str {
+        &self.stamp.host
+    }
+
+    /// Events that wait for the collector, on disk or not yet.
+    pub(super) fn undelivered(&self) -> u64 {
+        self.stamp.undelivered + self.pending.len() as u64
+    }
+
+    /// How long ago the collector last answered as it should.
+    pub(super) fn last_answer(&self) -> Option<Duration> {
+        self.answered.map(|at| at.elapsed())
     }
 
     fn is_done(&self) -> bool {
@@ -250,7 +269,9 @@ impl Spool {
     fn replied(&mut self, reply: Result<Reply, tokio::task::JoinError>) -> Step {
         let mut step = Step::default();
         let (Some((_, events, last)), Ok(reply)) = (self.sending.take(), reply) else { return step };
-        if !matches!(reply, Reply::Answered(_)) {
+        if matches!(reply, Reply::Answered(_)) {
+            self.answered = Some(Instant::now());
+        } else {
             tracing::info!(events, %reply, "not delivered");
         }
         let now = self.began.elapsed();
@@ -332,6 +353,7 @@ impl Stamp {
             epoch: journal.epoch().to_owned(),
             sequence: journal.sequence(),
             delivered: journal.is_delivered(),
+            undelivered: journal.undelivered(),
         }
     }
 

@@ -27,6 +27,9 @@ pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered)
 /// From here on a change is hinted.
 pub(super) fn armed(target: &str, armed: &Armed) {
     tracing::info!(target_name = target, mode = armed.mode.name(), unwatched = armed.unwatched, "watching");
+    for refusal in &armed.refused {
+        tracing::info!(target_name = target, %refusal, "a better way of watching cannot be had");
+    }
 }
 
 /// A look begins: for whoever wants to know what the agent is doing.
@@ -49,11 +52,12 @@ pub(super) fn body(body: &Body) {
         }
         Body::ConditionOpened(body) => {
             let (name, reason) = (body.target.as_deref().unwrap_or("-"), body.reason.name());
-            tracing::error!(target_name = name, reason, detail = body.detail, "{}", body.reason.meaning());
+            let path = body.path.as_deref();
+            tracing::error!(target_name = name, reason, path, detail = body.detail, "{}", body.reason.meaning());
         }
         Body::ConditionResolved(body) => {
             let (name, reason) = (body.target.as_deref().unwrap_or("-"), body.reason.name());
-            tracing::info!(target_name = name, reason, "condition resolved");
+            tracing::info!(target_name = name, reason, path = body.path.as_deref(), "condition resolved");
         }
         Body::TargetVerified(body) => {
             let summary = &body.summary;

@@ -68,6 +68,11 @@ impl<W: Copy + Eq + Hash> Directories<W> {
         (id, before)
     }
 
+    /// The watch of a directory.
+    pub(super) fn watch(&self, id: Id) -> W {
+        self.nodes[id.index()].watch
+    }
+
     /// The directory at `name` in `parent`.
     pub(super) fn child(&self, parent: Id, name: &[u8]) -> Option<Id> {
         let children = &self.nodes[parent.index()].children;
@@ -104,6 +109,15 @@ impl<W: Copy + Eq + Hash> Directories<W> {
     /// Whether a directory is the root, or on its way.
     pub(super) fn is_top(&self, id: Id) -> bool {
         self.nodes[id.index()].parent.is_none()
+    }
+
+    /// The uppermost directory above one: the root, or what is on its way.
+    pub(super) fn top(&self, id: Id) -> Id {
+        let mut at = id;
+        while let Some(parent) = self.nodes[at.index()].parent {
+            at = parent;
+        }
+        at
     }
 
     /// The path of `name` in a directory, or of the directory itself if `name` is empty, relative to the top.

@@ -59,12 +59,25 @@ struct Watch {
     hints: HintSender,
     kernel: Kernel,
     directories: Directories<WatchDescriptor>,
+    /// The root's own. What lies under another top is on its way, and nobody knows where.
+    top: Option<Id>,
     /// The watch of the directory that the root lies in, and the root's name there.
     place: Option<(WatchDescriptor, Box<[u8]>)>,
-    /// Directories that were moved away, by the cookie of the rename, until it is known where to.
-    moving: Vec<(u32, Id)>,
+    /// Directories that were moved away, until it is known where to.
+    moving: Vec<Moving>,
     shortfall: Shortfall,
     stop: Stop,
+}
+
+/// A directory that was taken out of its place by a rename.
+#[derive(Debug)]
+struct Moving {
+    /// Of the rename: it came to where an event of the same says.
+    cookie: u32,
+    /// Its watch, which is never another's.
+    directory: WatchDescriptor,
+    /// Where it was: the watch of the directory above, and the name there.
+    from: (WatchDescriptor, Box<[u8]>),
 }
 
 /// What a directory lies in.
@@ -115,6 +128,7 @@ pub(super) fn arm(target: &Arc<str>, watched: Watched, root: &Arc<Root>, hints: 
         hints: hints.clone(),
         kernel,
         directories: Directories::new(),
+        top: None,
         place: None,
         moving: Vec::new(),
         shortfall: Shortfall::default(),
@@ -141,8 +155,10 @@ impl Watch {
                 Ok(events) => events.iter().for_each(|event| self.event(event)),
                 Err(Errno::EAGAIN) => {
                     // Everything that was written is read: what was moved away and did not come back is outside.
-                    for (_, gone) in std::mem::take(&mut self.moving) {
-                        self.forget(gone);
+                    for moving in std::mem::take(&mut self.moving) {
+                        if let Some(gone) = self.still_away(&moving).filter(|_| !self.is_back(&moving)) {
+                            self.forget(gone);
+                        }
                     }
                     self.stop.wait(self.kernel.as_fd());
                 }
@@ -174,7 +190,7 @@ impl Watch {
         }
         // Of a watch that was given up there may still be events.
         let Some(id) = self.directories.of(event.wd) else { return };
-        let top = self.directories.is_top(id) && self.moving.iter().all(|(_, moving)| *moving != id);
+        let top = self.top == Some(id);
         if top && event.mask.intersects(SELF | AddWatchFlags::IN_UNMOUNT | AddWatchFlags::IN_IGNORED) {
             self.hint(Hint::Everything(Why::RootMoved));
         } else if event.mask.contains(AddWatchFlags::IN_UNMOUNT) {
@@ -192,26 +208,58 @@ impl Watch {
 
     /// Something happened to `name` in a directory.
     fn entry(&mut self, directory: Id, name: &[u8], mask: AddWatchFlags, cookie: u32) {
+        let placed = self.is_placed(directory);
         if mask.contains(AddWatchFlags::IN_ISDIR) {
             let known = self.directories.child(directory, name);
             if mask.contains(AddWatchFlags::IN_MOVED_FROM) {
                 if let Some(known) = known {
                     self.directories.detach(known);
-                    self.moving.push((cookie, known));
+                    let from = (self.directories.watch(directory), name.into());
+                    self.moving.push(Moving { cookie, directory: self.directories.watch(known), from });
                 }
             } else if mask.contains(AddWatchFlags::IN_DELETE) {
                 known.into_iter().for_each(|known| self.forget(known));
-            } else if mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
+            } else if placed && mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
                 // One that was moved here has the watch that it had, under which it is known: so has all below it.
                 let before = self.shortfall.clone();
                 self.cover(Some(directory), name, Order::Deepest);
-                self.moving.retain(|(moving, id)| *moving != cookie || self.directories.is_top(*id));
+                for moving in std::mem::take(&mut self.moving) {
+                    if self.still_away(&moving).is_some() && (moving.cookie != cookie || !self.is_back(&moving)) {
+                        self.moving.push(moving);
+                    }
+                }
                 if self.shortfall != before {
                     self.hints.send(&self.target, Seen::Degraded(self.shortfall.armed()));
                 }
             }
         }
-        self.hint_at(self.directories.path(directory, name), mask);
+        if placed {
+            self.hint_at(self.directories.path(directory, name), mask);
+        }
+    }
+
+    /// Whether it is known where a directory is. What happens in one that is on its way is found where it comes to.
+    fn is_placed(&self, directory: Id) -> bool {
+        self.top == Some(self.directories.top(directory))
+    }
+
+    /// The directory that was taken out of its place, if it came to no other yet.
+    fn still_away(&self, moving: &Moving) -> Option<Id> {
+        self.directories.of(moving.directory).filter(|id| self.directories.is_top(*id))
+    }
+
+    /// Whether a directory that was taken out of its place is there all the same: where two were exchanged, each is put where
+    /// it came to before it is told that the other one left there.
+    fn is_back(&mut self, moving: &Moving) -> bool {
+        let (above, name) = &moving.from;
+        let Some(above) = self.directories.of(*above).filter(|above| self.is_placed(*above)) else { return false };
+        self.cover(Some(above), name, Order::Deepest);
+        let back = self.still_away(moving).is_none();
+        if back {
+            // What happened in it meanwhile was told of no place.
+            self.hint_at(self.directories.path(above, name), AddWatchFlags::IN_MOVED_TO);
+        }
+        back
     }
 
     fn hint_at(&self, path: Vec<u8>, mask: AddWatchFlags) {
@@ -334,12 +382,14 @@ impl Watch {
         })?;
         let (id, before) = self.directories.put(parent, name, watch);
         self.let_go(before);
+        if parent.is_none() {
+            self.top = Some(id);
+        }
         Ok(id)
     }
 
     /// Gives up the watches of a directory and of all below it.
     fn forget(&mut self, top: Id) {
-        self.moving.retain(|(_, moving)| *moving != top);
         let watches = self.directories.remove(top);
         self.let_go(watches);
     }

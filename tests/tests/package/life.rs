@@ -138,6 +138,19 @@ fn life() -> Result<()> {
         "{}",
         machine.shell(owners)?
     );
+    // It can be asked, by members of its group too.
+    let owners = "stat -c '%a %U:%G %n' /run/driftlock /run/driftlock/agent.sock";
+    ensure!(
+        machine.shell(owners)?
+            == "750 driftlock:driftlock /run/driftlock\n660 driftlock:driftlock /run/driftlock/agent.sock",
+        "{}",
+        machine.shell(owners)?
+    );
+    machine.run(["driftlock", "wait", "--target", "shop"])?;
+    let as_nobody = |groups| ["setpriv", "--reuid=nobody", "--regid=nogroup", groups, "driftlock", "status"];
+    let said = machine.try_run(as_nobody("--groups=driftlock"))?.expect(0)?;
+    ensure!(said.text()?.contains("shop: as sealed"), "{said:?}");
+    machine.try_run(as_nobody("--clear-groups"))?.expect(77)?;
     let mut expected = BTreeSet::from([tamper::content_under_old_size_and_time(tree.root(), "file-0")?]);
     host.eventually_open(&expected)?;
     for unit in [AGENT, COLLECTOR] {

@@ -167,6 +167,61 @@ async fn what_is_moved_in_is_watched_and_what_is_moved_out_is_not() {
     assert!(told.iter().all(|hint| !covers(hint, &TreePath::new("out/deep/f").unwrap())), "{told:?}");
 }
 
+/// The kernel tells of an exchange as of two renames, one after the other, when both are done.
+#[tokio::test]
+async fn directories_that_are_exchanged_are_both_followed() {
+    let exchange = |one: &Path, other: &Path| {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).unwrap();
+    };
+    let mut world = world(|root| {
+        for dir in ["a/deep", "b", "c", "../outside/deep"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+    });
+    let (root, outside) = (world.root(), world.dir.path().join("outside"));
+    exchange(&root.join("a"), &root.join("b"));
+    world.hinted(&["a", "b"]).await;
+    exchange(&root.join("c"), &outside);
+    world.hinted(&["c"]).await;
+    exchange(&outside, &root.join("c"));
+    world.hinted(&["c"]).await;
+    exchange(&root.join("c"), &outside);
+    world.hinted(&["c"]).await;
+    // What is read after everything before was read.
+    fs::write(root.join("end"), "").unwrap();
+    world.until("end").await;
+    for file in ["a/f", "b/f", "b/deep/f", "c/f", "c/deep/f"] {
+        fs::write(root.join(file), "1").unwrap();
+        world.hinted(&[file]).await;
+    }
+}
+
+/// Of what happens in it there are events until it is known to have gone, and their names say nothing of the root's.
+#[tokio::test]
+async fn a_directory_that_goes_takes_no_other_with_it() {
+    let mut world = world(|root| {
+        for dir in ["kept/deep", "../outside"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        for number in 0..200 {
+            fs::create_dir(root.join(format!("d{number}"))).unwrap();
+        }
+    });
+    let (root, outside) = (world.root(), world.dir.path().join("outside"));
+    for number in 0..200 {
+        let gone = outside.join(format!("d{number}"));
+        fs::rename(root.join(format!("d{number}")), &gone).unwrap();
+        fs::create_dir_all(gone.join("kept/deep")).unwrap();
+    }
+    fs::write(root.join("end"), "").unwrap();
+    world.until("end").await;
+    for file in ["kept/f", "kept/deep/f"] {
+        fs::write(root.join(file), "1").unwrap();
+        world.hinted(&[file]).await;
+    }
+}
+
 #[tokio::test]
 async fn excluded_places_and_reading_give_none() {
     let mut world = world(|root| {

@@ -4,10 +4,12 @@
 mod channel;
 mod directories;
 mod end;
+pub mod fanotify;
 mod files;
 mod inotify;
 mod ladder;
 mod mounts;
+mod names;
 mod place;
 mod stop;
 
@@ -22,6 +24,7 @@ pub use end::when_ended;
 pub use files::Files;
 pub use ladder::{Refusal, arm, check};
 pub use mounts::{Cover, watch_mounts};
+pub use names::Names;
 pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
@@ -82,6 +85,8 @@ pub struct Watched {
     pub own_state: Option<TreePath>,
     /// What to do about file systems mounted inside the root: only what is crossed is watched.
     pub mounts: Mounts,
+    /// What is sealed, by inode: for changes through another name.
+    pub sealed: Option<Names>,
 }
 
 /// Keeps the hints of one root coming until it is dropped.

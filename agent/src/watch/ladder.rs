@@ -8,7 +8,7 @@ use std::sync::Arc;
 use driftlock_common::coverage::WatchMode;
 use rustix::io::Errno;
 
-use super::{Armed, HintSender, Nothing, Rung, Watched, inotify};
+use super::{Armed, HintSender, Nothing, Rung, Watched, fanotify, inotify};
 use crate::config::Mode;
 use crate::host::probe::{self, words};
 use crate::scan::Root;
@@ -34,10 +34,7 @@ pub fn arm(mode: Mode, target: &Arc<str>, watched: &Watched, root: &Arc<Root>, h
     let mut refused = Vec::new();
     for rung in RUNGS.into_iter().filter(|rung| mode.wants(*rung)) {
         let tried = match rung {
-            WatchMode::Fanotify => probe::mark(root.as_fd()).map_err(io::Error::from).and_then(|()| {
-                // Until there is a backend for it.
-                Err(io::Error::from(Errno::NOSYS))
-            }),
+            WatchMode::Fanotify => fanotify::arm(target, watched.clone(), root, hints),
             _ => inotify::arm(target, watched.clone(), root, hints),
         };
         match tried {

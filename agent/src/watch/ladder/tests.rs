@@ -14,7 +14,7 @@ const UNMARKABLE: &str = "/dev/pts";
 
 fn armed(mode: Mode, root: &Path) -> Armed {
     let left_out = LeftOut::new(None, Excludes::none());
-    let watched = Watched { left_out, own_state: None, mounts: Mounts::Report };
+    let watched = Watched { left_out, own_state: None, mounts: Mounts::Report, sealed: None };
     let (sender, _hints) = channel();
     arm(mode, &"app".into(), &watched, &Arc::new(Root::open(root).unwrap()), &sender).1
 }

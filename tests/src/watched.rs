@@ -12,12 +12,15 @@ use crate::drift::{Drift, ensure_same};
 use crate::fake::{FakeCollector, Then};
 use crate::history::History;
 use crate::process::Stream;
+use crate::require::Requirement;
 use crate::sandbox::Sandbox;
 use crate::wait::eventually;
 
 /// How it is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// One mark for each file system.
+    Fanotify,
     /// One watch for each directory.
     Inotify,
     /// Nothing tells of a change.
@@ -56,14 +59,21 @@ pub struct Watched {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Inotify, Self::Sweep];
+    pub const ALL: [Self; 3] = [Self::Fanotify, Self::Inotify, Self::Sweep];
 
     /// The word of the configuration.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Fanotify => "fanotify",
             Self::Inotify => "inotify",
             Self::Sweep => "sweep",
         }
+    }
+
+    /// What it takes, beside `needs`.
+    pub fn needs(self, needs: &[Requirement]) -> Vec<Requirement> {
+        let own: &[Requirement] = if self == Self::Fanotify { &[Requirement::Fanotify] } else { &[] };
+        [needs, own].concat()
     }
 }
 

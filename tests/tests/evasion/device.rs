@@ -36,7 +36,7 @@ pub(super) const EVASIONS: &[Evasion] = &[
     Evasion {
         name: "block_written_below_an_overlay",
         needs: &[Root, MountNamespace, Ext4, Overlay],
-        bounds: Bounds::READ,
+        bounds: Bounds::READ.on_an_overlay(),
         test: below_an_overlay,
     },
     Evasion {

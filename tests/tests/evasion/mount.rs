@@ -40,13 +40,13 @@ pub(super) const EVASIONS: &[Evasion] = &[
     Evasion {
         name: "upper_layer_of_an_overlay_changed",
         needs: &[Root, MountNamespace, Ext4, Overlay],
-        bounds: Bounds::SHOWN,
+        bounds: Bounds::SHOWN.on_an_overlay(),
         test: |mode, bound| layer("upper", mode, bound),
     },
     Evasion {
         name: "lower_layer_of_an_overlay_changed",
         needs: &[Root, MountNamespace, Ext4, Overlay],
-        bounds: Bounds::SHOWN,
+        bounds: Bounds::SHOWN.on_an_overlay(),
         test: |mode, bound| layer("lower", mode, bound),
     },
 ];

@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::{Bounds, Evasion};
 
 const fn evasion(name: &'static str, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
-    Evasion { name, needs: super::NAMESPACE, bounds: Bounds::HINTED, test }
+    Evasion { name, needs: super::NAMESPACE, bounds: Bounds::HELD, test }
 }
 
 pub(super) const EVASIONS: &[Evasion] = &[

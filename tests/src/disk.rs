@@ -27,6 +27,9 @@ pub enum Kind {
 pub struct Disk {
     image: PathBuf,
     at: PathBuf,
+    device: PathBuf,
+    /// While it is open the device is this one: not mounted, it would be given to the next who wants one.
+    open: File,
 }
 
 /// A place on the device of a [`Disk`].
@@ -62,9 +65,11 @@ impl Disk {
         File::create_new(&image)?.set_len(kind.size() << 20)?;
         fs::create_dir_all(&at)?;
         run(Command::new(format!("mkfs.{}", kind.name())).arg("-q").arg(&image))?;
-        let disk = Self { image, at };
-        disk.mount()?;
-        Ok(disk)
+        run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]))?;
+        let device = run(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&at))?;
+        let device = PathBuf::from(device.trim());
+        let open = File::options().write(true).open(&device).with_context(|| device.display().to_string())?;
+        Ok(Self { image, at, device, open })
     }
 
     /// Mounts it again after [`Disk::unmount`].
@@ -72,10 +77,10 @@ impl Disk {
     /// # Errors
     /// If it cannot be mounted.
     pub fn mount(&self) -> Result<()> {
-        run(Command::new("mount").args(["-o", "loop"]).args([&self.image, &self.at])).map(drop)
+        run(Command::new("mount").args([&self.device, &self.at])).map(drop)
     }
 
-    /// Unmounts it, so that nothing of it is known to the kernel any more.
+    /// Unmounts it, so that the kernel knows nothing of its files any more.
     ///
     /// # Errors
     /// If it is in use.
@@ -100,20 +105,8 @@ impl Disk {
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, block: Block, bytes: &[u8]) -> Result<()> {
-        let device = run(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&self.at))?;
-        let device = File::options().write(true).open(device.trim()).with_context(|| device)?;
-        device.write_all_at(bytes, block.0)?;
-        Ok(device.sync_all()?)
-    }
-
-    /// Writes to the image, while it is not mounted.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn write_unmounted(&self, block: Block, bytes: &[u8]) -> Result<()> {
-        let image = File::options().write(true).open(&self.image)?;
-        image.write_all_at(bytes, block.0)?;
-        Ok(image.sync_all()?)
+        self.open.write_all_at(bytes, block.0)?;
+        Ok(self.open.sync_all()?)
     }
 
     /// Has debugfs do `requests`, a line each, while it is not mounted. ext4 only.
@@ -123,7 +116,7 @@ impl Disk {
     pub fn edit(&self, requests: &str) -> Result<()> {
         let file = self.image.with_extension("debugfs");
         fs::write(&file, requests)?;
-        run(Command::new("debugfs").args(["-w", "-f"]).args([&file, &self.image])).map(drop)
+        run(Command::new("debugfs").args(["-w", "-f"]).args([&file, &self.device])).map(drop)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags};
 
 use crate::control::PROMETHEUS_MODULES;
 use crate::schema::{PYTHON, PYTHON_MODULES};
@@ -78,6 +79,8 @@ pub enum Requirement {
     MountNamespace,
     /// Mounting a file system of the test's own.
     Fuse,
+    /// Marking whole file systems.
+    Fanotify,
     /// Mounting images of ext4, and editing them.
     Ext4,
     /// Mounting images of XFS.
@@ -152,6 +155,10 @@ impl Requirement {
             }
             Self::MountNamespace => crate::namespace::missing(),
             Self::Fuse => crate::fuse::missing(),
+            Self::Fanotify => {
+                let group = Fanotify::init(InitFlags::FAN_UNLIMITED_QUEUE, EventFFlags::O_RDONLY);
+                group.err().map(|error| format!("needs fanotify: {error}"))
+            }
             Self::Ext4 => crate::disk::missing(crate::disk::Kind::Ext4),
             Self::Xfs => crate::disk::missing(crate::disk::Kind::Xfs),
             Self::Btrfs => crate::disk::missing(crate::disk::Kind::Btrfs),
@@ -181,6 +188,7 @@ impl Requirement {
             | Self::Pressure
             | Self::MountNamespace
             | Self::Fuse
+            | Self::Fanotify
             | Self::Ext4
             | Self::Xfs
             | Self::Btrfs => &[],
@@ -227,6 +235,15 @@ pub fn trial(name: impl Into<String>, needs: &'static [Requirement], test: fn() 
 pub fn trial_with(
     name: impl Into<String>,
     needs: &'static [Requirement],
+    test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    trial_needing(name, needs.to_vec(), test)
+}
+
+/// As [`trial_with`], where it depends on the row what is needed.
+pub fn trial_needing(
+    name: impl Into<String>,
+    needs: Vec<Requirement>,
     test: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
     Trial::ignorable_test(name, move || {

@@ -12,12 +12,15 @@ use crate::drift::{Drift, ensure_same};
 use crate::fake::{FakeCollector, Then};
 use crate::history::History;
 use crate::process::Stream;
+use crate::require::Requirement;
 use crate::sandbox::Sandbox;
 use crate::wait::eventually;
 
 /// How it is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// One mark for each file system.
+    Fanotify,
     /// One watch for each directory.
     Inotify,
     /// Nothing tells of a change.
@@ -56,14 +59,21 @@ pub struct Watched {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Inotify, Self::Sweep];
+    pub const ALL: [Self; 3] = [Self::Fanotify, Self::Inotify, Self::Sweep];
 
     /// The word of the configuration.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Fanotify => "fanotify",
             Self::Inotify => "inotify",
             Self::Sweep => "sweep",
         }
+    }
+
+    /// What it takes, beside `needs`.
+    pub fn needs(self, needs: &[Requirement]) -> Vec<Requirement> {
+        let own: &[Requirement] = if self == Self::Fanotify { &[Requirement::Fanotify] } else { &[] };
+        [needs, own].concat()
     }
 }
 
@@ -142,12 +152,26 @@ impl Watched {
         self.agent.as_mut()
     }
 
-    /// Does `change` to the tree, waits until the open findings are exactly `expected`, each opened once, and checks that this
-    /// was within the bound.
+    /// As [`Watched::finds_at_last`], and each was opened once.
     ///
     /// # Errors
     /// If it was not so.
     pub fn finds(&mut self, change: impl FnOnce(&mut Self) -> Result<()>, expected: &[Drift]) -> Result<()> {
+        self.finds_at_last(change, expected)?;
+        let history = self.history()?;
+        for Drift { path, .. } in expected {
+            let times = history.times_opened(path)?;
+            ensure!(times == 1, "{} was opened {times} times", path.escape_ascii());
+        }
+        Ok(())
+    }
+
+    /// Does `change` to the tree, waits until the open findings are exactly `expected`, checks that this was within the bound,
+    /// and stops the agent.
+    ///
+    /// # Errors
+    /// If it was not so.
+    pub fn finds_at_last(&mut self, change: impl FnOnce(&mut Self) -> Result<()>, expected: &[Drift]) -> Result<()> {
         let before = self.looks();
         change(self)?;
         let expected: BTreeSet<Drift> = expected.iter().cloned().collect();
@@ -162,10 +186,6 @@ impl Watched {
         self.stop()?;
         let history = self.history()?;
         history.check()?;
-        for Drift { path, .. } in &expected {
-            let times = history.times_opened(path)?;
-            ensure!(times == 1, "{} was opened {times} times", path.escape_ascii());
-        }
         ensure!(history.open()? == expected, "it did not last");
         Ok(())
     }

@@ -12,49 +12,49 @@ use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tree::Tree;
 use driftlock_tests::watched::{Bound, Mode, Watched};
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
 pub(super) const EVASIONS: &[Evasion] = &[
     Evasion {
         name: "block_written_below_ext4",
         needs: &[Root, MountNamespace, Ext4],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: |mode, bound| raw_write(Kind::Ext4, mode, bound),
     },
     Evasion {
         name: "block_written_below_xfs",
         needs: &[Root, MountNamespace, Xfs],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: |mode, bound| raw_write(Kind::Xfs, mode, bound),
     },
     Evasion {
         name: "block_written_below_btrfs",
         needs: &[Root, MountNamespace, Btrfs],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: |mode, bound| raw_write(Kind::Btrfs, mode, bound),
     },
     Evasion {
         name: "block_written_below_an_overlay",
         needs: &[Root, MountNamespace, Ext4, Overlay],
-        inotify: Bound::Full,
+        bounds: Bounds::READ.on_an_overlay(),
         test: below_an_overlay,
     },
     Evasion {
         name: "page_cache_unlike_the_device",
         needs: &[Root, MountNamespace, Ext4],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: poisoned,
     },
     Evasion {
         name: "device_changed_while_unmounted",
         needs: &[Root, MountNamespace, Ext4],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: while_unmounted,
     },
     Evasion {
         name: "change_time_forged_on_the_device",
         needs: &[Root, MountNamespace, Ext4],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: forged_time,
     },
 ];
@@ -142,7 +142,7 @@ fn while_unmounted(mode: Mode, bound: Bound) -> Result<()> {
     let change = |watched: &mut Watched| {
         watched.stop()?;
         disk.unmount()?;
-        disk.write_unmounted(block, EVIL)?;
+        disk.write(block, EVIL)?;
         disk.mount()?;
         watched.resume()
     };

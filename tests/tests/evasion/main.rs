@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use driftlock_tests::namespace;
-use driftlock_tests::require::{self, Requirement, trial, trial_with};
+use driftlock_tests::require::{self, Requirement, trial, trial_needing, trial_with};
 use driftlock_tests::watched::{Bound, Mode};
 
 /// Each test has mounts of its own.
@@ -25,17 +25,49 @@ struct Evasion {
     /// Of its tests, and of its row in README.
     name: &'static str,
     needs: &'static [Requirement],
-    /// By when it is found where inotify tells of changes. By sweeps alone nothing is found sooner than by the next.
-    inotify: Bound,
+    bounds: Bounds,
     /// Does it, and expects that it is found. In a mount namespace of its own.
     test: fn(Mode, Bound) -> Result<()>,
 }
 
-impl Evasion {
-    fn bound(&self, mode: Mode) -> Bound {
+/// By when it is found.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// `None` where it cannot be had.
+    fanotify: Option<Bound>,
+    inotify: Bound,
+    sweep: Bound,
+}
+
+impl Bounds {
+    /// There is an event for it.
+    const HINTED: Self = Self { fanotify: Some(Bound::Event), inotify: Bound::Event, sweep: Bound::Sweep };
+    /// There is an event for it, but not before the file is closed.
+    const HELD: Self = Self { fanotify: Some(Bound::Sweep), ..Self::HINTED };
+    /// There is an event for it, but only to who watches all of a file system.
+    const FOREIGN: Self = Self { inotify: Bound::Sweep, ..Self::HINTED };
+    /// The mount table tells of it.
+    const MOUNTED: Self = Self::always(Bound::Event);
+    /// Stat shows it.
+    const SHOWN: Self = Self::always(Bound::Sweep);
+    /// Only reading shows it.
+    const READ: Self = Self::always(Bound::Full);
+    const NEVER: Self = Self::always(Bound::Never);
+
+    const fn always(bound: Bound) -> Self {
+        Self { fanotify: Some(bound), inotify: bound, sweep: bound }
+    }
+
+    /// On an overlay without lasting names of directories, as that of a container.
+    const fn on_an_overlay(self) -> Self {
+        Self { fanotify: None, ..self }
+    }
+
+    const fn of(self, mode: Mode) -> Option<Bound> {
         match mode {
-            Mode::Inotify => self.inotify,
-            Mode::Sweep => self.inotify.max(Bound::Sweep),
+            Mode::Fanotify => self.fanotify,
+            Mode::Inotify => Some(self.inotify),
+            Mode::Sweep => Some(self.sweep),
         }
     }
 }
@@ -48,9 +80,9 @@ fn main() -> ExitCode {
     for evasion in &evasions {
         for mode in Mode::ALL {
             let Evasion { name, needs, test, .. } = *evasion;
-            let bound = evasion.bound(mode);
+            let Some(bound) = evasion.bounds.of(mode) else { continue };
             let test = move || namespace::within(|| test(mode, bound));
-            trials.push(trial_with(format!("{name}_by_{}", mode.name()), needs, test));
+            trials.push(trial_needing(format!("{name}_by_{}", mode.name()), mode.needs(needs), test));
         }
     }
     trials.push(trial_with("readme_names_each_evasion_and_its_bounds", &[], move || readme::holds(&evasions)));

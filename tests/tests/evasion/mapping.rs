@@ -14,13 +14,13 @@ use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tree::Tree;
 use driftlock_tests::watched::{Bound, Mode, Watched};
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
 pub(super) const EVASIONS: &[Evasion] = &[
     Evasion {
         name: "store_through_a_held_mapping_on_tmpfs",
         needs: &[Root, MountNamespace],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: |mode, bound| {
             let sandbox = Sandbox::new()?;
             fs::create_dir(sandbox.path("memory"))?;
@@ -36,7 +36,7 @@ pub(super) const EVASIONS: &[Evasion] = &[
     Evasion {
         name: "store_through_a_held_mapping_on_ext4",
         needs: &[Root, MountNamespace, Ext4],
-        inotify: Bound::Full,
+        bounds: Bounds::READ,
         test: |mode, bound| {
             let sandbox = Sandbox::new()?;
             let _disk = Disk::new(Kind::Ext4, sandbox.path("image"), sandbox.path("disk"))?;

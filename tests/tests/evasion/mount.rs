@@ -1,5 +1,6 @@
 //! By mounts: what lies over a sealed path hides it, and the layers of an overlay can be changed behind its back.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,32 +15,38 @@ use driftlock_tests::tree::Tree;
 use driftlock_tests::wait::eventually;
 use driftlock_tests::watched::{Bound, Mode, Watched};
 
-use super::{Evasion, NAMESPACE};
+use super::{Bounds, Evasion, NAMESPACE};
 
 pub(super) const EVASIONS: &[Evasion] = &[
     Evasion {
         name: "file_mounted_over",
         needs: NAMESPACE,
-        inotify: Bound::Sweep,
+        bounds: Bounds::MOUNTED,
         test: |mode, bound| over("bin/app", "evil", mode, bound),
     },
     Evasion {
         name: "directory_mounted_over",
         needs: NAMESPACE,
-        inotify: Bound::Sweep,
+        bounds: Bounds::MOUNTED,
         test: |mode, bound| over("bin", "evil.d", mode, bound),
     },
-    Evasion { name: "root_mounted_over", needs: NAMESPACE, inotify: Bound::Sweep, test: over_the_root },
+    Evasion { name: "root_mounted_over", needs: NAMESPACE, bounds: Bounds::MOUNTED, test: over_the_root },
+    Evasion {
+        name: "write_through_a_mount_elsewhere",
+        needs: NAMESPACE,
+        bounds: Bounds::HINTED,
+        test: through_another,
+    },
     Evasion {
         name: "upper_layer_of_an_overlay_changed",
         needs: &[Root, MountNamespace, Ext4, Overlay],
-        inotify: Bound::Sweep,
+        bounds: Bounds::SHOWN.on_an_overlay(),
         test: |mode, bound| layer("upper", mode, bound),
     },
     Evasion {
         name: "lower_layer_of_an_overlay_changed",
         needs: &[Root, MountNamespace, Ext4, Overlay],
-        inotify: Bound::Sweep,
+        bounds: Bounds::SHOWN.on_an_overlay(),
         test: |mode, bound| layer("lower", mode, bound),
     },
 ];
@@ -82,6 +89,22 @@ fn over(path: &str, by: &str, mode: Mode, bound: Bound) -> Result<()> {
     watched.finds(change, &[Drift::unverifiable(path)])
 }
 
+/// The same directory under another path, in a mount namespace that the agent is not in.
+fn through_another(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let (elsewhere, bin) = (sandbox.path("elsewhere"), tree.path("bin"));
+    fs::create_dir(&elsewhere)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    let change = |_: &mut Watched| {
+        namespace::within(|| {
+            namespace::bind(&bin, &elsewhere)?;
+            Ok(fs::write(elsewhere.join("app"), "SEALED")?)
+        })
+    };
+    watched.finds(change, &[Drift::changed("bin/app", &["content"])])
+}
+
 /// No path is said to be changed or gone: nothing of the tree can be told any more, and that is said.
 fn over_the_root(mode: Mode, bound: Bound) -> Result<()> {
     let sandbox = Sandbox::new()?;
@@ -89,11 +112,12 @@ fn over_the_root(mode: Mode, bound: Bound) -> Result<()> {
     let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
     let at = Mount(tree.root().to_owned());
     watched.finds(|_| namespace::tmpfs(at.path()), &[Drift::unverifiable("")])?;
-    eventually("that the root is lost is said", || {
+    eventually("that the root is lost and why is said", || {
         let events = watched.events();
-        let lost = |event: &&serde_json::Value| event["type"] == "dev.driftlock.condition.opened.v1";
-        let reasons: Vec<_> = events.iter().filter(lost).map(|event| &event["data"]["reason"]).collect();
-        ensure!(reasons == ["root_lost"], "{reasons:?}");
+        let opened = |event: &&serde_json::Value| event["type"] == "dev.driftlock.condition.opened.v1";
+        let reasons: BTreeSet<_> =
+            events.iter().filter(opened).filter_map(|event| event["data"]["reason"].as_str()).collect();
+        ensure!(reasons == BTreeSet::from(["mount_over", "root_lost"]), "{reasons:?}");
         Ok::<_, anyhow::Error>(())
     })
 }

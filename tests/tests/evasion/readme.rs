@@ -7,12 +7,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::watched::{Bound, Mode};
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
 /// By the name of an evasion, the bound for each way of watching.
 type Rows = BTreeMap<String, Vec<String>>;
 
-const HEAD: &str = "| evasion | inotify | sweep alone | test |";
+const HEAD: &str = "| evasion | fanotify | inotify | sweep alone | test |";
 
 pub(super) fn holds(evasions: &[Evasion]) -> Result<()> {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
@@ -24,7 +24,7 @@ fn same(readme: &str, evasions: &[Evasion]) -> Result<()> {
     let tested: Rows = evasions
         .iter()
         .map(|evasion| {
-            let bounds = Mode::ALL.map(|mode| evasion.bound(mode).name().to_owned());
+            let bounds = Mode::ALL.map(|mode| evasion.bounds.of(mode).map_or("–", Bound::name).to_owned());
             (evasion.name.to_owned(), bounds.into())
         })
         .collect();
@@ -54,15 +54,16 @@ fn rows(readme: &str) -> Result<Rows> {
 }
 
 pub(super) fn notices() -> Result<()> {
-    let evasions = [Evasion { name: "one", needs: &[], inotify: Bound::Event, test: |_, _| Ok(()) }];
-    let table = |rows: &str| format!("text\n\n{HEAD}\n|---|---|---|---|\n{rows}\ntext\n");
-    same(&table("| it | event | sweep | `one` |\n"), &evasions)?;
+    let evasions = [Evasion { name: "one", needs: &[], bounds: Bounds::HINTED, test: |_, _| Ok(()) }];
+    let table = |rows: &str| format!("text\n\n{HEAD}\n|---|---|---|---|---|\n{rows}\ntext\n");
+    same(&table("| it | event | event | sweep | `one` |\n"), &evasions)?;
     for wrong in [
         "",
-        "| it | sweep | sweep | `one` |\n",
-        "| it | event | event | `one` |\n",
-        "| it | event | sweep | `other` |\n",
-        "| it | event | sweep | `one` |\n| more | full | full | `two` |\n",
+        "| it | event | sweep | sweep | `one` |\n",
+        "| it | event | event | event | `one` |\n",
+        "| it | – | event | sweep | `one` |\n",
+        "| it | event | event | sweep | `other` |\n",
+        "| it | event | event | sweep | `one` |\n| more | full | full | full | `two` |\n",
     ] {
         ensure!(same(&table(wrong), &evasions).is_err(), "{wrong:?} is not noticed");
     }

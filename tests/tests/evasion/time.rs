@@ -14,18 +14,19 @@ use driftlock_tests::watched::{Bound, Mode, Watched};
 use nix::sys::signal::Signal;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
-use super::Evasion;
+use super::{Bounds, Evasion};
 
-const fn evasion(name: &'static str, inotify: Bound, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
-    Evasion { name, needs: super::NAMESPACE, inotify, test }
+const fn evasion(name: &'static str, bounds: Bounds, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
+    Evasion { name, needs: super::NAMESPACE, bounds, test }
 }
 
 pub(super) const EVASIONS: &[Evasion] = &[
-    evasion("size_and_time_put_back", Bound::Event, time_put_back),
-    evasion("change_while_the_agent_is_stopped", Bound::Event, while_stopped),
-    evasion("change_while_the_agent_is_down", Bound::Sweep, while_down),
-    evasion("change_put_back_between_two_looks", Bound::Never, put_back),
-    Evasion { name: "inode_flag", needs: &[Root, MountNamespace, Ext4], inotify: Bound::Never, test: flag },
+    evasion("size_and_time_put_back", Bounds::HINTED, time_put_back),
+    evasion("change_while_the_agent_is_stopped", Bounds::HINTED, while_stopped),
+    evasion("change_while_the_agent_is_down", Bounds::SHOWN, while_down),
+    evasion("change_put_back_between_two_looks", Bounds::NEVER, put_back),
+    evasion("file_added_and_removed_between_two_looks", Bounds::NEVER, transient),
+    Evasion { name: "inode_flag", needs: &[Root, MountNamespace, Ext4], bounds: Bounds::NEVER, test: flag },
 ];
 
 fn tree(sandbox: &Sandbox) -> Result<Tree> {
@@ -79,6 +80,17 @@ fn put_back(mode: Mode, bound: Bound) -> Result<()> {
     signal(&mut watched, Signal::SIGSTOP)?;
     tamper::content_under_old_size_and_time(tree.root(), "bin/app")?;
     fs::write(tree.path("bin/app"), "sealed")?;
+    signal(&mut watched, Signal::SIGCONT)?;
+    only_the_next(&mut watched, &tree)
+}
+
+fn transient(mode: Mode, bound: Bound) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tree = tree(&sandbox)?;
+    let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
+    signal(&mut watched, Signal::SIGSTOP)?;
+    tamper::add(tree.root(), "bin/evil")?;
+    tamper::remove(tree.root(), "bin/evil")?;
     signal(&mut watched, Signal::SIGCONT)?;
     only_the_next(&mut watched, &tree)
 }

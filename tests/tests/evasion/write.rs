@@ -9,10 +9,12 @@ use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tree::Tree;
 use driftlock_tests::watched::{Bound, Mode, Watched};
 
-use super::Evasion;
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::{Bounds, Evasion};
 
 const fn evasion(name: &'static str, test: fn(Mode, Bound) -> Result<()>) -> Evasion {
-    Evasion { name, needs: super::NAMESPACE, inotify: Bound::Event, test }
+    Evasion { name, needs: super::NAMESPACE, bounds: Bounds::HELD, test }
 }
 
 pub(super) const EVASIONS: &[Evasion] = &[
@@ -20,6 +22,10 @@ pub(super) const EVASIONS: &[Evasion] = &[
         held(mode, bound, |file| Ok(file.write_all_at(b"E", 0)?))
     }),
     evasion("truncation_through_a_descriptor_held_open", |mode, bound| held(mode, bound, |file| Ok(file.set_len(3)?))),
+    evasion("hole_punched_through_a_descriptor_held_open", |mode, bound| {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        held(mode, bound, |file| Ok(fallocate(file, hole, 0, 3)?))
+    }),
     evasion("truncation_by_path", by_path),
 ];
 

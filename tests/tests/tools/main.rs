@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     for tool in TOOLS {
         for mode in Mode::ALL {
             let name = format!("{}_by_{}", tool.name, mode.name());
-            trials.push(require::trial_with(name, tool.needs, move || watched(tool, mode)));
+            trials.push(require::trial_needing(name, mode.needs(tool.needs), move || watched(tool, mode)));
         }
     }
     require::run(trials)

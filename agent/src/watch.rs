@@ -112,7 +112,7 @@ impl Armed {
     pub fn nothing() -> Self {
         Self {
             mode: WatchMode::Sweep,
-            blind: blind_spots(WatchMode::Sweep).to_vec(),
+            blind: blind_spots(WatchMode::Sweep),
             unwatched: 0,
             degraded: String::new(),
             refused: Vec::new(),

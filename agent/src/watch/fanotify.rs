@@ -65,7 +65,8 @@ impl Terms {
 }
 
 /// What gives no hint to a mark on a file system.
-const BLIND: [BlindSpot; 4] = [BlindSpot::HeldDescriptor, BlindSpot::Truncate, BlindSpot::Mapping, BlindSpot::Device];
+pub(super) const BLIND: [BlindSpot; 4] =
+    [BlindSpot::HeldDescriptor, BlindSpot::Truncate, BlindSpot::Mapping, BlindSpot::Device];
 
 /// Why a root is not watched by fanotify.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +78,7 @@ pub(super) enum Refusal {
     #[error(transparent)]
     Mark(Errno),
     /// Directories cannot be found by their handles.
-    #[error("directories cannot be opened by their handles, which takes the capability CAP_DAC_READ_SEARCH")]
+    #[error("directories cannot be opened by their handles")]
     Handles,
     /// The root, or what is mounted inside it, cannot be told.
     #[error("the root cannot be looked at: {0}")]
@@ -85,17 +86,6 @@ pub(super) enum Refusal {
     /// No thread can be started.
     #[error("no thread can be started: {0}")]
     Thread(io::Error),
-}
-
-impl From<Refusal> for io::Error {
-    /// What the kernel said, where it said something.
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Group(error) | Refusal::Mark(error) => error.into(),
-            Refusal::Root(error) | Refusal::Thread(error) => error,
-            Refusal::Handles => Self::other(refusal),
-        }
-    }
 }
 
 impl Refusal {
@@ -177,13 +167,7 @@ fn join(
             tree.everything(Why::RootMoved);
         }
     }
-    let mut armed = Armed {
-        mode: WatchMode::Fanotify,
-        blind: BLIND.to_vec(),
-        unwatched: 0,
-        degraded: String::new(),
-        refused: Vec::new(),
-    };
+    let mut armed = Armed { mode: WatchMode::Fanotify, blind: BLIND.to_vec(), ..Armed::nothing() };
     match kind(root) {
         Kind::Overlay => armed.blind.push(BlindSpot::LowerLayer),
         Kind::Network | Kind::User => armed.blind.push(BlindSpot::Remote),

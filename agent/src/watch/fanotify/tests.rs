@@ -117,13 +117,7 @@ fn covers(hint: &Hint, path: &TreePath) -> bool {
 }
 
 fn whole() -> Armed {
-    Armed {
-        mode: WatchMode::Fanotify,
-        blind: BLIND.to_vec(),
-        unwatched: 0,
-        degraded: String::new(),
-        refused: Vec::new(),
-    }
+    Armed { mode: WatchMode::Fanotify, blind: BLIND.to_vec(), ..Armed::nothing() }
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ fn armed(mode: Mode, root: &Path) -> Armed {
 }
 
 fn check_at(mode: Mode, root: &Path) -> Result<(), Refusal> {
-    check(mode, &Root::open(root).unwrap())
+    check(mode, &Arc::new(Root::open(root).unwrap()))
 }
 
 #[test]

@@ -437,7 +437,7 @@ impl Target {
 
     /// When something becomes due.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let stale = (!self.stale).then(|| self.reread_by().map_or(self.stale_at(), |by| by.min(self.stale_at())));
+        let stale = (!self.stale).then(|| self.reread_by().into_iter().fold(self.stale_at(), Duration::min));
         let arm = match self.watch {
             Watching::Wanted { not_before } => Some(not_before),
             Watching::Arming | Watching::Armed { .. } => None,

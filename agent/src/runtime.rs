@@ -72,7 +72,7 @@ pub enum News {
     /// Files that it is told by became others: which, and from what to what, in one line.
     Replaced(String),
     /// Another configuration, or why it cannot be used, in one line.
-    Reload(Result<Config, String>),
+    Reload(Result<Box<Config>, String>),
     /// How its binary differs from what runs, in one line, or that it does not.
     Binary(Option<String>),
 }
@@ -178,7 +178,7 @@ pub async fn run_with_news(
             said = news.recv(), if news_open => match said {
                 Some(News::Reload(reload)) => {
                     systemd::reloading();
-                    let event = runtime.reload(reload).await;
+                    let event = runtime.reload(reload.map(|config| *config)).await;
                     systemd::ready(runtime.config.targets.len());
                     event
                 }

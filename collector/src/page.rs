@@ -2,6 +2,7 @@
 //! and the template engine's escaping. Must not own queries or judgement.
 
 mod compare;
+mod coverage;
 mod filter;
 mod finding;
 mod shown;
@@ -23,7 +24,8 @@ use crate::fleet::{HostState, duration, judge};
 use crate::query::{FindingParameters, Parameters, cursor_of, parsed};
 use crate::store::{ConditionQuery, HostQuery, HostRecord, Lifetime, Line, TargetRecord};
 use crate::tally::Tally;
-use compare::{bytes, grouped};
+use compare::grouped;
+use coverage::{Agent, Covered};
 use filter::{Filter, Link};
 use finding::Findings;
 use shown::Shown;
@@ -67,6 +69,7 @@ struct HostRow {
     /// What the agent calls itself, if that is something else.
     name: Option<Shown>,
     labels: Vec<Shown>,
+    agent: Option<Agent>,
     last_seen: Moment,
     targets: Vec<TargetRow>,
 }
@@ -77,11 +80,8 @@ struct TargetRow {
     manifest: Option<Sealed>,
     policy: Option<InForce>,
     open: Vec<Marked>,
-    watch: Shown,
+    covered: Covered,
     looked_at: Option<Moment>,
-    unwatched: u64,
-    excluded: usize,
-    unjudged: Option<Unjudged>,
 }
 
 /// Open findings of one severity, or those that are tolerated.
@@ -97,12 +97,6 @@ struct InForce {
     name: Shown,
     digest: String,
     short: String,
-}
-
-/// What was not read, because a policy allows anything there.
-struct Unjudged {
-    entries: String,
-    bytes: String,
 }
 
 struct Sealed {
@@ -238,6 +232,7 @@ impl HostRow {
                 .filter(|name| !name.is_empty() && **name != record.host)
                 .map(|name| Shown::name(name)),
             labels: labels.map(Iterator::collect).unwrap_or_default(),
+            agent: record.agent.as_ref().map(|running| Agent::new(&record.version, running, now)),
             last_seen: Moment::new(record.last_seen, now),
             targets: record.targets.into_iter().map(|target| TargetRow::new(&record.host, target, now)).collect(),
         }
@@ -252,17 +247,11 @@ impl TargetRow {
         Self {
             open,
             policy: record.policy.as_ref().map(InForce::new),
-            unjudged: (!coverage.unjudged.is_nothing()).then(|| Unjudged {
-                entries: grouped(coverage.unjudged.entries),
-                bytes: bytes(coverage.unjudged.bytes),
-            }),
             name: Shown::name(&record.target),
             root: Shown::escaped_text(&record.root),
             manifest: record.manifest.as_ref().map(Sealed::new),
-            watch: Shown::name(&coverage.watch_mode),
+            covered: Covered::new(&coverage, now),
             looked_at: record.looked_at().map(|at| Moment::new(at, now)),
-            unwatched: coverage.unwatched,
-            excluded: coverage.excluded.len(),
         }
     }
 }

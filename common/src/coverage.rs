@@ -82,10 +82,12 @@ pub struct Coverage {
     /// How often the clock was set, since the agent started.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub clock_steps: u64,
-    /// How often something came and was gone again when it was looked at, since the agent started.
+    /// How often something came and was gone again when it was looked at, since the agent started; once for as long as its
+    /// path keeps changing.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub transient: u64,
-    /// How often something sealed was changed and as sealed again when it was looked at, since the agent started.
+    /// How often something sealed was as sealed when it was looked at after a hint, since the agent started: changed and put
+    /// back, or touched; once for as long as it keeps changing. What was said to differ in between is not counted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub put_back: u64,
     /// What was not read in the last complete look because the policy allows anything there.

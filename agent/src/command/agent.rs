@@ -140,7 +140,7 @@ async fn reload(origin: Origin, mut watched: Watched, mut hangup: Signal, news: 
             let from = origin.clone();
             let loaded = tokio::task::spawn_blocking(move || config::load(&from)).await;
             let reload = match loaded {
-                Ok(Ok(config)) => Ok(config),
+                Ok(Ok(config)) => Ok(Box::new(config)),
                 Ok(Err(error)) => Err(one_line(&error)),
                 Err(error) => Err(error.to_string()),
             };

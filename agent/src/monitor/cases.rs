@@ -3,7 +3,7 @@
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
 //! `configured NAME[@MANIFEST][+POLICY][?][!]…` (`!` = its manifest was refused, `?` = its policy), `armed NAME [degraded]`,
 //! `away NAME`, `mounted NAME PATH…` (all that is mounted over it), `remounted NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
-//! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `nothing #SCAN PATH sealed|absent`, `resync`, `tick`, `clock MS`
+//! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished #SCAN [HOURSh]` (since when every file was read), `interrupted|lost #SCAN`, `trouble|over REASON`, `nothing #SCAN PATH sealed|absent`, `resync`, `tick`, `clock MS`
 //! (which nobody says), `set MS` (which the kernel says), `shutdown`.
 //!
 //! A scan that nobody waits for is a `sweep` in `do`; a `beat` has how many findings of each target are open, behind `~`
@@ -136,6 +136,11 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
             Event::FoundNothing { scan: scan_id(scan), path: path(at), sealed: what == "sealed" }
         }
         ["unsettled", scan, at, change] => found(scan, finding(at, change, 0), false),
+        ["finished", scan, hours] => {
+            let hours = hours.strip_suffix('h').unwrap().parse().unwrap();
+            let whole = Whole { read_since: Some(Duration::from_hours(hours)), ..whole() };
+            Event::Scanned { scan: scan_id(scan), ending: Ending::Finished(Some(Box::new(whole))) }
+        }
         ["finished", scan] => {
             let scan = scan_id(scan);
             Event::Scanned { scan, ending: Ending::Finished(full[&scan].then(|| Box::new(whole()))) }

@@ -106,6 +106,11 @@ impl Dirty {
         self.marks.values().map(|mark| mark.due).min()
     }
 
+    /// Whether a place that was marked at `since` had its verdict just before.
+    pub(super) fn keeps_changing(&self, path: &TreePath, since: Duration) -> bool {
+        self.rests.get(path).is_some_and(|rest| since < rest.until + rest.window)
+    }
+
     /// The places got their verdict, which took `took`: they rest at least as long as that.
     pub(super) fn settle<'a>(&mut self, scopes: impl Iterator<Item = &'a Scope>, now: Duration, took: Duration) {
         if self.rests.len() > MAX_RESTS {

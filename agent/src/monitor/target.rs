@@ -351,15 +351,21 @@ impl Target {
     /// What a scan found may be over in a moment, as the steps of a rotation are: it is looked at again before it is said.
     pub(super) fn found_unsettled(&mut self, scan: ScanId, path: TreePath, now: Duration) {
         self.findings.found_unsettled(&path, scan);
-        let since = self.scan.as_ref().and_then(|scan| scan.scopes.iter().find(|taken| *path_of(&taken.scope) == path));
-        let since = since.map_or(now, |taken| taken.since);
+        let since = self.marked_at(&path).unwrap_or(now);
         self.dirty.mark_since(Scope::Entry(path), now + SETTLE, since);
+    }
+
+    /// When a place was marked that the scan looks at for itself.
+    fn marked_at(&self, path: &TreePath) -> Option<Duration> {
+        let scan = self.scan.as_ref()?;
+        scan.scopes.iter().find(|taken| path_of(&taken.scope) == path).map(|taken| taken.since)
     }
 
     /// A look at one place, after a hint, found nothing that differs. If that was said to differ, it is said to be over; if
     /// not, nobody would hear of what happened there.
     pub(super) fn found_nothing(&mut self, path: &TreePath, sealed: bool) {
-        if !self.findings.is_open(path) {
+        let goes_on = self.marked_at(path).is_some_and(|since| self.dirty.keeps_changing(path, since));
+        if !goes_on && !self.findings.is_open(path) {
             *(if sealed { &mut self.put_back } else { &mut self.transient }) += 1;
         }
     }
@@ -479,7 +485,7 @@ impl Target {
 
     /// When something becomes due.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let stale = if self.stale { None } else { self.reread_by().into_iter().chain([self.stale_at()]).min() };
+        let stale = (!self.stale).then(|| self.reread_by().into_iter().fold(self.stale_at(), Duration::min));
         let arm = match self.watch {
             Watching::Wanted { not_before } => Some(not_before),
             Watching::Arming | Watching::Armed { .. } => None,

@@ -221,6 +221,7 @@ impl World {
 
     /// Lets everything come to an end without the help of a sweep, what flaps too.
     fn rest(&mut self) {
+        // Longer than what flaps.
         const LONG: u64 = 1_000_000;
         let begun = self.now;
         while self.now < begun + LONG {
@@ -248,6 +249,28 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0u64..400).prop_map(Step::Pass),
         6 => Just(Step::Toggle(0)),
     ]
+}
+
+/// Far more changes than there can be marks, while the first are being looked at already.
+#[test]
+fn a_burst_is_reported_whole_and_once() {
+    for directories in [1, 40, 3000] {
+        let mut world = World::new();
+        world.rest();
+        let names: Vec<String> = (0..3000).map(|n| format!("{}/{n}", n % directories)).collect();
+        for (n, name) in names.iter().enumerate() {
+            world.disk.insert(name.clone(), 1);
+            world.waiting.push_back(Hint::Touched(TreePath::new(name.as_str()).unwrap()));
+            world.step(if n % 3 == 0 { Step::Look } else { Step::Deliver });
+            world.step(Step::Deliver);
+        }
+        world.rest();
+        let mut expected = names;
+        expected.sort();
+        assert_eq!(world.open.keys().cloned().collect::<Vec<_>>(), expected);
+        // `record` has seen to it that none was opened while it was open.
+        assert!(world.opened.values().all(|opened| opened.len() == 1));
+    }
 }
 
 proptest! {

@@ -62,7 +62,7 @@ mod tests {
         std::fs::write(&other, "other").unwrap();
         let there = Digest::blake3(b"other");
         let said = replaced(&other).unwrap();
-        assert!(said.ends_with(&format!("other\\n: {running} runs, blake3:{there} is there")), "{said}");
+        assert!(said.ends_with(&format!("other\\x0a: {running} runs, blake3:{there} is there")), "{said}");
         std::fs::remove_file(&other).unwrap();
         assert!(replaced(&other).unwrap().contains("cannot be read"));
     }

@@ -1,6 +1,7 @@
 //! The collector from outside: requests against the router, and the process over a real socket.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod coverage;
 mod dev;
 mod ingest;
 mod kit;

@@ -7,7 +7,7 @@ use driftlock_common::drift::Change;
 use driftlock_common::event::Body;
 use driftlock_common::policy::Severity;
 
-use crate::kit::{Collector, FakeAgent, finding, judged, part_named};
+use crate::kit::{Collector, FakeAgent, TIME, finding, judged, part_named};
 
 const HOSTILE: &str = "<script>alert(1)</script>\"'&\u{202e}";
 
@@ -38,6 +38,8 @@ async fn attacked() -> Collector {
     let beat = &mut values[3]["data"];
     beat["host"] = HOSTILE.into();
     beat["version"] = HOSTILE.into();
+    let of = &beat["targets"][0]["manifest"]["tree"];
+    beat["agent"] = serde_json::json!({"binary": of, "started_at": TIME, "starts": u64::MAX, "stopped_before": false});
     beat["labels"] = serde_json::json!({HOSTILE: HOSTILE});
     // Not delivered yet, or the target would be unknown to the heartbeat and be forgotten.
     beat["sequence"] = 999.into();
@@ -45,6 +47,10 @@ async fn attacked() -> Collector {
     target["target"] = HOSTILE.into();
     target["root"] = HOSTILE.into();
     target["coverage"]["watch_mode"] = HOSTILE.into();
+    target["coverage"]["blind"] = serde_json::json!([HOSTILE]);
+    target["coverage"]["unverifiable"] = 1.into();
+    target["coverage"]["gaps"] = serde_json::json!({HOSTILE: 1});
+    target["coverage"]["oldest_unverified"] = serde_json::json!({"path": HOSTILE, "since": TIME});
     target["manifest"]["trust"] = HOSTILE.into();
     target["manifest"]["origin"] = HOSTILE.into();
     target["manifest"]["parts"] = serde_json::json!([part_named(HOSTILE)]);
@@ -68,6 +74,9 @@ async fn hostile_names_are_shown_and_do_nothing() {
     }
     let (_, fleet) = collector.get("/").await;
     assert!(fleet.contains("policy &#60;script&#62;alert(1)&#60;/script&#62;"), "{fleet}");
+    assert!(fleet.contains("1 not established: &#60;script&#62;alert(1)&#60;/script&#62;"), "{fleet}");
+    assert!(fleet.contains("<li>&#60;script&#62;alert(1)&#60;/script&#62;"), "{fleet}");
+    assert!(fleet.contains("version &#60;script&#62;alert(1)&#60;/script&#62;"), "{fleet}");
     let (_, html) = collector.get("/findings").await;
     assert!(html.contains("&#60;script&#62;alert(1)&#60;/script&#62;"), "{html}");
     assert!(html.contains("<span class=\"escape\">\\xe2\\x80\\xae</span>"), "{html}");

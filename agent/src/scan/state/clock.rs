@@ -17,6 +17,7 @@ pub struct ClockWatch(Option<OwnedFd>);
 
 impl ClockWatch {
     /// Begins to watch it.
+    #[expect(clippy::new_without_default, reason = "it begins something")]
     pub fn new() -> Self {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Realtime, flags).ok();

@@ -517,7 +517,7 @@ impl Runtime {
             Done::Armed { target, generation, watchers, armed, mounts } => {
                 // A later arming, or another configuration, took its place: the watcher goes.
                 let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
-                live.armed(watchers);
+                live.armed(watchers, armed.mode);
                 tell::armed(&target, &armed);
                 Some(Event::Armed { target, armed, mounts })
             }

@@ -18,6 +18,7 @@ mod directory;
 mod footprint;
 pub mod growing;
 mod ids;
+mod inodes;
 mod list;
 mod look;
 mod mount_table;
@@ -52,6 +53,7 @@ pub use compare::{Expected, compare};
 pub use directory::FILES_FOR_EACH_THREAD;
 pub use growing::Growing;
 pub use ids::{IdMap, IdMapError, IdView, OVERFLOW};
+pub use inodes::Inodes;
 pub use mount_table::MountTable;
 pub use observe::{Observation, ObserveTerms, observe};
 pub use progress::Progress;
@@ -99,6 +101,8 @@ pub struct Options {
     pub policy: Option<Arc<Policy>>,
     /// What is remembered of files that the policy lets grow; `None`: what was written to them is not judged to be that.
     pub growing: Option<Arc<Growing>>,
+    /// Where the inodes of sealed entries are noted, for who has to know them by that.
+    pub inodes: Option<Arc<Inodes>>,
     /// How fast it may go; `None` is as fast as it can.
     pub pace: Option<Arc<Pace>>,
     /// Counts what is done while it is done, for showing it.

@@ -1,9 +1,11 @@
 //! Owns what the kernel offers through a pointer only, behind functions that are safe to call: the one module with
-//! `unsafe`. Must not own what an answer means.
+//! `unsafe`, file handles in a file of its own. Must not own what an answer means.
 #![expect(
     unsafe_code,
-    reason = "mmap, mincore, munmap, ioprio_set, waiting for a descriptor and an allocator have no safe form"
+    reason = "mmap, mincore, munmap, ioprio_set, file handles, waiting for a descriptor and an allocator have no safe form"
 )]
+
+pub(crate) mod handle;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_void;

@@ -4,10 +4,12 @@
 mod channel;
 mod directories;
 mod end;
+pub mod fanotify;
 mod files;
 mod inotify;
 mod ladder;
 mod mounts;
+mod names;
 mod place;
 mod stop;
 
@@ -23,6 +25,7 @@ pub use files::Files;
 pub(crate) use ladder::remedy;
 pub use ladder::{EVENT_BOUND, Refusal, arm, blind_spots, check};
 pub use mounts::{Cover, watch_mounts};
+pub use names::Names;
 pub use place::Place;
 
 /// A place where something may have changed. Never more than that: the verdict comes from content.
@@ -83,6 +86,8 @@ pub struct Watched {
     pub own_state: Option<TreePath>,
     /// What to do about file systems mounted inside the root: only what is crossed is watched.
     pub mounts: Mounts,
+    /// What is sealed, by inode: for changes through another name.
+    pub sealed: Option<Names>,
 }
 
 /// Keeps the hints of one root coming until it is dropped.
@@ -107,7 +112,7 @@ impl Armed {
     pub fn nothing() -> Self {
         Self {
             mode: WatchMode::Sweep,
-            blind: blind_spots(WatchMode::Sweep).to_vec(),
+            blind: blind_spots(WatchMode::Sweep),
             unwatched: 0,
             degraded: String::new(),
             refused: Vec::new(),

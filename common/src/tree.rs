@@ -307,6 +307,11 @@ impl Tree {
             .map(|index| EntryId(u32::try_from(index).unwrap_or(u32::MAX)))
     }
 
+    /// The entry at a position in manifest order.
+    pub fn at(&self, index: usize) -> Option<EntryId> {
+        u32::try_from(index).ok().map(EntryId).filter(|_| index < self.entries.len())
+    }
+
     /// All entries in manifest order, the root first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = EntryId> + use<> {
         self.subtree(EntryId::ROOT)

@@ -1,17 +1,18 @@
 //! Which way of watching the real agent gets from a real kernel, and what it says of it: where privileges, watches or the mount
 //! table are not as wanted. Belongs here: what takes a namespace of its own to be so.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::agent::{Agent, AgentHome};
-use driftlock_tests::binaries::binaries;
+use driftlock_tests::binaries::{binaries, workspace};
 use driftlock_tests::namespace::{self, within};
 use driftlock_tests::process::Stream;
 use driftlock_tests::require::{Requirement, run, trial, trial_with};
-use driftlock_tests::sandbox::Sandbox;
+use driftlock_tests::sandbox::{NOBODY, Sandbox};
 use driftlock_tests::tree::Tree;
 
 fn main() -> ExitCode {
@@ -21,12 +22,17 @@ fn main() -> ExitCode {
         trial("a_way_that_was_named_and_cannot_be_had_ends_the_agent", users, named_and_refused),
         trial("the_best_that_can_be_had_is_taken_and_the_better_is_said_to_be_refused", users, next_rung),
         trial("where_watches_run_out_what_matters_most_is_watched", users, few_watches),
-        trial("another_file_system_that_is_part_of_the_root_is_watched", mounts, crossed),
     ];
-    trials.extend(["inotify", "sweep"].map(|mode| {
-        let test = move || mounted_over(mode);
-        trial_with(format!("what_is_mounted_over_a_part_is_said_at_once_{mode}"), mounts, test)
-    }));
+    let rights = &[Requirement::Root];
+    trials.push(trial("what_the_unit_and_its_example_grant_is_enough_for_fanotify", rights, packaged_rights));
+    for mode in ["fanotify", "inotify"] {
+        let name = format!("another_file_system_that_is_part_of_the_root_is_watched_{mode}");
+        trials.push(trial_with(name, mounts, move || crossed(mode)));
+    }
+    for mode in ["fanotify", "inotify", "sweep"] {
+        let name = format!("what_is_mounted_over_a_part_is_said_at_once_{mode}");
+        trials.push(trial_with(name, mounts, move || mounted_over(mode)));
+    }
     run(trials)
 }
 
@@ -124,6 +130,43 @@ fn next_rung() -> Result<()> {
     agent.kill()
 }
 
+/// The capabilities of the packaged unit, and of its example.
+fn packaged_capabilities(files: &[&str]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(workspace().join("packaging/systemd").join(file))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=CAP_"));
+        found.push(line.with_context(|| format!("{file} grants nothing"))?.to_lowercase());
+    }
+    Ok(found)
+}
+
+fn packaged_rights() -> Result<()> {
+    for (files, mode) in
+        [(&["driftlock-agent.service", "fanotify.conf"][..], "fanotify"), (&["driftlock-agent.service"], "inotify")]
+    {
+        let stage = Stage::new()?;
+        let program = stage.sandbox.driftlock_for_everyone()?;
+        for dir in [stage.home.config_file().parent(), stage.home.state_dir().parent()].into_iter().flatten() {
+            chown(dir, Some(NOBODY), Some(NOBODY))?;
+        }
+        // Only by its capability can it be read.
+        fs::set_permissions(stage.tree.path("etc/ssl"), Permissions::from_mode(0o700))?;
+        let granted = packaged_capabilities(files)?;
+        let granted: String = granted.iter().map(|name| format!(",+{name}")).collect();
+        let mut command = stage.sandbox.bare_command(&PathBuf::from("setpriv"));
+        command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]);
+        command.args(["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}=-all{granted}")));
+        command.arg("--no-new-privs").arg(program);
+        let mut agent = stage.home.start_by(command)?;
+        logged(&mut agent, 0, &["watching", &format!("mode={mode:?}"), "unwatched=0"])?;
+        logged(&mut agent, 0, LOOKED)?;
+        stage.hinted(&mut agent, "etc/ssl/app.conf")?;
+        agent.kill()?;
+    }
+    Ok(())
+}
+
 fn few_watches() -> Result<()> {
     let mut stage = Stage::new()?;
     stage.home.watch = "inotify".to_owned();
@@ -175,10 +218,10 @@ fn mounted_over(mode: &str) -> Result<()> {
     })
 }
 
-fn crossed() -> Result<()> {
+fn crossed(mode: &str) -> Result<()> {
     let mut stage = Stage::new()?;
     stage.home.keys = "mounts = \"cross\"".to_owned();
-    stage.home.watch = "inotify".to_owned();
+    stage.home.watch = mode.to_owned();
     within(|| {
         let mut agent = stage.start()?;
         logged(&mut agent, 0, LOOKED)?;
@@ -186,14 +229,14 @@ fn crossed() -> Result<()> {
         let before = agent.process().written(Stream::Stderr);
         namespace::tmpfs(&at)?;
         // It is looked into, and watched as everything else is.
-        logged(&mut agent, before, &["watching", "mode=\"inotify\""])?;
+        logged(&mut agent, before, &["watching", &format!("mode={mode:?}")])?;
         logged(&mut agent, before, &["drift", "etc/ssl/app.conf", "change=\"removed\""])?;
         logged(&mut agent, before, LOOKED)?;
         stage.hinted(&mut agent, "etc/ssl/added")?;
         ensure!(!since(&mut agent, before).contains("mount_over"), "it is part of the root");
         let before = agent.process().written(Stream::Stderr);
         namespace::unmount(&at)?;
-        logged(&mut agent, before, &["watching", "mode=\"inotify\""])?;
+        logged(&mut agent, before, &["watching", &format!("mode={mode:?}")])?;
         logged(&mut agent, before, &["drift resolved", "etc/ssl/app.conf"])?;
         logged(&mut agent, before, &["drift resolved", "etc/ssl/added"])?;
         logged(&mut agent, before, LOOKED)?;

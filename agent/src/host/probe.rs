@@ -72,24 +72,37 @@ fn from_nix(error: nix::errno::Errno) -> Errno {
     Errno::from_raw_os_error(error as i32)
 }
 
+/// What the watching of whole file systems asks for, and what it makes do with before Linux 5.17.
+const REPORTS: [u32; 2] = [libc::FAN_REPORT_DFID_NAME_TARGET, libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID];
+const RENAMES: [MaskFlags; 2] = [MaskFlags::FAN_RENAME, MaskFlags::FAN_MOVE];
+
 fn group() -> Result<Fanotify, Errno> {
-    // What is not named is known to the kernel all the same.
-    let reports = InitFlags::from_bits_retain(libc::FAN_REPORT_DFID_NAME_TARGET);
-    let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_REPORT_PIDFD | reports;
-    Fanotify::init(flags, EventFFlags::O_RDONLY).map_err(from_nix)
+    either(REPORTS, |reports| {
+        // What is not named is known to the kernel all the same.
+        let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::from_bits_retain(reports);
+        Fanotify::init(flags, EventFFlags::O_RDONLY)
+    })
 }
 
-/// A fanotify mark on the whole file system of the directory `root`.
-pub(crate) fn mark(root: BorrowedFd<'_>) -> Answer {
+/// The first, or, where the kernel does not know what that asks for, the second.
+fn either<A, T>([first, second]: [A; 2], ask: impl Fn(A) -> nix::Result<T>) -> Result<T, Errno> {
+    match ask(first) {
+        Err(nix::errno::Errno::EINVAL) => ask(second),
+        answer => answer,
+    }
+    .map_err(from_nix)
+}
+
+fn mark(root: BorrowedFd<'_>) -> Answer {
     let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
     let mask = MaskFlags::FAN_CLOSE_WRITE
         | MaskFlags::FAN_ATTRIB
         | MaskFlags::FAN_CREATE
         | MaskFlags::FAN_DELETE
-        | MaskFlags::FAN_RENAME
         | MaskFlags::FAN_ONDIR;
+    let group = group()?;
     // With a name the descriptor may be one that only names the directory.
-    group()?.mark(flags, mask, root, Some(".")).map_err(from_nix)
+    either(RENAMES, |renames| group.mark(flags, mask | renames, root, Some(".")))
 }
 
 /// An inotify watch on the directory `root`.

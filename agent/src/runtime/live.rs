@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use driftlock_common::coverage::WatchMode;
 use driftlock_common::finding::PolicyView;
 use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::policy::Policy;
@@ -21,8 +22,8 @@ use crate::monitor::{ScanId, TargetPlan};
 use crate::policy_file;
 use crate::pool::Pool;
 use crate::scan::pace::{Allowance, Occasion, Pace};
-use crate::scan::{COLLAPSE, HELD, Options, Scope};
-use crate::watch::{Watched, Watcher};
+use crate::scan::{COLLAPSE, HELD, Inodes, Options, Scope};
+use crate::watch::{Names, Watched, Watcher};
 
 /// A target while it is watched.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(super) struct Live {
     /// The root as it was first seen. Shared with the scan.
     hold: Hold,
     watchers: Vec<Box<dyn Watcher>>,
+    /// The inodes of what is sealed, for as long as a way of watching asks for them.
+    inodes: Option<Arc<Inodes>>,
     /// Of the arming that counts; 0 if none does.
     generation: u64,
     /// Whether the process of the root is not there, as was said.
@@ -86,6 +89,8 @@ impl Live {
         }
         // A manifest that is refused leaves the one that was accepted last.
         live.baseline = loaded.or_else(|| live.baseline.take());
+        // Entries of another tree.
+        live.inodes = None;
         live.policy = match (policy, &target.policy) {
             (None, Some(_)) => live.policy.take(),
             (policy, _) => policy,
@@ -118,15 +123,15 @@ impl Live {
             policy: None,
             hold: Hold::default(),
             watchers: Vec::new(),
+            inodes: None,
             generation: 0,
             is_away: false,
             scan: None,
         }
     }
 
-    /// What to watch, and where. The agent's own writing must not make it look.
-    /// What is to be watched, and what may be mounted in it.
-    pub(super) fn watched(&self, state_dir: &Path) -> (Hold, Location, Watched, BTreeSet<TreePath>) {
+    /// What to watch, where, and what may be mounted in it. The agent's own writing must not make it look.
+    pub(super) fn watched(&mut self, state_dir: &Path) -> (Hold, Location, Watched, BTreeSet<TreePath>) {
         let own_state = || {
             // The root of a process is another file system than the agent's.
             let Location::Directory(root) = &self.target.root else { return None };
@@ -134,10 +139,16 @@ impl Live {
             let inside = state.strip_prefix(root).ok()?;
             TreePath::new(std::os::unix::ffi::OsStrExt::as_bytes(inside.as_os_str())).ok()
         };
+        let names = |baseline: &Arc<Baseline>| {
+            let inodes = self.inodes.get_or_insert_with(|| Arc::new(Inodes::of(&baseline.manifest().tree)));
+            Names::new(baseline.clone(), inodes.clone())
+        };
+        let sealed = self.baseline.as_ref().map(names);
         let watched = Watched {
             left_out: LeftOut::new(self.baseline.clone(), self.target.exclude.clone()),
             own_state: own_state().filter(|path| !path.is_root()),
             mounts: self.target.mounts,
+            sealed,
         };
         (self.hold.clone(), self.target.root.clone(), watched, self.target.mounts_allowed.clone())
     }
@@ -179,7 +190,10 @@ impl Live {
     }
 
     /// Takes the watches of the arming that counts.
-    pub(super) fn armed(&mut self, watchers: Vec<Box<dyn Watcher>>) {
+    pub(super) fn armed(&mut self, watchers: Vec<Box<dyn Watcher>>, mode: WatchMode) {
+        if mode != WatchMode::Fanotify {
+            self.inodes = None;
+        }
         self.watchers = watchers;
         self.is_away = false;
     }
@@ -207,6 +221,7 @@ impl Live {
             id_view: self.target.id_map.clone(),
             own_state,
             policy: self.policy.clone(),
+            inodes: self.inodes.clone(),
             collapse: Some(COLLAPSE),
             held: Some(HELD),
             pace: Some(pace),

@@ -31,11 +31,19 @@ impl MountTable {
         Self { file, virtuals: OnceLock::new() }
     }
 
+    /// The table, as it is now.
+    ///
+    /// # Errors
+    /// Why it cannot be read, one line.
+    pub(super) fn read(&self) -> Result<Vec<Mount>, String> {
+        host::mount_table(&self.file)
+    }
+
     /// Whether what was found to be `stat` lies on a virtual file system. Where nothing is known it does not: then it is a
     /// mount as any other.
     pub(super) fn is_virtual(&self, stat: &Stat) -> bool {
         let Some(mount) = stat.mount() else { return false };
-        let read = || host::mount_table(&self.file).map(|table| virtuals(&table)).unwrap_or_default();
+        let read = || self.read().map(|table| virtuals(&table)).unwrap_or_default();
         // Numbers are given anew. With the same device it is still the same file system.
         self.virtuals.get_or_init(read).get(&mount) == Some(&stat.dev)
     }

@@ -17,6 +17,7 @@ use super::ids::{IdMap, IdView};
 use super::mount_table::MountTable;
 use super::open::{self, Crossing, Stat, Trouble};
 use crate::failure::Failure;
+use crate::host::mountinfo::Mount;
 use crate::process::Process;
 
 /// An opened root. The descriptor names the directory itself, whatever happens to its path.
@@ -165,6 +166,14 @@ impl Root {
     /// What is mounted inside the root is looked up in a table of its own for each scan or watching: it does not change.
     pub fn mount_table(&self) -> MountTable {
         MountTable::of(self.process.as_ref())
+    }
+
+    /// What is mounted where the root is, and elsewhere, as it is now.
+    ///
+    /// # Errors
+    /// Why that cannot be told, one line.
+    pub fn mounts(&self) -> Result<Vec<Mount>, String> {
+        self.mount_table().read()
     }
 
     /// The directory that a root lies in; `None` for what lies in none, or in one that cannot be read.

@@ -318,6 +318,7 @@ impl<'s> Walk<'s> {
             if stat.file_type == FileType::Directory {
                 return Some(Ahead { name: name.into(), sealed, stat });
             }
+            self.note(sealed, &stat);
             if self.is_as_remembered(sealed, &stat) {
                 return None;
             }

@@ -9,20 +9,11 @@ use std::time::Duration;
 use driftlock_common::coverage::{BlindSpot, WatchMode};
 use rustix::io::Errno;
 
-use super::{Armed, HintSender, Nothing, Rung, Watched, inotify};
+use super::{Armed, HintSender, Nothing, Rung, Watched, channel, fanotify, inotify};
+use crate::baseline::LeftOut;
 use crate::config::Mode;
 use crate::host::probe::{self, words};
-use crate::scan::Root;
-
-/// Until there is a backend for it.
-const FANOTIFY_BLIND: [BlindSpot; 6] = [
-    BlindSpot::HeldDescriptor,
-    BlindSpot::Truncate,
-    BlindSpot::LowerLayer,
-    BlindSpot::Remote,
-    BlindSpot::Mapping,
-    BlindSpot::Device,
-];
+use crate::scan::{Mounts, Root};
 
 /// A way of watching that cannot be had, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,12 +30,12 @@ pub struct Refusal {
 /// By when at the latest what gives an event is found on a host that is not overloaded.
 pub const EVENT_BOUND: Duration = Duration::from_secs(1);
 
-/// What a way of watching does not see at once.
-pub const fn blind_spots(mode: WatchMode) -> &'static [BlindSpot] {
+/// What a way of watching does not see at once, on one file system or another.
+pub fn blind_spots(mode: WatchMode) -> Vec<BlindSpot> {
     match mode {
-        WatchMode::Fanotify => &FANOTIFY_BLIND,
-        WatchMode::Inotify => &inotify::BLIND,
-        WatchMode::Sweep | WatchMode::Away => &[BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
+        WatchMode::Fanotify => [&fanotify::BLIND[..], &[BlindSpot::LowerLayer, BlindSpot::Remote]].concat(),
+        WatchMode::Inotify => inotify::BLIND.to_vec(),
+        WatchMode::Sweep | WatchMode::Away => vec![BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
     }
 }
 
@@ -57,15 +48,12 @@ pub fn arm(mode: Mode, target: &Arc<str>, watched: &Watched, root: &Arc<Root>, h
     let mut refused = Vec::new();
     for rung in RUNGS.into_iter().filter(|rung| mode.wants(*rung)) {
         let tried = match rung {
-            WatchMode::Fanotify => probe::mark(root.as_fd()).map_err(io::Error::from).and_then(|()| {
-                // Until there is a backend for it.
-                Err(io::Error::from(Errno::NOSYS))
-            }),
-            _ => inotify::arm(target, watched.clone(), root, hints),
+            WatchMode::Fanotify => fanotify::arm(target, watched.clone(), root, hints).map_err(Refusal::from),
+            _ => inotify::arm(target, watched.clone(), root, hints).map_err(|error| Refusal::new(rung, &error)),
         };
         match tried {
             Ok((watcher, armed)) => return (watcher, Armed { refused, ..armed }),
-            Err(error) => refused.push(Refusal::new(rung, &error)),
+            Err(refusal) => refused.push(refusal),
         }
     }
     // Without privileges only the best is out of reach; where all is, something is wrong.
@@ -73,17 +61,22 @@ pub fn arm(mode: Mode, target: &Arc<str>, watched: &Watched, root: &Arc<Root>, h
     (Box::new(Nothing), Armed { unwatched: u64::from(!degraded.is_empty()), degraded, refused, ..Armed::nothing() })
 }
 
-/// Whether a root can be watched in the way that was asked for, as far as that shows without doing it.
+/// Whether a root can be watched in the way that was asked for, as far as that shows in a moment.
 ///
 /// # Errors
 /// Why not. A mode that leaves the choice is always possible.
-pub fn check(mode: Mode, root: &Root) -> Result<(), Refusal> {
-    let (rung, answer) = match mode {
-        Mode::Auto | Mode::Sweep => return Ok(()),
-        Mode::Fanotify => (WatchMode::Fanotify, probe::mark(root.as_fd())),
-        Mode::Inotify => (WatchMode::Inotify, probe::watch(root.as_fd())),
-    };
-    answer.map_err(|error| Refusal::new(rung, &error.into()))
+pub fn check(mode: Mode, root: &Arc<Root>) -> Result<(), Refusal> {
+    match mode {
+        Mode::Auto | Mode::Sweep => Ok(()),
+        Mode::Fanotify => {
+            let watched =
+                Watched { left_out: LeftOut::default(), own_state: None, mounts: Mounts::Report, sealed: None };
+            let (nobody, _) = channel();
+            fanotify::arm(&"".into(), watched, root, &nobody).map(drop).map_err(Refusal::from)
+        }
+        // To watch every directory takes a while.
+        Mode::Inotify => probe::watch(root.as_fd()).map_err(|error| Refusal::new(WatchMode::Inotify, &error.into())),
+    }
 }
 
 /// What would make the kernel grant a way of watching that it refused with `error`; empty if that is not known.
@@ -118,6 +111,20 @@ impl Refusal {
         let errno = Errno::from_io_error(error);
         let why = errno.map_or_else(|| error.to_string(), words);
         Self { mode, why, remedy: errno.map_or("", |errno| remedy(mode, errno)) }
+    }
+}
+
+impl From<fanotify::Refusal> for Refusal {
+    fn from(refusal: fanotify::Refusal) -> Self {
+        let mode = WatchMode::Fanotify;
+        match refusal {
+            fanotify::Refusal::Group(error) | fanotify::Refusal::Mark(error) => Self::new(mode, &error.into()),
+            fanotify::Refusal::Handles(_) => {
+                let remedy = "give the agent CAP_DAC_READ_SEARCH in the initial user namespace, and /proc";
+                Self { mode, why: refusal.to_string(), remedy }
+            }
+            fanotify::Refusal::Thread(_) => Self { mode, why: refusal.to_string(), remedy: "" },
+        }
     }
 }
 

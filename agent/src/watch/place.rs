@@ -59,6 +59,7 @@ mod tests {
             left_out: LeftOut::new(Some(Arc::new(baseline)), Excludes::new(["tmp"], []).unwrap()),
             own_state: Some(path("state")),
             mounts: Mounts::Report,
+            sealed: None,
         };
         let deep = vec!["d"; 3000].join("/");
         for (relative, place) in [

@@ -65,6 +65,7 @@ const AGENT_FILES: &[&str] = &[
     "usr/lib/sysusers.d/driftlock.conf",
     "usr/share/bash-completion/completions/driftlock",
     "usr/share/doc/driftlock/copyright",
+    "usr/share/doc/driftlock/examples/fanotify.conf",
     "usr/share/doc/driftlock/examples/process-targets.conf",
     "usr/share/driftlock/policies/container.toml",
     "usr/share/driftlock/policies/debian-host.toml",
@@ -97,15 +98,23 @@ fn life() -> Result<()> {
     ensure!(!verified.stderr.contains("driftlock"), "{verified:?}");
     // The policies stand where their cases look for them.
     machine.run(["driftlock", "policy", "test", "/usr/share/driftlock/policies/tests"])?;
-    // The example adds to the unit what it says.
+    // The examples add to the unit what they say.
     machine.shell(
         "mkdir /etc/systemd/system/driftlock-agent.service.d
-        cp /usr/share/doc/driftlock/examples/process-targets.conf /etc/systemd/system/driftlock-agent.service.d
+        cp /usr/share/doc/driftlock/examples/*.conf /etc/systemd/system/driftlock-agent.service.d
         systemctl daemon-reload",
     )?;
     for set in ["CapabilityBoundingSet", "AmbientCapabilities"] {
         let capabilities = machine.property(AGENT, set)?;
-        ensure!(capabilities == "cap_dac_read_search cap_sys_ptrace", "{set}: {capabilities}");
+        ensure!(capabilities == "cap_dac_read_search cap_sys_ptrace cap_sys_admin", "{set}: {capabilities}");
+    }
+    let calls = machine.property(AGENT, "SystemCallFilter")?;
+    let calls: Vec<&str> = calls.split(' ').collect();
+    for call in ["openat2", "fanotify_init", "fanotify_mark", "open_by_handle_at", "name_to_handle_at"] {
+        ensure!(calls.contains(&call), "{call}: {calls:?}");
+    }
+    for call in ["mount", "setns", "pivot_root", "bpf", "reboot"] {
+        ensure!(!calls.contains(&call), "{call} is of no use to it");
     }
     machine.shell("rm -r /etc/systemd/system/driftlock-agent.service.d; systemctl daemon-reload")?;
 

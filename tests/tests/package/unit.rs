@@ -51,6 +51,7 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("systemd_finds_the_units_no_more_exposed_than_promised", analyze, exposure),
         trial("no_option_of_the_agents_unit_shows_it_another_tree", &[], no_lies),
+        trial("the_example_for_fanotify_allows_the_calls_that_the_unit_refuses", analyze, fanotify),
     ]
 }
 
@@ -68,6 +69,27 @@ fn exposure() -> Result<()> {
         };
         judge(threshold)?.expect(0)?;
         ensure!(judge(1)?.code != Some(0), "the threshold means nothing here");
+    }
+    Ok(())
+}
+
+/// What watching by fanotify calls beyond what every agent does.
+const FANOTIFY: [&str; 4] = ["fanotify_init", "fanotify_mark", "name_to_handle_at", "open_by_handle_at"];
+
+fn fanotify() -> Result<()> {
+    let text = fs::read_to_string(unit("fanotify.conf"))?;
+    let allowed = text.lines().find_map(|line| line.strip_prefix("SystemCallFilter=")).unwrap_or_default();
+    let mut allowed: Vec<&str> = allowed.split(' ').collect();
+    allowed.sort_unstable();
+    ensure!(allowed == FANOTIFY, "{allowed:?}");
+    // What the unit takes away with a set has to be given back; nothing else is privileged about it.
+    let set = Sandbox::new()?
+        .command(Path::new("systemd-analyze"), ["syscall-filter", "--no-pager", "@privileged", "@system-service"])
+        .run()?
+        .expect(0)?;
+    let known: Vec<&str> = set.text()?.lines().map(str::trim).collect();
+    for call in FANOTIFY {
+        ensure!(known.contains(&call), "{call} is in no set of the unit: {known:?}");
     }
     Ok(())
 }

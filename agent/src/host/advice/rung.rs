@@ -51,7 +51,7 @@ impl Way {
         let entries = target.manifest.as_ref().map_or(0, |entries| entries.saturating_sub(1));
         Some(Self {
             mode,
-            blind: blind_spots(mode).iter().copied().filter(|spot| is_there(*spot, site)).collect(),
+            blind: blind_spots(mode).into_iter().filter(|spot| is_there(*spot, site)).collect(),
             refused,
             event: (mode != WatchMode::Sweep).then_some(EVENT_BOUND),
             sweep: setting.watch.sweeps(entries).usual(mode),
@@ -126,7 +126,7 @@ pub(super) fn fanotify(host: &Host, setting: &Setting) -> Row {
     }
     let admin = has_admin(host);
     match (host.probes.fanotify, &admin) {
-        (Ok(()), Ok(true)) => {
+        (Ok(()), Ok(true)) if host.users != Ok(Namespace::Own) => {
             row(State::Fine, "possible: one mark for a whole file system, no watches, and it names who wrote")
         }
         (Ok(()), Err(_)) => row(State::Note, "whether it is possible for whole file systems is not known"),

@@ -62,6 +62,13 @@ impl Walk<'_> {
         true
     }
 
+    /// Before anything is read: what is changed after it through another name is then known to be changed.
+    pub(super) fn note(&self, sealed: Option<EntryId>, stat: &Stat) {
+        if let (Some(inodes), Some(id)) = (&self.options.inodes, sealed) {
+            inodes.note(id, stat.ino);
+        }
+    }
+
     /// Whether `sealed` was as sealed when it was last read, and nothing moved since: then there is nothing to read.
     pub(super) fn is_as_remembered(&self, sealed: Option<EntryId>, stat: &Stat) -> bool {
         let relied = sealed.filter(|id| self.sweep.as_ref().is_some_and(|sweep| sweep.relies_on(*id, stat)));
@@ -172,6 +179,9 @@ impl Walk<'_> {
     pub(super) fn gone(&self, sealed: Option<EntryId>) {
         self.forget(sealed);
         if let Some(id) = sealed {
+            if let Some(inodes) = &self.options.inodes {
+                inodes.forget(id);
+            }
             self.sink.removed(id);
         }
     }

@@ -21,7 +21,7 @@ struct World {
 
 fn watched() -> Watched {
     let left_out = LeftOut::new(None, Excludes::new(["skip/**"], []).unwrap());
-    Watched { left_out, own_state: None, mounts: Mounts::Report }
+    Watched { left_out, own_state: None, mounts: Mounts::Report, sealed: None }
 }
 
 /// Watches `root`, a directory in a temporary one, after `prepare` has filled it.

@@ -14,13 +14,13 @@ const UNMARKABLE: &str = "/dev/pts";
 
 fn armed(mode: Mode, root: &Path) -> Armed {
     let left_out = LeftOut::new(None, Excludes::none());
-    let watched = Watched { left_out, own_state: None, mounts: Mounts::Report };
+    let watched = Watched { left_out, own_state: None, mounts: Mounts::Report, sealed: None };
     let (sender, _hints) = channel();
     arm(mode, &"app".into(), &watched, &Arc::new(Root::open(root).unwrap()), &sender).1
 }
 
 fn check_at(mode: Mode, root: &Path) -> Result<(), Refusal> {
-    check(mode, &Root::open(root).unwrap())
+    check(mode, &Arc::new(Root::open(root).unwrap()))
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn lookout(mounts: Mounts) -> Lookout {
     let sealed = manifest(Profile::Content, &["run/**"], &["proc/", "run/", "usr/", "usr/bin/", "usr/bin/app", "var/"]);
     let left_out = LeftOut::new(Some(Arc::new(load(&[sealed]).unwrap())), Excludes::new(["tmp"], []).unwrap());
     let allowed = BTreeSet::from([TreePath::new("data").unwrap()]);
-    let watched = Watched { left_out, own_state: None, mounts };
+    let watched = Watched { left_out, own_state: None, mounts, sealed: None };
     Lookout { at: b"/srv/app".to_vec(), watched, allowed, below: Some(20) }
 }
 
@@ -111,7 +111,7 @@ fn many_are_told_as_many() {
 async fn what_there_is_at_first_is_told_and_nothing_is_held_in_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::open(dir.path()).unwrap();
-    let watched = Watched { left_out: LeftOut::default(), own_state: None, mounts: Mounts::Report };
+    let watched = Watched { left_out: LeftOut::default(), own_state: None, mounts: Mounts::Report, sealed: None };
     let (sender, mut hints) = channel();
     let watcher = watch_mounts(&"app".into(), &watched, BTreeSet::new(), &root, &sender).unwrap();
     assert_eq!(hints.next().await, Some(("app".into(), Seen::Mounted(Vec::new()))));

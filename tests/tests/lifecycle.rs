@@ -3,10 +3,9 @@
 //! Belongs here: what needs more than one process or more than one life.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::net::TcpListener;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::agent::{Agent, AgentHome};
@@ -21,9 +20,6 @@ use driftlock_tests::tamper;
 use driftlock_tests::tree::Tree;
 use driftlock_tests::wait::{eventually, pass};
 use serde_json::Value;
-
-/// Minutes of the long form of the storm; each round has a seed of its own, which is printed.
-const STORM_VARIABLE: &str = "DRIFTLOCK_TEST_STORM";
 
 fn main() -> ExitCode {
     let mut trials = vec![
@@ -64,10 +60,6 @@ fn main() -> ExitCode {
     trials.extend([1, 2, 3, 4].map(|seed| {
         trial_with(format!("killing_at_random_loses_and_doubles_nothing_{seed}"), &[], move || storm(seed, 12))
     }));
-    if let Some(minutes) = env::var(STORM_VARIABLE).ok().and_then(|minutes| minutes.parse::<u64>().ok()) {
-        let test = move || long_storm(Duration::from_secs(60 * minutes));
-        trials.push(trial_with("killing_at_random_for_long_loses_and_doubles_nothing", &[], test));
-    }
     run(trials)
 }
 
@@ -456,16 +448,5 @@ fn storm_of(seed: u64, strikes: u32) -> Result<()> {
     history.check()?;
     ensure!(history.epochs() <= lives, "{} epochs in {lives} lives", history.epochs());
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
-    Ok(())
-}
-
-fn long_storm(time: Duration) -> Result<()> {
-    let deadline = Instant::now() + time;
-    for seed in 1000.. {
-        if Instant::now() >= deadline {
-            break;
-        }
-        storm(seed, 40)?;
-    }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use driftlock_tests::fake::Act;
+use driftlock_tests::process::Stream;
 use driftlock_tests::storm::Running;
 use driftlock_tests::wait::pass;
 use nix::sys::signal::Signal;
@@ -107,11 +108,14 @@ impl Fault {
                 stage.wire().behave();
             }
             Self::DiskFull => {
+                let filler = Filler::fill(stage)?;
+                // Until something was to be written, however slow the machine is.
+                stage.agent()?.line(Stream::Stderr, |line| line.contains("spool_failed").then_some(()))?;
+                drop(filler);
                 while storm.goes_on() {
-                    let filler = Filler::fill(stage)?;
-                    pass(stage.moment(1000));
-                    drop(filler);
                     pass(stage.moment(1500));
+                    let _filler = Filler::fill(stage)?;
+                    pass(stage.moment(1000));
                 }
             }
             Self::Clock => {

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     for case in CASES {
         trials.push(trial_with(case.name(), case.needs(), move || {
             for seed in 1..=seeds {
-                Round { case, seed, storm: Duration::from_millis(1500), keep: false }.run()?;
+                Round { case, seed, storm: Duration::from_millis(1000), keep: false }.run()?;
             }
             Ok(())
         }));

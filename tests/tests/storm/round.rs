@@ -34,6 +34,7 @@ const WATCHES: u32 = 100;
 /// How the tree is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
+    Fanotify,
     Inotify,
     Sweep,
 }
@@ -52,7 +53,16 @@ const fn case(mode: Mode, fault: Fault, alone: bool) -> Case {
 }
 
 /// Each fault in each way of watching in which it can be.
-pub(crate) const CASES: [Case; 17] = [
+pub(crate) const CASES: [Case; 26] = [
+    case(Mode::Fanotify, Fault::Nothing, true),
+    case(Mode::Fanotify, Fault::Nothing, false),
+    case(Mode::Fanotify, Fault::Overflow, true),
+    case(Mode::Fanotify, Fault::Killed, true),
+    case(Mode::Fanotify, Fault::Stopped, true),
+    case(Mode::Fanotify, Fault::CollectorKilled, true),
+    case(Mode::Fanotify, Fault::Wire, true),
+    case(Mode::Fanotify, Fault::DiskFull, true),
+    case(Mode::Fanotify, Fault::Clock, true),
     case(Mode::Inotify, Fault::Nothing, true),
     case(Mode::Inotify, Fault::Nothing, false),
     case(Mode::Inotify, Fault::Overflow, true),
@@ -117,6 +127,7 @@ pub(crate) struct Stage {
 impl Mode {
     const fn name(self) -> &'static str {
         match self {
+            Self::Fanotify => "fanotify",
             Self::Inotify => "inotify",
             Self::Sweep => "sweep",
         }

@@ -18,6 +18,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use driftlock_common::digest::OciDigest;
 use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 
@@ -68,6 +69,8 @@ pub struct Config {
     pub sinks: BTreeSet<Sink>,
     /// Where the agent can be asked on its host.
     pub socket: Socket,
+    /// BLAKE3 of what it was read from, as in a heartbeat; `None` if nowhere.
+    pub digest: Option<OciDigest>,
 }
 
 /// Where the agent can be asked on its host.
@@ -266,6 +269,7 @@ impl Config {
             },
             sinks: BTreeSet::new(),
             socket: Socket::Auto,
+            digest: None,
         }
     }
 

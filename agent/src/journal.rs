@@ -11,6 +11,7 @@ mod checkpoint;
 mod directory;
 mod frame;
 mod segment;
+mod starts;
 mod state;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ use directory::Directory;
 pub(crate) use directory::LOCK;
 use frame::Record;
 use segment::{Segment, Tail};
+pub use starts::Starts;
 use state::State;
 
 /// A segment that has grown to this, in bytes, is closed.
@@ -52,6 +54,8 @@ pub struct Journal {
     cursor: u64,
     /// Bound of all segments together, in bytes.
     limit: u64,
+    /// `None` if they cannot be counted, as on a full disk.
+    starts: Option<Starts>,
 }
 
 /// An event that has no sequence yet.
@@ -122,7 +126,10 @@ impl Journal {
             Some(host) => host.to_owned(),
             None => directory.host_id()?,
         };
+        let starts =
+            Starts::begin(&directory).inspect_err(|error| tracing::warn!(%error, "this start is not counted")).ok();
         let mut journal = Self {
+            starts,
             directory,
             host,
             epoch: String::new(),
@@ -158,6 +165,19 @@ impl Journal {
     /// The highest sequence given in this epoch; 0 if none.
     pub const fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// How often an agent was started with this directory; `None` if they cannot be counted.
+    pub const fn starts(&self) -> Option<Starts> {
+        self.starts
+    }
+
+    /// Remembers that the agent stopped as it was asked to.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn stopped(&self) -> Result<(), JournalError> {
+        self.starts.map_or(Ok(()), |starts| starts.end(&self.directory))
     }
 
     /// Whether every event is acknowledged.

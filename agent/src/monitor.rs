@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use driftlock_common::condition::ConditionReason;
-use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
+use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Running, Stopped};
 use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
+use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
 use driftlock_common::status::TargetStatus;
 
@@ -38,6 +39,9 @@ use conditions::Conditions;
 use findings::Findings;
 use target::Target;
 
+/// A step of the clock by less than this is counted, and no condition.
+const CLOCK_STEP_MS: i64 = 1000;
+
 /// The daemon's decisions, and what they rest on.
 #[derive(Debug)]
 pub struct Monitor {
@@ -47,6 +51,7 @@ pub struct Monitor {
     recovered: BTreeMap<String, Findings>,
     conditions: Conditions,
     clock: ClockWatch,
+    clock_steps: u64,
     dice: Dice,
     last_scan: u64,
     next_beat: Duration,
@@ -68,6 +73,8 @@ pub struct Plan {
     pub ephemeral: bool,
     /// Time between heartbeats.
     pub heartbeat: Duration,
+    /// What carries it out.
+    pub running: Running,
     /// The targets, names unique.
     pub targets: Vec<TargetPlan>,
 }
@@ -99,7 +106,7 @@ pub struct TargetPlan {
     pub mode: Mode,
     /// Time between sweeps.
     pub sweeps: Sweeps,
-    /// In this time everything is read once.
+    /// In this time everything is read once more.
     pub full: Duration,
 }
 
@@ -157,6 +164,15 @@ pub enum Event {
         /// Whether it will still be so in a moment, as far as can be told.
         settled: bool,
     },
+    /// A scan looked at one place, as it was asked to, and nothing differs there.
+    FoundNothing {
+        /// The scan.
+        scan: ScanId,
+        /// Where.
+        path: TreePath,
+        /// Whether something is sealed there; if not, nothing is there.
+        sealed: bool,
+    },
     /// A scan ended; everything it found was said before.
     Scanned {
         /// The scan.
@@ -178,6 +194,8 @@ pub enum Event {
         /// The target.
         target: String,
     },
+    /// The kernel says that the clock was set, also if only by little.
+    ClockSet,
     /// The deadline passed, or nothing happened but time.
     Tick,
     /// The agent is asked to stop.
@@ -190,12 +208,23 @@ pub enum Event {
 /// How a scan ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ending {
-    /// Everything in its scopes was looked at. The summary is that of a scan of everything.
-    Finished(Option<Box<Summary>>),
+    /// Everything in its scopes was looked at; what it says if that was everything.
+    Finished(Option<Box<Whole>>),
     /// It ended early: what it found is true, what it did not find says nothing.
     Interrupted,
     /// The root is gone or another directory than before; why, in one line.
     RootLost(String),
+}
+
+/// The result of a scan of everything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    /// Its summary.
+    pub summary: Summary,
+    /// What of it could not be established, by reason.
+    pub gaps: BTreeMap<Reason, u64>,
+    /// Since when every sealed file was read, as how long ago that is; `None` before it was so.
+    pub read_since: Option<Duration>,
 }
 
 /// What is to be done.
@@ -260,6 +289,7 @@ impl Monitor {
             recovered: by_target.into_iter().map(|(name, bodies)| (name, Findings::recovered(bodies))).collect(),
             conditions: Conditions::recovered(conditions),
             clock: ClockWatch::default(),
+            clock_steps: 0,
             dice: Dice(seed),
             last_scan: 0,
             next_beat: Duration::ZERO,
@@ -273,7 +303,8 @@ impl Monitor {
         if self.stopping {
             return actions;
         }
-        if let Some(step) = self.clock.step(now) {
+        let step = if event == Event::ClockSet { Some(self.clock.set(now)) } else { self.clock.step(now) };
+        if let Some(step) = step {
             self.clock_stepped(step, now, &mut actions);
         }
         match event {
@@ -291,6 +322,11 @@ impl Monitor {
             Event::Found { scan, path, finding, settled: true } => {
                 if let Some(target) = self.scanning(scan) {
                     actions.extend(target.found(scan, path, *finding, now).map(record));
+                }
+            }
+            Event::FoundNothing { scan, path, sealed } => {
+                if let Some(target) = self.scanning(scan) {
+                    target.found_nothing(&path, sealed);
                 }
             }
             Event::Scanned { scan, ending } => self.scanned(scan, ending, now, &mut actions),
@@ -311,7 +347,7 @@ impl Monitor {
                     target.wanted(now.elapsed);
                 }
             }
-            Event::Tick => {}
+            Event::ClockSet | Event::Tick => {}
             Event::Shutdown { reason } => return self.shutdown(reason),
         }
         self.progress(now, &mut actions);
@@ -326,10 +362,17 @@ impl Monitor {
         self.targets.values().filter_map(Target::deadline).chain([self.next_beat]).min()
     }
 
+    /// What there is to do; `None` before the first plan.
+    pub const fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
     /// What is known of every target, by name.
     pub fn targets(&mut self, now: Now) -> Vec<TargetStatus> {
-        let conditions = &self.conditions;
-        self.targets.iter_mut().map(|(name, target)| target.status(conditions.only_of(Some(name)), now)).collect()
+        let status = |(name, target): (&String, &mut Target)| {
+            target.status(self.conditions.only_of(Some(name)), self.clock_steps, now)
+        };
+        self.targets.iter_mut().map(status).collect()
     }
 
     /// What is wrong with the whole agent.
@@ -342,9 +385,20 @@ impl Monitor {
     }
 
     fn configured(&mut self, plan: Plan, now: Now, actions: &mut Vec<Action>) {
-        // What is said about the agent itself is said again if it is still so. Only the collector can take back what
-        // it said.
-        let over = |body: &ConditionBody| body.target.is_none() && body.reason != ConditionReason::CollectorRefused;
+        let starting = self.plan.is_none();
+        let in_force = plan.targets.iter().all(|target| target.refused.is_empty() && target.policy_refused.is_empty());
+        // What is said about the agent itself is said again if it is still so.
+        let over = |body: &ConditionBody| {
+            body.target.is_none()
+                && match body.reason {
+                    // Only the collector can take back what it said.
+                    ConditionReason::CollectorRefused => false,
+                    // Another configuration is no other binary.
+                    ConditionReason::BinaryReplaced => starting,
+                    ConditionReason::ConfigReplaced => starting || in_force,
+                    _ => true,
+                }
+        };
         actions.extend(self.conditions.resolve_if(over).into_iter().map(record));
 
         let gone: Vec<String> =
@@ -359,7 +413,7 @@ impl Monitor {
         for target in &plan.targets {
             let findings = self.recovered.remove(&target.name);
             match self.targets.get_mut(&target.name) {
-                Some(known) => actions.extend(known.reconfigure(target.clone())),
+                Some(known) => actions.extend(known.reconfigure(target.clone(), now.elapsed)),
                 None => {
                     let findings = findings.unwrap_or_else(Findings::none);
                     let new = Target::new(target.clone(), findings, now.elapsed);
@@ -460,11 +514,14 @@ impl Monitor {
         let Some(target) = self.targets.values_mut().find(|target| target.is_scanning(scan)) else { return };
         let name = target.name().to_owned();
         match ending {
-            Ending::Finished(summary) => {
-                let (bodies, full) = target.finished(summary, now, &mut self.dice);
+            Ending::Finished(whole) => {
+                let (bodies, full) = target.finished(whole, now, &mut self.dice);
                 actions.extend(bodies.into_iter().map(record));
                 if full {
-                    let mut over = vec![ConditionReason::RootLost, ConditionReason::CoverageStale];
+                    let mut over = vec![ConditionReason::RootLost];
+                    if target.too_old(now.elapsed).is_none() {
+                        over.push(ConditionReason::CoverageStale);
+                    }
                     // A scan that began before the events were lost, or before the clock was set, proves nothing.
                     if target.is_whole() {
                         over.extend([ConditionReason::Overflow, ConditionReason::ClockStep]);
@@ -486,9 +543,14 @@ impl Monitor {
     }
 
     fn clock_stepped(&mut self, step_ms: i64, now: Now, actions: &mut Vec<Action>) {
+        self.clock_steps += 1;
         let detail = format!("the clock was set by {step_ms} ms");
         for (name, target) in &mut self.targets {
-            target.look_at_everything(now.elapsed);
+            target.clock_was_set(now.elapsed);
+            // Less than that makes no time that was said doubtful; what was remembered is forgotten all the same.
+            if step_ms.abs() < CLOCK_STEP_MS {
+                continue;
+            }
             actions.extend(self.conditions.open(Some(name), ConditionReason::ClockStep, &detail).map(record));
         }
     }
@@ -497,8 +559,7 @@ impl Monitor {
     fn progress(&mut self, now: Now, actions: &mut Vec<Action>) {
         let Some(plan) = &self.plan else { return };
         for (name, target) in &mut self.targets {
-            if target.is_stale(now.elapsed) {
-                let detail = "no complete look for three times the time between sweeps";
+            if let Some(detail) = target.becomes_stale(now.elapsed) {
                 let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
                 actions.extend(body.map(record));
             }
@@ -509,8 +570,9 @@ impl Monitor {
             if let Some((scopes, occasion)) = target.due(now.elapsed) {
                 self.last_scan += 1;
                 let scan = ScanId(self.last_scan);
-                target.scan_started(scan, scopes.clone(), occasion, now.elapsed);
-                actions.push(Action::Scan { scan, target: name.clone(), scopes, occasion });
+                let places = scopes.iter().map(|taken| taken.scope.clone()).collect();
+                target.scan_started(scan, scopes, occasion, now.elapsed);
+                actions.push(Action::Scan { scan, target: name.clone(), scopes: places, occasion });
             }
         }
         // All targets share the hashing threads, and one that is held up is a thread less.
@@ -527,7 +589,8 @@ impl Monitor {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 interval_s: plan.heartbeat.as_secs().max(1),
                 sequence: 0,
-                targets: self.targets.values_mut().map(Target::beat).collect(),
+                agent: Some(plan.running.clone()),
+                targets: self.targets.values_mut().map(|target| target.beat(self.clock_steps, now)).collect(),
             })));
         }
     }

@@ -4,6 +4,8 @@
 //! One thread runs the loop. Scans run on the hashing pool, whatever touches the state directory on a blocking thread
 //! (the journal goes there and comes back), sending in a task of its own; their results come back as messages.
 
+pub(crate) mod binary;
+mod clock;
 mod hold;
 mod live;
 mod look;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use driftlock_common::condition::ConditionReason;
+use driftlock_common::event::Running;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::TreePath;
 use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
@@ -33,13 +36,14 @@ use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State};
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Starts};
 use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
 use crate::process::Process;
 use crate::scan::pace::{self, Allowance};
 use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
+use clock::ClockSet;
 use hold::Hold;
 use live::{Live, Order};
 pub(crate) use memory::directories as memory_directories;
@@ -62,8 +66,16 @@ pub enum StopReason {
     Asked,
 }
 
-/// Another configuration, or why it cannot be used, in one line.
-pub type Reload = Result<Config, String>;
+/// What became of what the agent itself depends on.
+#[derive(Debug)]
+pub enum News {
+    /// Files that it is told by became others: which, and from what to what, in one line.
+    Replaced(String),
+    /// Another configuration, or why it cannot be used, in one line.
+    Reload(Result<Config, String>),
+    /// How its binary differs from what runs, in one line, or that it does not.
+    Binary(Option<String>),
+}
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -117,16 +129,14 @@ struct Runtime {
     hint_sender: HintSender,
     done: mpsc::Sender<Done>,
     began: Instant,
+    started_at: String,
+    starts: Option<Starts>,
     generation: u64,
     /// Events that carrying out an action made.
     next: VecDeque<Event>,
     stopping: bool,
-    /// The host's name, for people.
-    name: String,
     /// Another one each time the agent starts.
     run: String,
-    /// RFC 3339.
-    started: String,
 }
 
 /// Runs the agent until `shutdown` says so.
@@ -134,24 +144,25 @@ struct Runtime {
 /// # Errors
 /// If it cannot begin. What goes wrong later is a condition, not an error.
 pub async fn run(config: Config, shutdown: impl Future<Output = StopReason>) -> Result<(), RunError> {
-    let (_never, reloads) = mpsc::channel(1);
-    run_reloading(config, shutdown, reloads).await
+    let (_never, news) = mpsc::channel(1);
+    run_with_news(config, shutdown, news).await
 }
 
-/// As [`run`], with another configuration whenever one comes.
+/// As [`run`], with another configuration whenever one comes, and what else there is to say of the agent itself.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_reloading(
+pub async fn run_with_news(
     config: Config,
     shutdown: impl Future<Output = StopReason>,
-    mut reloads: mpsc::Receiver<Reload>,
+    mut news: mpsc::Receiver<News>,
 ) -> Result<(), RunError> {
     let (hint_sender, mut hints) = watch::channel();
     let (done, mut results) = mpsc::channel(MAX_RESULTS);
     let mut runtime = Runtime::begin(config, hint_sender, done).await?;
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut reloads_open = true;
+    let mut news_open = true;
+    let clock = ClockSet::new();
     let mut watchdog = Watchdog::of_the_service();
     let mut server = control::serve(runtime.listen()?);
     let mut answered = false;
@@ -163,15 +174,25 @@ pub async fn run_reloading(
         let event = tokio::select! {
             biased;
             reason = &mut shutdown => Some(Event::Shutdown { reason: reason.name().to_owned() }),
-            reload = reloads.recv(), if reloads_open => match reload {
-                Some(reload) => {
+            () = clock.set() => Some(Event::ClockSet),
+            said = news.recv(), if news_open => match said {
+                Some(News::Reload(reload)) => {
                     systemd::reloading();
                     let event = runtime.reload(reload).await;
                     systemd::ready(runtime.config.targets.len());
                     event
                 }
+                Some(News::Replaced(detail)) => {
+                    // One that is open is about what was there before.
+                    let reason = ConditionReason::ConfigReplaced;
+                    runtime.next.push_back(Event::Trouble { reason, detail: None });
+                    Some(Event::Trouble { reason, detail: Some(detail) })
+                }
+                Some(News::Binary(detail)) => {
+                    Some(Event::Trouble { reason: ConditionReason::BinaryReplaced, detail })
+                }
                 None => {
-                    reloads_open = false;
+                    news_open = false;
                     None
                 }
             },
@@ -202,6 +223,7 @@ pub async fn run_reloading(
     drop(hints);
     runtime.live.values().for_each(Live::remember);
     runtime.spool.flush(GRACE).await;
+    runtime.spool.stopped();
     Ok(())
 }
 
@@ -240,6 +262,11 @@ async fn wait_until(began: Instant, deadline: Option<Duration>) {
     }
 }
 
+fn now(elapsed: Duration) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { elapsed, unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
+}
+
 fn seen_event(target: &str, seen: Seen) -> Event {
     let target = target.to_owned();
     match seen {
@@ -267,7 +294,10 @@ impl Runtime {
         let own_state = Some(journal.identity()?);
         tell::started(&config, &journal, &recovered);
         let seed = u64::from(spool::random());
+        let starts = journal.starts();
         let mut runtime = Self {
+            starts,
+            started_at: now(Duration::ZERO).rfc3339(),
             monitor: Monitor::new(recovered.findings, recovered.conditions, seed),
             live: BTreeMap::new(),
             pool,
@@ -282,12 +312,9 @@ impl Runtime {
             generation: 0,
             next: VecDeque::new(),
             stopping: false,
-            name: String::new(),
             run: format!("{:08x}{:08x}", spool::random(), spool::random()),
-            started: String::new(),
             config,
         };
-        runtime.started = runtime.now().rfc3339();
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
         Ok(runtime)
@@ -307,12 +334,18 @@ impl Runtime {
         // What is left is no longer configured; the monitor says what to end of it.
         live.append(&mut self.live);
         self.live = live;
-        self.name = self.config.host.name.clone().unwrap_or_else(live::kernel_host_name);
         Plan {
-            host: self.name.clone(),
+            host: self.config.host.name.clone().unwrap_or_else(live::kernel_host_name),
             labels: self.config.host.labels.clone(),
             ephemeral: self.config.host.ephemeral,
             heartbeat: self.config.report.heartbeat,
+            running: Running {
+                binary: binary::running(),
+                config: self.config.digest,
+                started_at: self.started_at.clone(),
+                starts: self.starts.map_or(0, |starts| starts.number),
+                stopped_before: self.starts.and_then(|starts| starts.stopped_before),
+            },
             targets,
         }
     }
@@ -342,7 +375,7 @@ impl Runtime {
     }
 
     fn status(&mut self) -> Status {
-        let now = self.now();
+        let now = now(self.began.elapsed());
         let at = |elapsed| now.at(elapsed).rfc3339();
         let collector = self.config.report.endpoint.as_ref().map(|endpoint| CollectorStatus {
             endpoint: endpoint.to_string(),
@@ -352,15 +385,15 @@ impl Runtime {
         let agent = AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.spool.host().to_owned(),
-            name: self.name.clone(),
+            name: self.monitor.plan().map(|plan| plan.host.clone()).unwrap_or_default(),
             run: self.run.clone(),
-            started: self.started.clone(),
+            running: self.monitor.plan().map(|plan| plan.running.clone()),
             collector,
         };
         Status { agent, conditions: self.monitor.conditions(), targets: self.monitor.targets(now) }
     }
 
-    async fn reload(&mut self, reload: Reload) -> Option<Event> {
+    async fn reload(&mut self, reload: Result<Config, String>) -> Option<Event> {
         let refused = |why: String| Some(Event::Trouble { reason: ConditionReason::ConfigRefused, detail: Some(why) });
         let config = match reload {
             Ok(config) => config,
@@ -394,16 +427,11 @@ impl Runtime {
     fn tell(&mut self, event: Option<Event>) {
         self.next.extend(event);
         while let Some(event) = self.next.pop_front() {
-            let now = self.now();
+            let now = now(self.began.elapsed());
             for action in self.monitor.on(event, now) {
                 self.perform(action, now);
             }
         }
-    }
-
-    fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { elapsed: self.began.elapsed(), unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
     }
 
     fn perform(&mut self, action: Action, now: Now) {

@@ -1,6 +1,9 @@
 //! Owns what the kernel offers through a pointer only, behind functions that are safe to call: the one module with
 //! `unsafe`, file handles in a file of its own. Must not own what an answer means.
-#![expect(unsafe_code, reason = "mmap, mincore, munmap, ioprio_set, file handles and an allocator have no safe form")]
+#![expect(
+    unsafe_code,
+    reason = "mmap, mincore, munmap, ioprio_set, waiting for a descriptor, file handles and an allocator have no safe form"
+)]
 
 pub(crate) mod handle;
 
@@ -8,11 +11,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use driftlock_common::exit::Exit;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Which pages of the file behind `fd` are in the page cache: one byte for each page of the `len` bytes from `offset`
 /// on, of which the lowest bit says so. `offset` must be a multiple of the page size.
@@ -46,6 +51,16 @@ pub(crate) fn set_idle_io() -> io::Result<()> {
         libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, CALLER, IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT)
     };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What waits until `descriptor` can be read, within a tokio runtime.
+///
+/// # Errors
+/// If the kernel does not poll it.
+pub(crate) fn when_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what it is given to, so it is the same and open until that is dropped.
+    let waits = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    waits.map_err(io::Error::from)
 }
 
 /// The memory of the process. When there is no more, the process says so and ends with 74, where it would abort otherwise:

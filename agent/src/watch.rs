@@ -22,7 +22,8 @@ use crate::scan::Mounts;
 pub use channel::{HintSender, Hints, Seen, channel};
 pub use end::when_ended;
 pub use files::Files;
-pub use ladder::{Refusal, arm, check};
+pub(crate) use ladder::remedy;
+pub use ladder::{EVENT_BOUND, Refusal, arm, blind_spots, check};
 pub use mounts::{Cover, watch_mounts};
 pub use names::Names;
 pub use place::Place;
@@ -111,7 +112,7 @@ impl Armed {
     pub fn nothing() -> Self {
         Self {
             mode: WatchMode::Sweep,
-            blind: vec![BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
+            blind: blind_spots(WatchMode::Sweep).to_vec(),
             unwatched: 0,
             degraded: String::new(),
             refused: Vec::new(),

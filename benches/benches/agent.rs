@@ -8,11 +8,11 @@
 //! binary of the bench's own build, and holds no promise.
 
 use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use driftlock_benches::reading::resident;
 use driftlock_benches::{driftlock, median};
 use driftlock_tests::packages::{Package, Revision, Step, built};
 use driftlock_tests::process::{Process, Stream};
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     let agent = begin(&sandbox, &binary, &config)?;
     agent.line(Stream::Stderr, |line| line.contains("looked at everything").then_some(()))?;
     pass(Duration::from_secs(if smoke { 0 } else { 10 }));
-    let rest = resident(&agent)?;
+    let rest = resident(agent.id())?;
     end(agent)?;
 
     println!("{files} files: armed after {armed:.1?} (median of {starts}), at rest {:.1} MB resident", megabytes(rest));
@@ -72,13 +72,6 @@ fn end(agent: Process) -> Result<()> {
     agent.signal(Signal::SIGTERM)?;
     ensure!(agent.exit()? == 0, "SIGTERM is a clean end");
     Ok(())
-}
-
-/// In bytes. The kernel counts in KiB.
-fn resident(agent: &Process) -> Result<u64> {
-    let status = fs::read_to_string(PathBuf::from(format!("/proc/{}/status", agent.id())))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(kib.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]

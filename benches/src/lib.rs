@@ -5,6 +5,7 @@ pub mod growth;
 pub mod image;
 pub mod program;
 pub mod promise;
+pub mod reading;
 pub mod table;
 pub mod trees;
 pub mod turns;

@@ -168,11 +168,13 @@ const fn blinds(reason: ConditionReason) -> bool {
         | ConditionReason::SpoolFailed
         | ConditionReason::EventsRejected
         | ConditionReason::IdentityConflict => true,
-        // Sweeps find what a missing watch does not; the old configuration is in force; what the collector refused
-        // is still in the agent's spool.
+        // Sweeps find what a missing watch does not; the old configuration is in force, and the old binary runs; what the
+        // collector refused is still in the agent's spool.
         ConditionReason::WatchDegraded
         | ConditionReason::SinkFailed
         | ConditionReason::ConfigRefused
+        | ConditionReason::ConfigReplaced
+        | ConditionReason::BinaryReplaced
         | ConditionReason::CollectorRefused => false,
     }
 }

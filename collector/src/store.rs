@@ -23,7 +23,7 @@ use std::sync::Arc;
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::coverage::Coverage;
 use driftlock_common::drift::Change;
-use driftlock_common::event::Answer;
+use driftlock_common::event::{Answer, Running};
 use driftlock_common::finding::{Finding, ManifestView, PolicyView};
 use driftlock_common::policy::{Ruling, Severity};
 use serde::Serialize;
@@ -228,6 +228,8 @@ pub struct HostRecord {
     pub last_seen: Timestamp,
     /// When its agent was stopped as asked, if it was not heard of since.
     pub stopped_at: Option<Timestamp>,
+    /// What runs there, as its agent says.
+    pub agent: Option<Running>,
     /// Its targets by name.
     pub targets: Vec<TargetRecord>,
     /// Reasons of its open conditions.

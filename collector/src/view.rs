@@ -2,6 +2,7 @@
 //! never changed. Must not own queries.
 
 use driftlock_common::coverage::Coverage;
+use driftlock_common::event::Running;
 use driftlock_common::finding::{Finding, ManifestView, PolicyView};
 use serde::Serialize;
 
@@ -92,6 +93,9 @@ pub struct HostView {
     last_seen: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped_at: Option<Timestamp>,
+    /// What runs there, as its agent says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<Running>,
     open_findings: u64,
     /// Of the open findings, those that somebody is to know of.
     alerts: Alerts,
@@ -179,6 +183,7 @@ impl HostView {
             first_seen: record.first_seen,
             last_seen: record.last_seen,
             stopped_at: record.stopped_at,
+            agent: record.agent,
             targets: record.targets.into_iter().map(TargetView::from).collect(),
         }
     }

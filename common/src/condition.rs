@@ -30,6 +30,10 @@ pub enum ConditionReason {
     SinkFailed,
     /// A new configuration was not accepted; the old one stays.
     ConfigRefused,
+    /// A file that the agent is told by became another, and not all that it is told by is in force.
+    ConfigReplaced,
+    /// The agent's binary is another than the one that runs.
+    BinaryReplaced,
     /// The collector refuses this agent's credential, or answers in a way that cannot be understood.
     CollectorRefused,
     /// The collector refused events for good.
@@ -40,7 +44,7 @@ pub enum ConditionReason {
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 15] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 17] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (
             Self::MountOver,
@@ -61,6 +65,12 @@ impl ConditionReason {
         (Self::SpoolFailed, "spool_failed", "the spool cannot be written"),
         (Self::SinkFailed, "sink_failed", "a sink besides the collector does not take what is written to it"),
         (Self::ConfigRefused, "config_refused", "the new configuration was not accepted; the old one stays"),
+        (
+            Self::ConfigReplaced,
+            "config_replaced",
+            "a file that the agent is told by was replaced and is not in force yet",
+        ),
+        (Self::BinaryReplaced, "binary_replaced", "the agent's binary is another than the one that runs"),
         (Self::CollectorRefused, "collector_refused", "the collector refuses this agent"),
         (Self::EventsRejected, "events_rejected", "the collector refused events for good"),
         (Self::IdentityConflict, "identity_conflict", "two agents report with one identity"),

@@ -166,8 +166,30 @@ pub struct Heartbeat {
     pub interval_s: u64,
     /// The highest sequence given in this epoch; 0 if none.
     pub sequence: u64,
+    /// What runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Running>,
     /// The targets.
     pub targets: Vec<TargetBeat>,
+}
+
+/// What an agent is that runs, and how it came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// BLAKE3 of its binary, as executed; absent if that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<OciDigest>,
+    /// BLAKE3 of the configuration in force: of its file, or of the digests of several, 32 bytes each, in the order in which
+    /// they are read; absent if it was not read from anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<OciDigest>,
+    /// RFC 3339: when it started.
+    pub started_at: String,
+    /// How often an agent was started with this state directory, this time included.
+    pub starts: u64,
+    /// Whether the one before stopped as it was asked to; absent if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_before: Option<bool>,
 }
 
 /// What the agent can vouch for, of one target.

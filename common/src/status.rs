@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::coverage::Coverage;
-use crate::event::ConditionBody;
+use crate::event::{ConditionBody, Running};
 use crate::finding::{Finding, ManifestView, PolicyView, is_zero};
 use crate::policy::Severity;
 
@@ -33,8 +33,9 @@ pub struct AgentStatus {
     pub name: String,
     /// Another one each time it starts.
     pub run: String,
-    /// RFC 3339: since when it runs.
-    pub started: String,
+    /// What runs, since when; absent while it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Running>,
     /// The way to the collector; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector: Option<CollectorStatus>,
@@ -210,7 +211,7 @@ impl TargetStatus {
             let parts = look.manifest.parts.iter().map(|part| &part.sha256);
             parts.chain([&look.manifest.sha256]).any(|sha256| sha256.to_string() == wanted)
         };
-        (later && manifest.is_none_or(with)).then(|| self.open.exit | if look.complete { 0 } else { NOT_VERIFIED })
+        (later && manifest.is_none_or(with)).then_some(self.open.exit | if look.complete { 0 } else { NOT_VERIFIED })
     }
 }
 

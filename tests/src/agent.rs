@@ -29,6 +29,8 @@ pub struct AgentHome {
     pub sweep: u64,
     /// Time in which everything is read again, in seconds.
     pub full: u64,
+    /// Time between heartbeats, in seconds.
+    pub heartbeat: u64,
     /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
@@ -63,6 +65,7 @@ impl AgentHome {
             // Long: what is found in a test is found by watching, unless the test says otherwise.
             sweep: 600,
             full: 86_400,
+            heartbeat: 1,
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
@@ -140,7 +143,10 @@ impl AgentHome {
         let _infallible = write!(text, "\n[control]\n{}\n", self.control);
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();
-            let report = format!("endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"1s\"\n");
+            let report = format!(
+                "endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"{}s\"\n",
+                self.heartbeat
+            );
             let _infallible = write!(text, "\n[report]\n{report}");
         }
         text

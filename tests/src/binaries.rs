@@ -26,9 +26,25 @@ pub struct Binaries {
 /// # Panics
 /// If they cannot be built: no test of them can say anything then.
 pub fn binaries() -> &'static Binaries {
-    static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| build().expect("the binaries under test must build"))
 }
+
+/// As [`binaries`], copied to `directory`: whatever is built while a test goes on for long, it stays with what it began with.
+///
+/// # Errors
+/// If they cannot be built or copied, or were asked for before.
+pub fn copy_binaries(directory: &Path) -> Result<()> {
+    let copy = |from: PathBuf| {
+        let to = directory.join(from.file_name().context("a file")?);
+        std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+        Ok::<_, anyhow::Error>(to)
+    };
+    let Binaries { driftlock, collector, storm } = build()?;
+    let copies = Binaries { driftlock: copy(driftlock)?, collector: copy(collector)?, storm: copy(storm)? };
+    BINARIES.set(copies).map_err(|_| anyhow!("the binaries were asked for before"))
+}
+
+static BINARIES: OnceLock<Binaries> = OnceLock::new();
 
 fn build() -> Result<Binaries> {
     let place = Place::of(&env::current_exe()?)?;

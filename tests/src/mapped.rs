@@ -16,7 +16,7 @@ const PROGRAM: &str = r#"
 int main(int argc, char **argv) {
     int fd = argc == 2 ? open(argv[1], O_RDWR | O_NOFOLLOW | O_NONBLOCK) : -1;
     volatile char *at = mmap(0, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (at == MAP_FAILED) { perror("mapped"); return 1; }
+    if (at == MAP_FAILED) return 1;
     for (int byte = getchar(); byte != EOF; byte = getchar()) {
         *at = byte;
         puts("stored");
@@ -61,7 +61,7 @@ impl Mapper {
     /// If the process cannot be started. That the file cannot be mapped is told by the first store.
     pub fn open(&self, file: &Path) -> Result<Mapped> {
         let mut command = Command::new(&self.binary);
-        command.arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().context("mapped")?;
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);

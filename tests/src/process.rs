@@ -204,6 +204,10 @@ impl Lines {
 /// # Errors
 /// If it does not end in time.
 pub fn wait_for(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
+    // Its number may be another process's once its end was noticed.
+    if let Some(ended) = child.try_wait()? {
+        return Ok(ended);
+    }
     let pid = rustix::process::Pid::from_child(child);
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
     let deadline = Instant::now() + limit;

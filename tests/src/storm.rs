@@ -110,11 +110,12 @@ impl Storm {
         Ok(naive::diff(&self.sealed, &naive::look(&self.root)?))
     }
 
-    /// Puts everything back.
+    /// Puts back what differs, and touches nothing else.
     ///
     /// # Errors
     /// If that fails, or what was put back is not as sealed.
     pub fn calm(&self) -> Result<()> {
+        let differs: BTreeSet<Vec<u8>> = self.expected()?.into_iter().map(|drift| drift.path).collect();
         for entry in WalkDir::new(&self.root).contents_first(true).min_depth(1) {
             let entry = entry?;
             let path = entry.path();
@@ -123,7 +124,7 @@ impl Storm {
             }
         }
         // In the order of paths: a directory before what is in it.
-        for saved in &*self.saved {
+        for (_, saved) in self.sealed.keys().zip(&*self.saved).filter(|(path, _)| differs.contains(*path)) {
             saved.restore()?;
         }
         let left = self.expected()?;

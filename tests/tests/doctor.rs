@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         trial("where PID 1 is hidden its view is not known", ROOT, hidden_pid_1),
         trial("in a name space of process ids PID 1 is another", ROOT, own_pids),
         trial("in a user name space capabilities are not taken for the host's", ROOT, own_users),
+        trial("a way of watching that was named and cannot be had is missed", ROOT, no_rung),
         trial("more directories than watches are missed", ROOT, few_watches),
         trial("what the configuration says is not used is not missed", &[], sweep_alone),
         trial("a configuration that cannot be used ends it", &[], bad_configuration),
@@ -164,7 +165,7 @@ fn nothing_missed() -> Result<()> {
     ensure!(
         answer.json["capabilities"]["effective"].as_array().is_some_and(|names| names.contains(&"CAP_CHOWN".into()))
     );
-    let answer = answer.says(SHOP, "directories", &["7, a watch each"])?.says(SHOP, "manifest", &["10 entries"])?;
+    let answer = answer.says(SHOP, "directories", &["7, under one mark"])?.says(SHOP, "manifest", &["10 entries"])?;
     answer.says(SHOP, "mounts", &["the same files as PID 1"])?;
     // A mount table of its own that is like PID 1's is as good.
     world.run(OWN_MOUNTS, "")?.expect(&[])?;
@@ -280,8 +281,11 @@ const WITHOUT_PROC: &[&str] = &[
     "shop: mounts unknown",
 ];
 
+/// One watch for each directory, whatever else could be had.
+const INOTIFY: &str = "[watch]\nmode = \"inotify\"\n";
+
 fn no_proc() -> Result<()> {
-    let answer = World::new()?.run(OWN_MOUNTS, "umount --lazy /proc")?.expect(WITHOUT_PROC)?;
+    let answer = World::with(INOTIFY)?.run(OWN_MOUNTS, "umount --lazy /proc")?.expect(WITHOUT_PROC)?;
     answer.says(None, "mounts", &["cannot be known", "/proc is not mounted"])?;
     Ok(())
 }
@@ -290,7 +294,7 @@ fn false_proc() -> Result<()> {
     let before = "mount -t tmpfs none /proc\nmkdir -p /proc/self /proc/1\n\
         echo '1 1 0:1 / / rw - tmpfs none rw' >/proc/self/mountinfo\ncp /proc/self/mountinfo /proc/1/mountinfo\n\
         echo 'CapEff: 1ffffffffff' >/proc/self/status";
-    let answer = World::new()?.run(OWN_MOUNTS, before)?.expect(WITHOUT_PROC)?;
+    let answer = World::with(INOTIFY)?.run(OWN_MOUNTS, before)?.expect(WITHOUT_PROC)?;
     ensure!(answer.json["capabilities"].is_null(), "{:?}", answer.finished);
     Ok(())
 }
@@ -320,7 +324,25 @@ fn own_users() -> Result<()> {
     chown(&key, Some(NOBODY), Some(NOBODY))?;
     std::fs::set_permissions(&key, Permissions::from_mode(0o600))?;
     let answer = world.run(&["unshare", "--user", "--map-root-user"], "")?.expect(&["shop: reading missed"])?;
-    answer.says(None, "reading", &["user name space"])?.says(SHOP, "reading", &["etc/ssl/key"])?;
+    let answer = answer.says(None, "reading", &["user name space"])?.says(SHOP, "reading", &["etc/ssl/key"])?;
+    // The next rung is taken, nothing is missed for that, and it is said what would make more possible.
+    let words = ["by inotify", "not by fanotify (Operation not permitted)", "outside of a user name space"];
+    let answer =
+        answer.says(SHOP, "watching", &words)?.says(SHOP, "bounds", &["event within 1s", "sweep every 1m", "24h"])?;
+    let target = &answer.json["targets"][0];
+    ensure!(target["name"] == "shop" && target["watch_mode"] == "inotify", "{target}");
+    let bounds = (&target["event_ms"], &target["sweep_ms"], &target["full_ms"]);
+    ensure!(bounds == (&1000.into(), &60_000.into(), &86_400_000.into()), "{target}");
+    ensure!(target["refused"][0]["watch_mode"] == "fanotify", "{target}");
+    ensure!(target["blind"].as_array().is_some_and(|spots| spots.contains(&"foreign_link".into())), "{target}");
+    Ok(())
+}
+
+fn no_rung() -> Result<()> {
+    let world = World::with("[watch]\nmode = \"fanotify\"\n")?;
+    let answer = world.run(&["unshare", "--user", "--map-root-user"], "")?;
+    let answer = answer.expect(&["fanotify missed", "shop: watching missed"])?;
+    answer.says(SHOP, "watching", &["the agent ends at its start with 78"])?;
     Ok(())
 }
 
@@ -336,6 +358,8 @@ fn few_watches() -> Result<()> {
 fn sweep_alone() -> Result<()> {
     let answer = World::with("[watch]\nmode = \"sweep\"\nsweep = \"5m\"\n")?.run(AS_IS, "")?;
     let answer = answer.says(None, "inotify", &["as configured"])?.says(None, "sweep", &["every 5m"])?;
+    let answer = answer.says(SHOP, "bounds", &["event none", "sweep every 5m"])?;
+    ensure!(answer.json["targets"][0].get("event_ms").is_none(), "{:?}", answer.finished);
     answer.says(SHOP, "directories", &["none watched, as configured"])?;
     Ok(())
 }

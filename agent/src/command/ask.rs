@@ -24,8 +24,7 @@ pub(super) fn with<F: Future<Output = Outcome>>(args: AskArgs, ask: impl FnOnce(
     };
     let client = Client::new(&path)?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = tokio.map_err(|error| Failure::new(Exit::Io, error))?.block_on(ask(client));
-    outcome
+    tokio.map_err(|error| Failure::new(Exit::Io, error))?.block_on(ask(client))
 }
 
 /// Without a file that anybody named there may be none: then everything is as it is unless set.

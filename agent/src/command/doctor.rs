@@ -7,17 +7,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use driftlock_common::coverage::WatchMode;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::{Escaped, TreePath};
 
 use super::agent;
 use crate::baseline::{Accept, Baseline, LeftOut};
 use crate::cli::{AnswerFormatArg, DoctorArgs};
-use crate::config::{self, Config, Location, Mode, Origin, Watch};
+use crate::config::{self, Config, Location, Origin, Watch};
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
-use crate::host::advice::{Closed, Events, Setting, Target, View, judge};
+use crate::host::advice::{Closed, Setting, Target, View, judge};
 use crate::host::mountinfo;
 use crate::host::site::{Approach, Site};
 use crate::host::survey::Files;
@@ -43,9 +42,10 @@ pub fn run(args: DoctorArgs) -> Outcome {
     let host = Host::read();
     let targets: Vec<Target> =
         config.iter().flat_map(|config| &config.targets).map(|target| look(&host, target)).collect();
-    let rows = judge(&host, setting(config.as_ref()), &targets);
+    let setting = setting(config.as_ref());
+    let rows = judge(&host, &setting, &targets);
     let name = there.then(|| origin.to_string());
-    let found = form::Found { host: &host, config: name.as_deref(), targets: &targets, rows: &rows };
+    let found = form::Found { host: &host, config: name.as_deref(), setting: &setting, targets: &targets, rows: &rows };
     let text = match args.format {
         AnswerFormatArg::Text => form::text(&found, output::colour()),
         AnswerFormatArg::Json => form::json(&found),
@@ -57,13 +57,8 @@ pub fn run(args: DoctorArgs) -> Outcome {
 }
 
 fn setting(config: Option<&Config>) -> Setting {
-    let unwanted = config.is_some_and(|config| config.watch.mode == Mode::Sweep);
     let threads = config.map_or_else(config::default_threads, |config| config.limits.threads);
-    Setting {
-        events: if unwanted { Events::Unwanted } else { Events::Inotify },
-        sweep: config.map_or_else(Watch::default, |config| config.watch.clone()).sweeps(0).usual(WatchMode::Inotify),
-        threads: threads.get() as u64,
-    }
+    Setting { watch: config.map_or_else(Watch::default, |config| config.watch.clone()), threads: threads.get() as u64 }
 }
 
 fn look(host: &Host, target: &config::Target) -> Target {

@@ -33,7 +33,7 @@ enum Ended {
 /// One step of a wait.
 enum Asked {
     Ticket(Ticket),
-    Waited(Waited),
+    Waited(Box<Waited>),
 }
 
 /// Runs the verb.
@@ -71,7 +71,7 @@ async fn wait(client: &Client, target: &str, manifest: Option<&str>, limit: Dura
                 let after = tickets.after.get(target).copied().unwrap_or(0);
                 return Ok(Asked::Ticket(Ticket { run: tickets.run, after }));
             };
-            client.wait(target, ticket, manifest, left).await.map(Asked::Waited)
+            client.wait(target, ticket, manifest, left).await.map(|waited| Asked::Waited(Box::new(waited)))
         };
         // One that is stopped in the middle does not answer at all.
         let error = match tokio::time::timeout(left + Duration::from_secs(1), asked).await {
@@ -79,13 +79,13 @@ async fn wait(client: &Client, target: &str, manifest: Option<&str>, limit: Dura
                 ticket = Some(drawn);
                 continue;
             }
-            Ok(Ok(Asked::Waited(Waited { exit: Some(exit), target, .. }))) => {
-                return Ok(Ended::Looked(exit, Box::new(target)));
-            }
-            Ok(Ok(Asked::Waited(Waited { exit: None, target, .. }))) => {
-                last = Some(Box::new(target));
-                None
-            }
+            Ok(Ok(Asked::Waited(waited))) => match *waited {
+                Waited { exit: Some(exit), target, .. } => return Ok(Ended::Looked(exit, Box::new(target))),
+                Waited { exit: None, target, .. } => {
+                    last = Some(Box::new(target));
+                    None
+                }
+            },
             // One that was there a moment ago may be back in a moment.
             Ok(Err(error)) if ticket.is_some() && error.may_pass() => {
                 tokio::time::sleep(PAUSE.min(left)).await;

@@ -103,7 +103,7 @@ impl Check {
             endpoint,
         };
         let sinks = self.sinks(raw.sinks);
-        Config { state, host, targets, watch, limits, report, sinks, socket }
+        Config { state, host, targets, watch, limits, report, sinks, socket, digest: None }
     }
 
     fn state(&mut self, raw: Option<At<PathBuf>>) -> State {

@@ -7,6 +7,8 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use driftlock_common::digest::{Digest, OciDigest};
+
 use super::read::{At, Raw};
 use super::{Asked, Config, ConfigError, Place, Problem, check};
 
@@ -77,10 +79,11 @@ impl Config {
 /// Everything that is wrong, at once.
 pub fn load(origin: &Origin) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
-    let raw = read(origin, &mut problems);
+    let mut digests = Vec::new();
+    let raw = read(origin, &mut digests, &mut problems);
     check_token_file(raw.token_file.as_ref(), &mut problems);
     check_readable(raw.ca_file.as_ref(), "report.ca_file", &mut problems);
-    check::check(raw, problems)
+    check::check(raw, problems).map(|config| Config { digest: Some(OciDigest::blake3(together(&digests))), ..config })
 }
 
 /// Reads of a configuration where its agent can be asked, and nothing of what only the agent may read.
@@ -89,13 +92,17 @@ pub fn load(origin: &Origin) -> Result<Config, ConfigError> {
 /// Everything that is wrong with what was written, at once.
 pub fn asked(origin: &Origin) -> Result<Asked, ConfigError> {
     let mut problems = Vec::new();
-    let raw = read(origin, &mut problems);
+    let raw = read(origin, &mut Vec::new(), &mut problems);
     check::asked(raw, problems)
 }
 
-fn read(origin: &Origin, problems: &mut Vec<Problem>) -> Raw {
+/// What was written, and the digest of each text that it was written in.
+fn read(origin: &Origin, digests: &mut Vec<Digest>, problems: &mut Vec<Problem>) -> Raw {
+    if let Origin::Variable(text) = origin {
+        digests.push(Digest::blake3(text.as_encoded_bytes()));
+    }
     match origin {
-        Origin::File(path) => read_files(path, problems),
+        Origin::File(path) => read_files(path, digests, problems),
         Origin::Variable(text) => match text.to_str() {
             Some(text) => Raw::read(Path::new(VARIABLE), text, problems),
             None => {
@@ -106,11 +113,20 @@ fn read(origin: &Origin, problems: &mut Vec<Problem>) -> Raw {
     }
 }
 
-fn read_files(path: &Path, problems: &mut Vec<Problem>) -> Raw {
+/// The digest of one file, or one over those of several.
+fn together(read: &[Digest]) -> Digest {
+    match read {
+        [one] => *one,
+        several => Digest::blake3(&several.iter().flat_map(|digest| *digest.as_bytes()).collect::<Vec<u8>>()),
+    }
+}
+
+fn read_files(path: &Path, digests: &mut Vec<Digest>, problems: &mut Vec<Problem>) -> Raw {
     let mut raw = Raw { file: path.to_owned(), ..Raw::default() };
     for file in files(path, problems) {
         match read_text(&file) {
             Ok(text) => {
+                digests.push(Digest::blake3(text.as_bytes()));
                 let read = Raw::read(&file, &text, problems);
                 raw.add(read, problems);
             }

@@ -179,7 +179,7 @@ fn agent(text: &mut String, status: &Status) {
     let labels = [("version", agent.version.as_str()), ("host", &agent.host), ("name", &agent.name)];
     sample(text, "info", &labels, whole(1));
     family(text, "start_time_seconds", "gauge", "When the agent started.");
-    sample(text, "start_time_seconds", &[], seconds(Some(&agent.started)));
+    sample(text, "start_time_seconds", &[], seconds(agent.running.as_ref().map(|running| running.started_at.as_str())));
     if let Some(collector) = &agent.collector {
         family(text, "undelivered_events", "gauge", "Events that the collector has not acknowledged.");
         sample(text, "undelivered_events", &[], whole(collector.undelivered));

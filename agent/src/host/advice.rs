@@ -3,20 +3,22 @@
 //!
 //! Missed is whatever falls short of what driftlock promises; what it promises to nobody is no row's matter.
 
+mod rung;
 mod target;
 mod whole;
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use driftlock_common::path::{Escaped, TreePath};
+use std::collections::BTreeSet;
 
 use super::mountinfo::Mount;
 use super::site::Site;
 use super::view::{Cause, Difference};
 use super::{Host, Known};
 use crate::baseline::LeftOut;
+use crate::config::Watch;
 use crate::scan::Mounts;
+
+pub use rung::Way;
 
 /// What a row amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,27 +88,16 @@ pub struct Closed {
 }
 
 /// How the agent is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Whether inotify is to be used.
-    pub events: Events,
-    /// Time between two sweeps.
-    pub sweep: Duration,
+    /// How targets are to be watched.
+    pub watch: Watch,
     /// Hashing threads.
     pub threads: u64,
 }
 
-/// Where hints come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Events {
-    /// inotify.
-    Inotify,
-    /// Nowhere, as configured.
-    Unwanted,
-}
-
 /// Judges the host and every target. Without targets whatever one could lose is missed.
-pub fn judge(host: &Host, setting: Setting, targets: &[Target]) -> Vec<Row> {
+pub fn judge(host: &Host, setting: &Setting, targets: &[Target]) -> Vec<Row> {
     let mut rows = whole::judge(host, setting, targets);
     let mut watched = 0;
     for target in targets {

@@ -3,10 +3,12 @@
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
 //! `configured NAME[@MANIFEST][+POLICY][?][!]…` (`!` = its manifest was refused, `?` = its policy), `armed NAME [degraded]`,
 //! `away NAME`, `mounted NAME PATH…` (all that is mounted over it), `remounted NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
-//! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `resync`, `tick`, `clock MS`, `shutdown`.
+//! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished|interrupted|lost #SCAN`, `trouble|over REASON`, `nothing #SCAN PATH sealed|absent`, `resync`, `tick`, `clock MS`
+//! (which nobody says), `set MS` (which the kernel says), `shutdown`.
 //!
-//! A scan that nobody waits for is a `sweep` in `do`; a `beat` has how many findings of each target are open, and behind `~`
-//! how often something was not said because it flapped.
+//! A scan that nobody waits for is a `sweep` in `do`; a `beat` has how many findings of each target are open, behind `~`
+//! how often something was not said because it flapped, then `clock=` steps, what came and was `gone=`, what was put
+//! `back=`, and what `waits=` longest for a verdict `@` since when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,17 +17,17 @@ use std::time::Duration;
 
 use driftlock_common::compared::Compared;
 use driftlock_common::condition::ConditionReason;
-use driftlock_common::coverage::WatchMode;
+use driftlock_common::coverage::{Coverage, Unverified, WatchMode};
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::drift::{Attributes, Change};
-use driftlock_common::event::{Body, ConditionBody, FindingBody, TargetBeat};
+use driftlock_common::event::{Body, ConditionBody, FindingBody, Running, TargetBeat};
 use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, PolicyView, Summary, Unjudged};
 use driftlock_common::path::TreePath;
 use driftlock_common::policy::{Ruling, Severity};
 use driftlock_common::profile::Profile;
 use serde::Deserialize;
 
-use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
+use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan, Whole};
 use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;
 use crate::scan::{IdView, Mounts, Scope};
@@ -80,7 +82,7 @@ fn run(case: &Case) -> Option<String> {
     let mut clock = 0;
     for step in &case.step {
         let words: Vec<&str> = step.on.split(' ').collect();
-        if let ["clock", ms] = words[..] {
+        if let ["clock" | "set", ms] = words[..] {
             clock += ms.parse::<i64>().unwrap();
         }
         let now = Now {
@@ -130,16 +132,20 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
         ["found", scan, at, change, variant, verdict] => {
             found(scan, judged(finding(at, change, variant.parse().unwrap()), verdict), true)
         }
+        ["nothing", scan, at, what] => {
+            Event::FoundNothing { scan: scan_id(scan), path: path(at), sealed: what == "sealed" }
+        }
         ["unsettled", scan, at, change] => found(scan, finding(at, change, 0), false),
         ["finished", scan] => {
             let scan = scan_id(scan);
-            Event::Scanned { scan, ending: Ending::Finished(full[&scan].then(|| Box::new(summary()))) }
+            Event::Scanned { scan, ending: Ending::Finished(full[&scan].then(|| Box::new(whole()))) }
         }
         ["interrupted", scan] => Event::Scanned { scan: scan_id(scan), ending: Ending::Interrupted },
         ["lost", scan] => Event::Scanned { scan: scan_id(scan), ending: Ending::RootLost("gone".to_owned()) },
         ["trouble", name] => Event::Trouble { reason: reason(name), detail: Some("why".to_owned()) },
         ["over", name] => Event::Trouble { reason: reason(name), detail: None },
         ["resync"] => Event::Resync,
+        ["set", _] => Event::ClockSet,
         ["tick"] | ["clock", _] => Event::Tick,
         ["shutdown"] => Event::Shutdown { reason: "SIGTERM".to_owned() },
         _ => panic!("no event {words:?}"),
@@ -214,7 +220,11 @@ fn manifest(name: &str) -> ManifestView {
     }
 }
 
-pub(super) fn summary() -> Summary {
+pub(super) fn whole() -> Whole {
+    Whole { summary: summary(), gaps: BTreeMap::new(), read_since: Some(Duration::ZERO) }
+}
+
+fn summary() -> Summary {
     Summary {
         complete: true,
         scope: "full".into(),
@@ -269,6 +279,13 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
         labels: BTreeMap::new(),
         ephemeral: false,
         heartbeat: Duration::from_hours(1),
+        running: Running {
+            binary: None,
+            config: None,
+            started_at: "2023-11-14T22:13:20Z".to_owned(),
+            starts: 1,
+            stopped_before: None,
+        },
         targets: targets.collect(),
     }
 }
@@ -312,12 +329,28 @@ fn line(action: &Action) -> String {
             let target = |target: &TargetBeat| {
                 let folded = target.coverage.folded;
                 let folded = if folded > 0 { format!("~{folded}") } else { String::new() };
-                format!(" {}:{}{folded}", target.target, target.open_findings)
+                format!(" {}:{}{folded}{}", target.target, target.open_findings, covered(&target.coverage))
             };
             format!("beat{}", beat.targets.iter().map(target).collect::<String>())
         }
         Action::Record(body) => body_line(body),
     }
+}
+
+/// What a heartbeat says of the coverage, as far as it is not nothing.
+fn covered(coverage: &Coverage) -> String {
+    let mut line = String::new();
+    for (mark, number) in [("clock", coverage.clock_steps), ("gone", coverage.transient), ("back", coverage.put_back)] {
+        if number > 0 {
+            write!(line, " {mark}={number}").unwrap();
+        }
+    }
+    if let Some(Unverified { path, since }) = &coverage.oldest_unverified {
+        let path = if path.is_empty() { "/" } else { path };
+        // All of it within a day: what is after the date tells it.
+        write!(line, " waits={path}@{}", since.get(11..).unwrap()).unwrap();
+    }
+    line
 }
 
 fn body_line(body: &Body) -> String {

@@ -26,32 +26,41 @@ pub(super) struct ClockWatch {
 impl Now {
     /// RFC 3339 with milliseconds, UTC.
     pub fn rfc3339(self) -> String {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.unix_ms) * 1_000_000)
+        self.ago(Duration::ZERO)
+    }
+
+    /// The same of a moment that is `ago`.
+    pub fn ago(self, ago: Duration) -> String {
+        let unix_ms = self.unix_ms.saturating_sub(millis(ago));
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
             .ok()
             .and_then(|time| time.format(&Rfc3339).ok())
             .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
     }
-}
 
-impl Now {
     /// The moment `elapsed`, by the same two clocks.
     pub fn at(self, elapsed: Duration) -> Self {
-        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        Self { elapsed, unix_ms: self.unix_ms.saturating_add(ms(elapsed)).saturating_sub(ms(self.elapsed)) }
+        Self { elapsed, unix_ms: self.unix_ms.saturating_add(millis(elapsed)).saturating_sub(millis(self.elapsed)) }
     }
 }
 
 impl ClockWatch {
-    /// By how many milliseconds the wall clock was set since the last call, if it was.
+    /// By how many milliseconds the wall clock was set since the last call, if that is more than it may be steered by.
     pub(super) fn step(&mut self, now: Now) -> Option<i64> {
-        let elapsed = i64::try_from(now.elapsed.as_millis()).unwrap_or(i64::MAX);
-        let offset = now.unix_ms.saturating_sub(elapsed);
-        let step = offset.saturating_sub(self.offset_ms.unwrap_or(offset));
-        if self.offset_ms.is_none() || step.abs() > STEP_MS {
-            self.offset_ms = Some(offset);
-        }
-        (step.abs() > STEP_MS).then_some(step)
+        let offset = now.unix_ms.saturating_sub(millis(now.elapsed));
+        let step = offset.saturating_sub(*self.offset_ms.get_or_insert(offset));
+        (step.abs() > STEP_MS).then(|| self.set(now))
     }
+
+    /// The kernel says that the clock was set: by how many milliseconds, since it was last known to be.
+    pub(super) fn set(&mut self, now: Now) -> i64 {
+        let offset = now.unix_ms.saturating_sub(millis(now.elapsed));
+        offset.saturating_sub(self.offset_ms.replace(offset).unwrap_or(offset))
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -82,8 +91,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_says_is_a_step_however_small() {
+        let mut clock = ClockWatch::default();
+        assert_eq!(clock.set(now(0, 1_000_000)), 0, "nothing is known of before");
+        assert_eq!(clock.set(now(1000, 1_003_000)), 2000);
+        assert_eq!(clock.step(now(2000, 1_013_000)), None, "9 s more than that");
+        assert_eq!(clock.step(now(2000, 1_015_000)), Some(11_000));
+        assert_eq!(clock.set(now(3000, 1_016_000)), 0, "that was seen already");
+    }
+
+    #[test]
     fn times_are_rfc_3339() {
         assert_eq!(now(0, 1_700_000_000_123).rfc3339(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(now(0, 1_700_000_000_123).ago(Duration::from_secs(10)), "2023-11-14T22:13:10.123Z");
         assert_eq!(now(0, i64::MAX).rfc3339(), "1970-01-01T00:00:00Z");
     }
 }

@@ -27,6 +27,13 @@ pub(super) const fn path_of(scope: &Scope) -> &TreePath {
     }
 }
 
+/// A place to look at, and since when that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) scope: Scope,
+    pub(super) since: Duration,
+}
+
 /// The dirty set of a target.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
@@ -38,6 +45,8 @@ pub(super) struct Dirty {
 struct Mark {
     subtree: bool,
     due: Duration,
+    /// When the first of what it stands for was marked.
+    since: Duration,
 }
 
 /// A path that just had its verdict is left alone for a while, longer each time it changes again soon.
@@ -51,40 +60,45 @@ impl Dirty {
     /// Marks a place, due at once or when its rest is over.
     pub(super) fn mark(&mut self, scope: Scope, now: Duration) {
         let rest = self.rests.get(path_of(&scope)).map_or(now, |rest| rest.until.max(now));
-        self.mark_due(scope, rest);
+        self.mark_since(scope, rest, now);
     }
 
     /// Marks a place, due at `due`.
     pub(super) fn mark_due(&mut self, scope: Scope, due: Duration) {
+        self.mark_since(scope, due, due);
+    }
+
+    /// Marks a place, due at `due`, of which is known `since` then that it has to be looked at.
+    pub(super) fn mark_since(&mut self, scope: Scope, due: Duration, since: Duration) {
         let subtree = !matches!(scope, Scope::Entry(_));
         let path = path_of(&scope).clone();
         if self.is_covered(&path) {
             return;
         }
-        self.insert(path, Mark { subtree, due });
+        self.insert(path, Mark { subtree, due, since });
         if self.marks.len() > MAX_MARKS {
             self.collapse();
         }
     }
 
     /// Takes every mark that is due.
-    pub(super) fn take_due(&mut self, now: Duration) -> Vec<Scope> {
-        let due: Vec<(TreePath, bool)> = self
-            .marks
-            .iter()
-            .filter(|(_, mark)| mark.due <= now)
-            .map(|(path, mark)| (path.clone(), mark.subtree))
-            .collect();
-        due.into_iter()
-            .map(|(path, subtree)| {
-                self.marks.remove(&path);
-                match subtree {
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<Taken> {
+        self.marks
+            .extract_if(.., |_, mark| mark.due <= now)
+            .map(|(path, Mark { subtree, since, .. })| {
+                let scope = match subtree {
                     true if path.is_root() => Scope::All,
                     true => Scope::Subtree(path),
                     false => Scope::Entry(path),
-                }
+                };
+                Taken { scope, since }
             })
             .collect()
+    }
+
+    /// The place that was marked first of those that still wait, and when.
+    pub(super) fn oldest(&self) -> Option<(&TreePath, Duration)> {
+        self.marks.iter().map(|(path, mark)| (path, mark.since)).min_by_key(|(_, since)| *since)
     }
 
     /// When the next mark is due.
@@ -93,7 +107,7 @@ impl Dirty {
     }
 
     /// The places got their verdict, which took `took`: they rest at least as long as that.
-    pub(super) fn settle(&mut self, scopes: &[Scope], now: Duration, took: Duration) {
+    pub(super) fn settle<'a>(&mut self, scopes: impl Iterator<Item = &'a Scope>, now: Duration, took: Duration) {
         if self.rests.len() > MAX_RESTS {
             self.rests.retain(|_, rest| now < rest.until + rest.window);
         }
@@ -131,6 +145,7 @@ impl Dirty {
         if let Some(there) = self.marks.get(&path) {
             mark.subtree |= there.subtree;
             mark.due = mark.due.min(there.due);
+            mark.since = mark.since.min(there.since);
         }
         if mark.subtree {
             let below: Vec<TreePath> = self
@@ -144,6 +159,7 @@ impl Dirty {
                 // What was due below is due now as part of the whole.
                 if let Some(gone) = self.marks.remove(&path) {
                     mark.due = mark.due.min(gone.due);
+                    mark.since = mark.since.min(gone.since);
                 }
             }
         }
@@ -164,18 +180,15 @@ impl Dirty {
                 if self.marks.len() <= MAX_MARKS / 2 {
                     return;
                 }
-                let due = self.earliest_below(&parent);
-                if let Some(due) = due
+                let first = self.marks.range(parent.clone()..).next().filter(|(below, _)| below.is_within(&parent));
+                if let Some((_, mark)) = first
                     && !self.is_covered(&parent)
                 {
-                    self.insert(parent, Mark { subtree: true, due });
+                    // What else is below comes to it.
+                    self.insert(parent, Mark { subtree: true, ..*mark });
                 }
             }
         }
-    }
-
-    fn earliest_below(&self, path: &TreePath) -> Option<Duration> {
-        self.marks.range(path.clone()..).take_while(|(below, _)| below.is_within(path)).map(|(_, mark)| mark.due).min()
     }
 
     #[cfg(test)]
@@ -197,6 +210,10 @@ mod tests {
         TreePath::new(text).unwrap()
     }
 
+    fn take(dirty: &mut Dirty, now: Duration) -> Vec<Scope> {
+        dirty.take_due(now).into_iter().map(|taken| taken.scope).collect()
+    }
+
     fn covers(scopes: &[Scope], path: &TreePath) -> bool {
         scopes.iter().any(|scope| match scope {
             Scope::All => true,
@@ -216,23 +233,23 @@ mod tests {
             let due = dirty.next_due().unwrap();
             gaps.push((due - at).as_millis());
             at = due;
-            assert_eq!(dirty.take_due(at), [scope()]);
-            dirty.settle(&[scope()], at, ms(1));
+            assert_eq!(take(&mut dirty, at), [scope()]);
+            dirty.settle([&scope()].into_iter(), at, ms(1));
         }
         assert_eq!(gaps, [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         // A quiet time makes it fresh again.
         at += ms(20_000);
         dirty.mark(scope(), at);
-        assert_eq!(dirty.take_due(at), [scope()]);
+        assert_eq!(take(&mut dirty, at), [scope()]);
     }
 
     #[test]
     fn a_slow_verdict_rests_as_long_as_it_took() {
         let mut dirty = Dirty::default();
         dirty.mark(Scope::All, ms(0));
-        assert_eq!(dirty.take_due(ms(0)), [Scope::All]);
+        assert_eq!(take(&mut dirty, ms(0)), [Scope::All]);
         dirty.mark(Scope::All, ms(10));
-        dirty.settle(&[Scope::All], ms(30_000), ms(30_000));
+        dirty.settle([&Scope::All].into_iter(), ms(30_000), ms(30_000));
         assert_eq!(dirty.next_due(), Some(ms(60_000)));
     }
 
@@ -243,7 +260,7 @@ mod tests {
         for n in 0..MAX_MARKS {
             dirty.mark(Scope::Entry(path(&format!("var/cache/{n}"))), ms(1));
         }
-        assert_eq!(dirty.take_due(ms(1)), [Scope::Entry(path("etc/conf")), Scope::Subtree(path("var/cache"))]);
+        assert_eq!(take(&mut dirty, ms(1)), [Scope::Entry(path("etc/conf")), Scope::Subtree(path("var/cache"))]);
     }
 
     #[test]
@@ -252,7 +269,20 @@ mod tests {
         for n in 0..=MAX_MARKS {
             dirty.mark(Scope::Entry(path(&format!("d{n}/f"))), ms(0));
         }
-        assert_eq!(dirty.take_due(ms(0)), [Scope::All]);
+        assert_eq!(take(&mut dirty, ms(0)), [Scope::All]);
+    }
+
+    #[test]
+    fn what_was_marked_first_waits_longest() {
+        let mut dirty = Dirty::default();
+        for (at, name) in [(3, "a"), (5, "b"), (9, "a")] {
+            dirty.mark(Scope::Entry(path(name)), ms(at));
+        }
+        assert_eq!(dirty.oldest(), Some((&path("a"), ms(3))));
+        dirty.mark(Scope::Subtree(path("")), ms(10));
+        assert_eq!(dirty.oldest(), Some((&path(""), ms(3))), "it stands for both");
+        assert_eq!(dirty.take_due(ms(10)), [Taken { scope: Scope::All, since: ms(3) }]);
+        assert_eq!(dirty.oldest(), None);
     }
 
     proptest! {
@@ -270,7 +300,7 @@ mod tests {
                 prop_assert!(dirty.len() <= MAX_MARKS);
                 marked.push(path);
             }
-            let taken = dirty.take_due(ms(0));
+            let taken = take(&mut dirty, ms(0));
             for path in &marked {
                 prop_assert!(covers(&taken, path), "{path:?} forgotten");
             }

@@ -278,6 +278,17 @@ impl Findings {
         self.open.values().map(|open| &open.body)
     }
 
+    /// Whether something is said of this path.
+    pub(super) fn is_open(&self, path: &TreePath) -> bool {
+        self.open.contains_key(path)
+    }
+
+    /// What could not be established for the longest time: since when, RFC 3339.
+    pub(super) fn oldest_unverifiable(&self) -> Option<(&TreePath, &str)> {
+        let blind = self.open.iter().filter(|(_, open)| open.body.finding.change == Change::Unverifiable);
+        blind.map(|(path, open)| (path, open.body.opened_at.as_str())).min_by_key(|(_, since)| *since)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

@@ -1,22 +1,24 @@
 //! Owns what the monitor knows of one target: its marks, its scan, its schedule, its open findings, its coverage.
 //! Must not own conditions, which may concern more than one target.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use driftlock_common::coverage::{Coverage, WatchMode};
+use driftlock_common::coverage::{Coverage, Unverified, WatchMode};
 use driftlock_common::event::{Body, ConditionBody, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, Summary, Unjudged};
+use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
 use driftlock_common::status::{Activity, Bounds, Doing, Look, TargetStatus};
 
 use super::conditions::Conditions;
-use super::dirty::Dirty;
+use super::dirty::{Dirty, Taken, path_of};
 use super::findings::{Finder, Findings};
-use super::{Action, Dice, Now, ScanId, TargetPlan, snapshot};
+use super::{Action, Dice, Now, ScanId, TargetPlan, Whole, snapshot};
 use crate::scan::Scope;
 use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
-use crate::watch::{Armed, Cover, Hint, Why};
+use crate::watch::{Armed, Cover, EVENT_BOUND, Hint, Why};
 
 /// A lost root, or a scan that ended early, is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -28,6 +30,9 @@ const AWAY_RETRY: Duration = Duration::from_secs(1);
 const AWAY_GRACE: Duration = Duration::from_secs(30);
 /// No complete look for so many times the period of sweeps is too long.
 const STALE_PERIODS: u32 = 3;
+/// What is read again in the first part of one full rehash may be in the last part of the next: so many times the time of
+/// one, and the time of a sweep that is late, is too long.
+const FULL_PERIODS: u32 = 2;
 
 /// A target.
 #[derive(Debug)]
@@ -48,9 +53,12 @@ pub(super) struct Target {
     /// When the last finished look at everything ended, or when the target began.
     last_full: Duration,
     stale: bool,
+    /// Since when every sealed file was read: how long ago that was, when it was said.
+    read: Option<(Duration, Duration)>,
     /// Of the last finished look at everything.
     last_full_time: Option<String>,
     unverifiable: u64,
+    gaps: BTreeMap<Reason, u64>,
     /// What it did not read, because the policy allows anything there.
     unjudged: Unjudged,
     /// What the last complete look left out as the kernel's, escaped.
@@ -59,6 +67,9 @@ pub(super) struct Target {
     /// Complete looks that began.
     looks: u64,
     last_look: Option<Look>,
+    /// Came and was gone; changed and put back.
+    transient: u64,
+    put_back: u64,
     /// Set when something made everything unsure, cleared when a scan of everything starts.
     unsure: bool,
     /// Whether findings changed since the last verified event, and when that was.
@@ -71,7 +82,7 @@ pub(super) struct Target {
 #[derive(Debug)]
 struct Scanning {
     id: ScanId,
-    scopes: Vec<Scope>,
+    scopes: Vec<Taken>,
     started: Duration,
     occasion: Occasion,
     /// Whether it was told that somebody waits for it.
@@ -90,6 +101,16 @@ impl Scanning {
     fn can_be_hurried(&self) -> bool {
         self.occasion != Occasion::Hint && !self.hurried
     }
+
+    fn is_of_everything(&self) -> bool {
+        self.scopes.iter().any(|taken| taken.scope == Scope::All)
+    }
+
+    /// What of it was marked first, and when; nothing if only the schedule wants it.
+    fn oldest(&self) -> Option<(&TreePath, Duration)> {
+        let waits = self.scopes.iter().filter(|_| self.occasion != Occasion::Sweep);
+        waits.map(|taken| (path_of(&taken.scope), taken.since)).min_by_key(|(_, since)| *since)
+    }
 }
 
 impl Target {
@@ -107,13 +128,17 @@ impl Target {
             next_sweep: now,
             last_full: now,
             stale: false,
+            read: None,
             last_full_time: None,
             unverifiable: 0,
+            gaps: BTreeMap::new(),
             unjudged: Unjudged::default(),
             virtual_mounts: Vec::new(),
             overflows: 0,
             looks: 0,
             last_look: None,
+            transient: 0,
+            put_back: 0,
             unsure: false,
             moved: true,
             last_verified: None,
@@ -126,7 +151,7 @@ impl Target {
     }
 
     /// Takes another plan; a changed one is looked at from the beginning.
-    pub(super) fn reconfigure(&mut self, plan: TargetPlan) -> Option<Action> {
+    pub(super) fn reconfigure(&mut self, plan: TargetPlan, now: Duration) -> Option<Action> {
         // How often is looked, and why something was refused, is no reason to look again.
         let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
         let same =
@@ -139,7 +164,7 @@ impl Target {
         // The watches may be of another root, and the scan of another truth. What is open stays until the new look.
         self.watch = Watching::Wanted { not_before: Duration::ZERO };
         self.snapshot_owed = true;
-        self.dirty.mark_due(Scope::All, Duration::ZERO);
+        self.dirty.mark_due(Scope::All, now);
         self.scan.take().map(|scan| Action::Cancel { scan: scan.id })
     }
 
@@ -243,6 +268,12 @@ impl Target {
         self.dirty.mark_due(Scope::All, now);
     }
 
+    /// The clock was set. That may happen again and again, and what follows is to read everything.
+    pub(super) fn clock_was_set(&mut self, now: Duration) {
+        self.unsure = true;
+        self.dirty.mark(Scope::All, now);
+    }
+
     pub(super) fn wants_arming(&mut self, now: Duration) -> bool {
         let wanted = matches!(self.watch, Watching::Wanted { not_before } if not_before <= now);
         if wanted {
@@ -259,7 +290,7 @@ impl Target {
     }
 
     /// What is to be scanned now, if anything, and why.
-    pub(super) fn due(&mut self, now: Duration) -> Option<(Vec<Scope>, Occasion)> {
+    pub(super) fn due(&mut self, now: Duration) -> Option<(Vec<Taken>, Occasion)> {
         if self.scan.is_some() || self.plan.manifest.is_none() || !matches!(self.watch, Watching::Armed { .. }) {
             return None;
         }
@@ -269,7 +300,7 @@ impl Target {
             self.dirty.mark_due(Scope::All, now);
         }
         let scopes = self.dirty.take_due(now);
-        let occasion = match (scopes.contains(&Scope::All), nobody_waits) {
+        let occasion = match (scopes.iter().any(|taken| taken.scope == Scope::All), nobody_waits) {
             (true, true) => Occasion::Sweep,
             (true, false) => Occasion::Whole,
             (false, _) => Occasion::Hint,
@@ -277,14 +308,15 @@ impl Target {
         (!scopes.is_empty()).then_some((scopes, occasion))
     }
 
-    pub(super) fn scan_started(&mut self, id: ScanId, scopes: Vec<Scope>, occasion: Occasion, now: Duration) {
-        if scopes.contains(&Scope::All) {
+    pub(super) fn scan_started(&mut self, id: ScanId, scopes: Vec<Taken>, occasion: Occasion, now: Duration) {
+        let scan = Scanning { id, scopes, started: now, occasion, hurried: false };
+        if scan.is_of_everything() {
             self.unsure = false;
             self.looks += 1;
             // A sweep that takes longer than its period is followed by the next one, not joined by it.
             self.next_sweep = now + self.period();
         }
-        self.scan = Some(Scanning { id, scopes, started: now, occasion, hurried: false });
+        self.scan = Some(scan);
     }
 
     /// Whether a hint is looked into, or waits for the end of the scan that is under way.
@@ -309,7 +341,7 @@ impl Target {
     }
 
     pub(super) fn found(&mut self, scan: ScanId, path: TreePath, finding: Finding, now: Now) -> Option<Body> {
-        let counted = self.scan.as_ref().is_some_and(|scan| !scan.scopes.contains(&Scope::All));
+        let counted = self.scan.as_ref().is_some_and(|scan| !scan.is_of_everything());
         let by = Finder { target: &self.plan.name, scan, counted, now };
         let body = self.findings.found(by, path, finding);
         self.moved |= body.is_some();
@@ -319,7 +351,17 @@ impl Target {
     /// What a scan found may be over in a moment, as the steps of a rotation are: it is looked at again before it is said.
     pub(super) fn found_unsettled(&mut self, scan: ScanId, path: TreePath, now: Duration) {
         self.findings.found_unsettled(&path, scan);
-        self.dirty.mark_due(Scope::Entry(path), now + SETTLE);
+        let since = self.scan.as_ref().and_then(|scan| scan.scopes.iter().find(|taken| *path_of(&taken.scope) == path));
+        let since = since.map_or(now, |taken| taken.since);
+        self.dirty.mark_since(Scope::Entry(path), now + SETTLE, since);
+    }
+
+    /// A look at one place, after a hint, found nothing that differs. If that was said to differ, it is said to be over; if
+    /// not, nobody would hear of what happened there.
+    pub(super) fn found_nothing(&mut self, path: &TreePath, sealed: bool) {
+        if !self.findings.is_open(path) {
+            *(if sealed { &mut self.put_back } else { &mut self.transient }) += 1;
+        }
     }
 
     /// What there is to say that was held back.
@@ -330,21 +372,22 @@ impl Target {
     }
 
     /// Takes the end of a scan that looked at all it was asked to; whether that was everything comes back too.
-    pub(super) fn finished(&mut self, summary: Option<Box<Summary>>, now: Now, dice: &mut Dice) -> (Vec<Body>, bool) {
+    pub(super) fn finished(&mut self, whole: Option<Box<Whole>>, now: Now, dice: &mut Dice) -> (Vec<Body>, bool) {
         let Some(scan) = self.scan.take() else { return (Vec::new(), false) };
         let mut bodies = Vec::new();
-        for scope in &scan.scopes {
+        for Taken { scope, .. } in &scan.scopes {
             bodies.extend(self.findings.finished(&self.plan.name, scope, scan.id, now.elapsed));
         }
         self.moved |= !bodies.is_empty();
-        self.dirty.settle(&scan.scopes, now.elapsed, now.elapsed.saturating_sub(scan.started));
-        let full = scan.scopes.contains(&Scope::All);
+        let scopes = scan.scopes.iter().map(|taken| &taken.scope);
+        self.dirty.settle(scopes, now.elapsed, now.elapsed.saturating_sub(scan.started));
+        let full = scan.is_of_everything();
         if full {
             self.last_full = now.elapsed;
             self.last_full_time = Some(now.rfc3339());
-            self.stale = false;
             self.next_sweep = now.elapsed + dice.spread(self.period());
-            if let Some(summary) = summary {
+            if let Some(whole) = whole {
+                let Whole { summary, gaps, read_since } = *whole;
                 self.last_look = Some(Look {
                     number: self.looks,
                     ended: now.rfc3339(),
@@ -352,10 +395,12 @@ impl Target {
                     manifest: summary.manifest.clone(),
                     complete: summary.complete,
                 });
+                self.gaps = gaps;
+                self.read = read_since.map(|ago| (ago, now.elapsed));
                 self.unverifiable = summary.unverifiable;
                 self.unjudged = summary.unjudged;
                 self.virtual_mounts.clone_from(&summary.excluded.virtual_mounts);
-                bodies.extend(self.verified(*summary, now.elapsed));
+                bodies.extend(self.verified(summary, now.elapsed));
             }
         }
         (bodies, full)
@@ -374,9 +419,9 @@ impl Target {
 
     pub(super) fn interrupted(&mut self, now: Duration) {
         let Some(scan) = self.scan.take() else { return };
-        self.unsure |= scan.scopes.contains(&Scope::All);
-        for scope in scan.scopes {
-            self.dirty.mark_due(scope, now + RETRY);
+        self.unsure |= scan.is_of_everything();
+        for Taken { scope, since } in scan.scopes {
+            self.dirty.mark_since(scope, now + RETRY, since);
         }
     }
 
@@ -403,21 +448,38 @@ impl Target {
         self.plan.sweeps.usual(self.watched.mode)
     }
 
-    /// Whether the last complete look became too old, said once.
-    pub(super) fn is_stale(&mut self, now: Duration) -> bool {
-        let stale = now >= self.stale_at();
-        let news = stale && !self.stale;
-        self.stale |= stale;
+    /// Why what was looked at became too old, said once.
+    pub(super) fn becomes_stale(&mut self, now: Duration) -> Option<&'static str> {
+        let why = self.too_old(now);
+        let news = why.filter(|_| !self.stale);
+        self.stale = why.is_some();
         news
+    }
+
+    /// Why what was looked at is too old, if it is.
+    pub(super) fn too_old(&self, now: Duration) -> Option<&'static str> {
+        if now >= self.stale_at() {
+            Some("no complete look for three times the time between sweeps")
+        } else if self.reread_by().is_some_and(|by| now >= by) {
+            Some("not every sealed file was read again in twice the time that watch.full gives")
+        } else {
+            None
+        }
     }
 
     fn stale_at(&self) -> Duration {
         self.last_full + self.usual_period() * STALE_PERIODS
     }
 
+    /// When the rolling rehash is overdue.
+    fn reread_by(&self) -> Option<Duration> {
+        let (ago, said) = self.read?;
+        Some((said + self.plan.full * FULL_PERIODS + self.usual_period() * STALE_PERIODS).saturating_sub(ago))
+    }
+
     /// When something becomes due.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let stale = (!self.stale).then(|| self.stale_at());
+        let stale = if self.stale { None } else { self.reread_by().into_iter().chain([self.stale_at()]).min() };
         let arm = match self.watch {
             Watching::Wanted { not_before } => Some(not_before),
             Watching::Arming | Watching::Armed { .. } => None,
@@ -448,8 +510,8 @@ impl Target {
             .collect()
     }
 
-    pub(super) fn status(&mut self, conditions: Vec<ConditionBody>, now: Now) -> TargetStatus {
-        let TargetBeat { target, root, manifest, policy, coverage, .. } = self.beat();
+    pub(super) fn status(&mut self, conditions: Vec<ConditionBody>, clock_steps: u64, now: Now) -> TargetStatus {
+        let TargetBeat { target, root, manifest, policy, coverage, .. } = self.beat(clock_steps, now);
         TargetStatus {
             target,
             root,
@@ -470,7 +532,7 @@ impl Target {
         let (doing, since) = match (&self.watch, &self.scan) {
             _ if self.cannot_scan() => (Doing::NoManifest, None),
             _ if self.away.is_some() => (Doing::Away, self.away.and_then(at)),
-            (_, Some(scan)) if scan.scopes.contains(&Scope::All) => (Doing::Sweeping, at(scan.started)),
+            (_, Some(scan)) if scan.is_of_everything() => (Doing::Sweeping, at(scan.started)),
             (_, Some(scan)) => (Doing::Looking, at(scan.started)),
             (Watching::Wanted { .. } | Watching::Arming, None) => (Doing::Arming, None),
             (Watching::Armed { since }, None) => (Doing::Watching, at(*since)),
@@ -485,10 +547,25 @@ impl Target {
         let sweep = self.period() * 11 / 10 + 2 * look;
         let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         let event = matches!(self.watched.mode, WatchMode::Fanotify | WatchMode::Inotify);
-        Bounds { event_s: event.then_some(1), sweep_s: seconds(sweep), full_s: seconds(self.plan.full + sweep) }
+        Bounds {
+            event_s: event.then(|| seconds(EVENT_BOUND)),
+            sweep_s: seconds(sweep),
+            full_s: seconds(self.plan.full + sweep),
+        }
     }
 
-    pub(super) fn beat(&mut self) -> TargetBeat {
+    /// What waits longest for a verdict.
+    fn oldest_unverified(&self, now: Now) -> Option<Unverified> {
+        let under_way = self.scan.as_ref().and_then(Scanning::oldest);
+        let marked = self.dirty.oldest().into_iter().chain(under_way).min_by_key(|(_, since)| *since);
+        let marked = marked.map(|(path, since)| (path, now.ago(now.elapsed.saturating_sub(since))));
+        let blind = self.findings.oldest_unverifiable().map(|(path, since)| (path, since.to_owned()));
+        let oldest = marked.into_iter().chain(blind).min_by(|(_, a), (_, b)| a.cmp(b));
+        oldest.map(|(path, since)| Unverified { path: path.escaped().to_string(), since })
+    }
+
+    /// `clock_steps`: how often the clock was set.
+    pub(super) fn beat(&mut self, clock_steps: u64, now: Now) -> TargetBeat {
         TargetBeat {
             target: self.plan.name.clone(),
             root: self.plan.root.clone(),
@@ -500,9 +577,15 @@ impl Target {
                 watch_mode: self.watched.mode.name().to_owned(),
                 blind: self.watched.blind.iter().map(|spot| spot.name().to_owned()).collect(),
                 last_sweep: self.last_full_time.clone(),
+                last_full: self.read.map(|(ago, said)| now.ago(now.elapsed.saturating_sub(said) + ago)),
                 unverifiable: self.unverifiable,
+                gaps: self.gaps.iter().map(|(reason, number)| (reason.name().to_owned(), *number)).collect(),
+                oldest_unverified: self.oldest_unverified(now),
                 overflows: self.overflows,
                 unwatched: self.watched.unwatched,
+                clock_steps,
+                transient: self.transient,
+                put_back: self.put_back,
                 unjudged: self.unjudged,
                 folded: self.findings.folded(),
                 excluded: self.plan.excluded.clone(),
@@ -514,7 +597,6 @@ impl Target {
                     .map(|at| at.escaped().to_string())
                     .collect(),
                 virtual_mounts: self.virtual_mounts.clone(),
-                ..Coverage::default()
             },
         }
     }

@@ -9,7 +9,7 @@ use driftlock_common::event::Body;
 use driftlock_common::path::TreePath;
 use proptest::prelude::*;
 
-use super::cases::{finding, plan, summary};
+use super::cases::{finding, plan, whole};
 use super::{Action, Ending, Event, Monitor, Now, ScanId};
 use crate::config::Sweeps;
 use crate::scan::Scope;
@@ -151,7 +151,7 @@ impl World {
                 }
             }
             None => {
-                let summary = full.then(|| Box::new(summary()));
+                let summary = full.then(|| Box::new(whole()));
                 self.on(Event::Scanned { scan, ending: Ending::Finished(summary) });
             }
         }

@@ -26,9 +26,12 @@ pub fn status(status: &Status, now: OffsetDateTime, colour: bool) -> String {
     let mut text = String::new();
     let agent = &status.agent;
     let (name, host) = (Escaped(agent.name.as_bytes()), Escaped(agent.host.as_bytes()));
-    let started = ago(&agent.started, now);
+    let started = agent
+        .running
+        .as_ref()
+        .map_or_else(String::new, |running| format!(", started {}", ago(&running.started_at, now)));
     let version = Escaped(agent.version.as_bytes());
-    row(&mut text, "agent", &format!("driftlock {version} on {name} ({host}), started {started}"));
+    row(&mut text, "agent", &format!("driftlock {version} on {name} ({host}){started}"));
     if let Some(collector) = &agent.collector {
         let waits = match collector.undelivered {
             0 => "nothing waits".to_owned(),
@@ -38,7 +41,7 @@ pub fn status(status: &Status, now: OffsetDateTime, colour: bool) -> String {
         let answered = collector
             .last_answer
             .as_ref()
-            .map_or("no answer yet".to_owned(), |at| format!("last answer {}", ago(at, now)));
+            .map_or_else(|| "no answer yet".to_owned(), |at| format!("last answer {}", ago(at, now)));
         row(&mut text, "collector", &format!("{}; {waits}; {answered}", Escaped(collector.endpoint.as_bytes())));
     } else {
         row(&mut text, "collector", "none");

@@ -16,9 +16,9 @@ use super::hold::Hold;
 use super::remembered::Remembered;
 use crate::baseline::Baseline;
 use crate::config::Location;
-use crate::monitor::{Ending, Event, ScanId};
+use crate::monitor::{Ending, Event, ScanId, Whole};
 use crate::pool::Pool;
-use crate::scan::{Options, Outcome, Rely, Root, Scope, Stats, compare, report};
+use crate::scan::{Options, Outcome, Rely, Root, ScanReport, Scope, Stats, compare, report};
 
 /// A scan.
 pub(super) struct Look {
@@ -68,14 +68,19 @@ impl Look {
             // A hint is about something that stat may not show.
             let rely = if scope == Scope::All { Rely::OnState(self.full) } else { Rely::OnNothing };
             self.options.state = Some((Arc::clone(&state), rely));
-            let (outcome, summary) = if scope == Scope::All {
+            let differs = AtomicBool::new(false);
+            let (outcome, whole) = if scope == Scope::All {
                 let view = self.baseline.view();
                 let each = |judged: &Judged<'_>| self.found(judged, sealed_in);
-                let all = report(root, baseline, &view, &self.options, pool, &self.cancel, &each);
-                (all.outcome, Some(Box::new(all.summary)))
+                let ScanReport { outcome, summary, gaps, .. } =
+                    report(root, baseline, &view, &self.options, pool, &self.cancel, &each);
+                (outcome, Some(Box::new(Whole { summary, gaps, read_since: state.read_since() })))
             } else {
                 let judge = self.options.judge();
-                let found = |drift: Drift| self.found(&judge.judged(drift), sealed_in);
+                let found = |drift: Drift| {
+                    differs.store(true, Ordering::Relaxed);
+                    self.found(&judge.judged(drift), sealed_in);
+                };
                 (compare(root, baseline, &self.options, &scope, pool, &self.cancel, &found), None)
             };
             let Stats { entries, duration, waited, .. } = outcome.stats;
@@ -85,10 +90,11 @@ impl Look {
                     return Ending::RootLost("the root is gone or is another directory than before".to_owned());
                 }
                 Outcome { interrupted: true, .. } => return Ending::Interrupted,
-                Outcome { .. } if summary.is_some() => {
+                Outcome { .. } if whole.is_some() => {
                     self.remembered.looked_at_everything();
-                    return Ending::Finished(summary);
+                    return Ending::Finished(whole);
                 }
+                Outcome { unjudged, .. } if unjudged.is_nothing() && !differs.into_inner() => self.found_nothing(scope),
                 Outcome { .. } => {}
             }
         }
@@ -100,6 +106,19 @@ impl Look {
         let path = judged.drift.path.clone();
         let settled = self.options.growing.as_ref().is_none_or(|growing| growing.is_settled(&path));
         self.send(Event::Found { scan: self.scan, path, finding, settled });
+    }
+
+    /// Of a directory that is sealed nobody can tell what happened below it, so nothing is said of those.
+    fn found_nothing(&self, scope: Scope) {
+        let (path, directory) = match scope {
+            Scope::Entry(path) => (path, false),
+            Scope::Subtree(path) => (path, true),
+            Scope::All => return,
+        };
+        let sealed = self.baseline.manifest().tree.find(&path).is_some();
+        if !(directory && sealed) {
+            self.send(Event::FoundNothing { scan: self.scan, path, sealed });
+        }
     }
 
     fn send(&self, event: Event) {

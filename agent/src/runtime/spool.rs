@@ -174,6 +174,13 @@ impl Spool {
         self.answered.map(|at| at.elapsed())
     }
 
+    /// Remembers that the agent stopped as it was asked to. A journal that did not come back cannot.
+    pub(super) fn stopped(&self) {
+        if let Some(Err(error)) = self.journal.as_ref().map(Journal::stopped) {
+            tracing::warn!(%error, "the next start will not know that this one stopped as asked");
+        }
+    }
+
     fn is_done(&self) -> bool {
         let written = self.pending.is_empty() && self.turn.is_none() && self.acknowledged.is_none();
         written && self.sending.is_none() && (self.client.is_none() || self.stamp.delivered)

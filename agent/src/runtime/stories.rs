@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Reload, RunError, StopReason, run_reloading};
+use super::{News, RunError, StopReason, run_with_news};
 use crate::config::{Config, Target};
 use crate::pool::Pool;
 use crate::scan::{ObserveTerms, Root, observe};
@@ -142,7 +142,7 @@ struct World {
 
 struct Agent {
     stop: oneshot::Sender<StopReason>,
-    reloads: mpsc::Sender<Reload>,
+    news: mpsc::Sender<News>,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -191,10 +191,10 @@ impl World {
 
     fn start(&mut self) {
         let (stop, stopped) = oneshot::channel();
-        let (reloads, receiver) = mpsc::channel(1);
+        let (news, receiver) = mpsc::channel(1);
         let config = self.config.clone();
-        let task = tokio::spawn(run_reloading(config, async { stopped.await.unwrap_or(StopReason::Asked) }, receiver));
-        self.agent = Some(Agent { stop, reloads, task });
+        let task = tokio::spawn(run_with_news(config, async { stopped.await.unwrap_or(StopReason::Asked) }, receiver));
+        self.agent = Some(Agent { stop, news, task });
     }
 
     async fn stop(&mut self) {
@@ -403,16 +403,16 @@ async fn a_reload_takes_another_manifest_and_a_bad_one_is_refused() {
     fs::write(world.root().join("a"), "other").unwrap();
     world.start();
     world.until_open(&["a"]).await;
-    let reloads = world.agent.as_ref().unwrap().reloads.clone();
-    reloads.send(Err("agent.toml:1: nonsense".to_owned())).await.unwrap();
+    let news = world.agent.as_ref().unwrap().news.clone();
+    news.send(News::Reload(Err("agent.toml:1: nonsense".to_owned()))).await.unwrap();
     let refused = (None, ConditionReason::ConfigRefused);
     world.until("refused", |stored| stored.conditions.contains(&refused)).await;
     seal(&world.root(), &world.config.targets[0].manifests[0]);
-    reloads.send(Ok(world.config.clone())).await.unwrap();
+    news.send(News::Reload(Ok(world.config.clone()))).await.unwrap();
     world.until_open(&[]).await;
     world.until("right again", |stored| !stored.conditions.contains(&refused)).await;
     fs::write(&world.config.targets[0].manifests[0], "garbage").unwrap();
-    reloads.send(Ok(world.config.clone())).await.unwrap();
+    news.send(News::Reload(Ok(world.config.clone()))).await.unwrap();
     let refused = (Some("app".to_owned()), ConditionReason::ManifestRefused);
     world.until("manifest refused", |stored| stored.conditions.contains(&refused)).await;
     // The last accepted one stays in force.

@@ -1,12 +1,14 @@
 //! Owns the result of a scan of everything: its drifts in order, its summary and its exit code. Must not own the forms in which
 //! they are shown.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use driftlock_common::digest::OciDigest;
 use driftlock_common::drift::{Change, Delta, apply};
 use driftlock_common::finding::{ExcludedView, ManifestView, PolicyView, Summary};
+use driftlock_common::gap::Reason;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::policy::Judged;
 use driftlock_common::tree::Tree;
@@ -23,6 +25,8 @@ pub struct ScanReport<'p> {
     pub summary: Summary,
     /// How the comparison ended.
     pub outcome: Outcome,
+    /// What [`Summary::unverifiable`] counts, by reason; no zeros.
+    pub gaps: BTreeMap<Reason, u64>,
     /// Bits of all alerts and of the end: 0 is complete and clean.
     pub found: u8,
 }
@@ -38,6 +42,8 @@ pub struct Tally {
     pub changed: u64,
     /// Sealed entries that could not be established.
     pub unverifiable: u64,
+    /// The same by reason, in the order of [`Reason::ALL`].
+    pub gaps: [u64; Reason::ALL.len()],
     /// How many of the paths that were added, removed or changed are tolerated.
     pub tolerated: u64,
     /// Bits of the exit code.
@@ -59,7 +65,10 @@ impl Tally {
             Delta::Added { collapsed: None, .. } => self.added += 1,
             Delta::Removed { .. } => self.removed += 1,
             Delta::Changed { .. } => self.changed += 1,
-            Delta::Unverifiable { covers, .. } => self.unverifiable += covers,
+            Delta::Unverifiable { covers, reason, .. } => {
+                self.unverifiable += covers;
+                self.gaps[*reason as usize] += covers;
+            }
         }
     }
 }
@@ -89,6 +98,8 @@ pub fn report<'p>(
         });
     });
     let (findings, mut tally) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tally.gaps[Reason::Interrupted as usize] += outcome.unreached;
+    let gaps = Reason::ALL.into_iter().map(|reason| (reason, tally.gaps[reason as usize]));
     let held = findings.is_some();
     let mut findings = findings.unwrap_or_default();
     findings.sort_by(|a, b| a.drift.path.cmp(&b.drift.path));
@@ -126,7 +137,7 @@ pub fn report<'p>(
         },
         observed_tree,
     };
-    ScanReport { findings, summary, outcome, found: tally.bits }
+    ScanReport { findings, summary, outcome, gaps: gaps.filter(|(_, number)| *number > 0).collect(), found: tally.bits }
 }
 
 /// The digest of what is there, under the manifest's terms, if nothing was left out, left open or left unread.

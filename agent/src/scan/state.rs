@@ -20,11 +20,12 @@ use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::EntryId;
 
+pub use clock::ClockWatch;
 pub use file::Distrust;
 
 use super::open::Stat;
 use super::{Options, Root};
-use clock::{Anchor, ClockWatch};
+use clock::Anchor;
 use cycle::Cycle;
 use fingerprint::{Key, Settled};
 
@@ -61,6 +62,10 @@ pub struct Sweep<'a> {
     again: Option<RangeInclusive<u64>>,
     /// How far the rolling rehash is, once this sweep has come to its end.
     cycle: Cycle,
+    /// Nanoseconds since boot.
+    began: u64,
+    /// Whether anything was not read.
+    relied: AtomicBool,
 }
 
 /// What a comparison may rely on.
@@ -152,6 +157,12 @@ impl State {
         self.identity
     }
 
+    /// Since when every sealed file was read, as how long ago that is; `None` before it was so.
+    pub fn read_since(&self) -> Option<Duration> {
+        let since = self.cycle.lock().unwrap_or_else(PoisonError::into_inner).read_since()?;
+        Some(clock::boottime().saturating_sub(Duration::from_nanos(since)))
+    }
+
     /// How many entries are remembered.
     pub fn known(&self) -> usize {
         self.marks.iter().filter(|mark| mark.load(Ordering::Relaxed) > APART).count()
@@ -170,11 +181,13 @@ impl State {
     /// Begins a comparison of `root`.
     pub fn sweep(&self, root: &Root, rely: Rely) -> Sweep<'_> {
         let mut cycle = *self.cycle.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::boottime();
         let again = match rely {
             Rely::OnNothing => None,
-            Rely::OnState(full) => Some(cycle.advance(clock::boottime(), full)),
+            Rely::OnState(full) => Some(cycle.advance(now, full)),
         };
-        Sweep { state: self, settled: Settled::on(root), again, cycle }
+        let began = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        Sweep { state: self, settled: Settled::on(root), again, cycle, began, relied: AtomicBool::new(false) }
     }
 }
 
@@ -189,7 +202,12 @@ impl Sweep<'_> {
     /// Whether `id`, found to be `stat`, is as it was when it was found as sealed, and not due to be read again.
     pub(super) fn relies_on(&self, id: EntryId, stat: &Stat) -> bool {
         let mark = self.state.marks[id.index()].load(Ordering::Relaxed);
-        self.again.is_some() && mark > APART && mark == self.state.key.fingerprint(stat) && !self.is_due(id)
+        let relies =
+            self.again.is_some() && mark > APART && mark == self.state.key.fingerprint(stat) && !self.is_due(id);
+        if relies {
+            self.relied.store(true, Ordering::Relaxed);
+        }
+        relies
     }
 
     /// Whether what the device has of `id` counts beside what is in the page cache.
@@ -205,7 +223,11 @@ impl Sweep<'_> {
     /// Everything was looked at: what was due of the rolling rehash was read. Without that it stays due.
     pub(super) fn came_to_its_end(&self) {
         if self.again.is_some() {
-            *self.state.cycle.lock().unwrap_or_else(PoisonError::into_inner) = self.cycle;
+            let mut cycle = self.cycle;
+            if !self.relied.load(Ordering::Relaxed) {
+                cycle.read = cycle.read.max(self.began);
+            }
+            *self.state.cycle.lock().unwrap_or_else(PoisonError::into_inner) = cycle;
             self.state.moved.store(true, Ordering::Relaxed);
         }
     }

@@ -58,15 +58,18 @@ impl Files {
         Ok(Self { _watcher: watcher, events, known })
     }
 
-    /// Waits until one of the files is another than when it was last looked at. Dropping the future loses nothing.
-    pub async fn changed(&mut self) {
+    /// Waits until some of the files are others than when they were last looked at: these. Dropping the future loses
+    /// nothing.
+    pub async fn changed(&mut self) -> Vec<PathBuf> {
         while self.events.recv().await.is_some() {
             let settled = async { while let Ok(Some(())) = tokio::time::timeout(QUIET, self.events.recv()).await {} };
             let _at_the_latest = tokio::time::timeout(PATIENCE, settled).await;
             let now: BTreeMap<_, _> = self.known.keys().map(|file| (file.clone(), Print::of(file))).collect();
-            if now != self.known {
-                self.known = now;
-                return;
+            let others = now.iter().filter(|(file, print)| self.known[*file] != **print);
+            let others: Vec<PathBuf> = others.map(|(file, _)| file.clone()).collect();
+            self.known = now;
+            if !others.is_empty() {
+                return others;
             }
         }
         std::future::pending().await
@@ -98,8 +101,8 @@ mod tests {
 
     use super::*;
 
-    async fn told(files: &mut Files) {
-        tokio::time::timeout(Duration::from_secs(20), files.changed()).await.expect("the change was not told");
+    async fn told(files: &mut Files) -> Vec<PathBuf> {
+        tokio::time::timeout(Duration::from_secs(20), files.changed()).await.expect("the change was not told")
     }
 
     #[tokio::test]
@@ -109,12 +112,12 @@ mod tests {
         fs::write(at("a"), "1").unwrap();
         let mut files = Files::watch([at("a"), at("b")]).unwrap();
         fs::write(at("a"), "2").unwrap();
-        told(&mut files).await;
+        assert_eq!(told(&mut files).await, [at("a")]);
         fs::write(at("new"), "3").unwrap();
         fs::rename(at("new"), at("a")).unwrap();
         told(&mut files).await;
         fs::write(at("b"), "1").unwrap();
-        told(&mut files).await;
+        assert_eq!(told(&mut files).await, [at("b")]);
         fs::remove_file(at("a")).unwrap();
         told(&mut files).await;
         // Another file beside them is none of them: what is told next is the change after it.

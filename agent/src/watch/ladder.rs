@@ -4,14 +4,25 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use driftlock_common::coverage::WatchMode;
+use driftlock_common::coverage::{BlindSpot, WatchMode};
 use rustix::io::Errno;
 
 use super::{Armed, HintSender, Nothing, Rung, Watched, fanotify, inotify};
 use crate::config::Mode;
 use crate::host::probe::{self, words};
 use crate::scan::Root;
+
+/// Until there is a backend for it.
+const FANOTIFY_BLIND: [BlindSpot; 6] = [
+    BlindSpot::HeldDescriptor,
+    BlindSpot::Truncate,
+    BlindSpot::LowerLayer,
+    BlindSpot::Remote,
+    BlindSpot::Mapping,
+    BlindSpot::Device,
+];
 
 /// A way of watching that cannot be had, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +34,18 @@ pub struct Refusal {
     pub why: String,
     /// What would help; empty if nothing is known to.
     pub remedy: &'static str,
+}
+
+/// By when at the latest what gives an event is found on a host that is not overloaded.
+pub const EVENT_BOUND: Duration = Duration::from_secs(1);
+
+/// What a way of watching does not see at once.
+pub const fn blind_spots(mode: WatchMode) -> &'static [BlindSpot] {
+    match mode {
+        WatchMode::Fanotify => &FANOTIFY_BLIND,
+        WatchMode::Inotify => &inotify::BLIND,
+        WatchMode::Sweep | WatchMode::Away => &[BlindSpot::Everything, BlindSpot::Mapping, BlindSpot::Device],
+    }
 }
 
 /// The steps of the ladder above sweeps, the best first.
@@ -99,7 +122,7 @@ impl Refusal {
 
 impl Mode {
     /// Whether a way of watching is to be tried.
-    fn wants(self, rung: WatchMode) -> bool {
+    pub(crate) fn wants(self, rung: WatchMode) -> bool {
         match self {
             Self::Auto => true,
             Self::Fanotify => rung == WatchMode::Fanotify,

@@ -1,8 +1,10 @@
 //! Owns what an agent may say: lengths, spellings, what belongs together. Must not own reading bytes, or what an event
 //! means.
 
+use driftlock_common::coverage::{BlindSpot, Coverage, Unverified};
 use driftlock_common::event::{Body, ConditionBody, Event, FindingBody, FindingResolved};
 use driftlock_common::finding::{ManifestView, PolicyView, path_fields};
+use driftlock_common::gap::Reason;
 use driftlock_common::manifest::{MAX_PART_NAME, MAX_STEP};
 use driftlock_common::path::{TreePath, from_base64};
 use driftlock_common::policy::MAX_ID;
@@ -15,6 +17,8 @@ use crate::clock::Timestamp;
 pub(super) const MAX_NAME: usize = 255;
 /// The longest text for a person, in bytes.
 const MAX_DETAIL: usize = 16 * 1024;
+/// The longest path when it is escaped: four characters for a byte.
+const ESCAPED_PATH: usize = 4 * driftlock_common::path::MAX_PATH;
 
 /// The sequence and time of an event that may be said.
 ///
@@ -67,9 +71,10 @@ pub(super) fn check_event(event: &Event) -> Result<(Option<u64>, Timestamp), Str
                 check_target(&beat.target)?;
                 beat.manifest.as_ref().map_or(Ok(()), check_manifest)?;
                 beat.policy.as_ref().map_or(Ok(()), check_policy)?;
-                if let Some(time) = &beat.coverage.last_sweep {
-                    check_time(time)?;
-                }
+                check_coverage(&beat.coverage)?;
+            }
+            if let Some(agent) = &body.agent {
+                check_time(&agent.started_at)?;
             }
         }
         Body::Stopped(body) => check_text("reason", &body.reason, MAX_DETAIL)?,
@@ -117,12 +122,26 @@ fn check_policy(policy: &PolicyView) -> Result<(), String> {
     check_text("the name of a policy", &policy.name, MAX_ID)
 }
 
+fn check_coverage(coverage: &Coverage) -> Result<(), String> {
+    let oldest = coverage.oldest_unverified.as_ref();
+    for time in [&coverage.last_sweep, &coverage.last_full, &oldest.map(|oldest| oldest.since.clone())] {
+        time.as_deref().map_or(Ok(()), |time| check_time(time).map(drop))?;
+    }
+    if let Some(Unverified { path, .. }) = oldest {
+        check_text("path", path, ESCAPED_PATH)?;
+    }
+    if coverage.blind.len() > BlindSpot::TABLE.len() || coverage.gaps.len() > Reason::ALL.len() {
+        return Err("more blind spots or reasons than there are".to_owned());
+    }
+    let words = [&coverage.watch_mode].into_iter().chain(&coverage.blind).chain(coverage.gaps.keys());
+    words.into_iter().try_for_each(|word| check_text("a word of the coverage", word, MAX_NAME))
+}
+
 fn check_condition(body: &ConditionBody) -> Result<(), String> {
     if let Some(target) = &body.target {
         check_target(target)?;
     }
-    // A path's longest escape has four characters for a byte.
-    check_text("path", body.path.as_deref().unwrap_or_default(), 4 * driftlock_common::path::MAX_PATH)?;
+    check_text("path", body.path.as_deref().unwrap_or_default(), ESCAPED_PATH)?;
     check_text("detail", &body.detail, MAX_DETAIL)
 }
 

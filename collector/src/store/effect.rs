@@ -64,12 +64,12 @@ fn verified(context: &mut Context<'_>, body: &Verified, time: Timestamp) -> Resu
 
 /// Applies a heartbeat, `ack` being the highest sequence taken of its epoch.
 pub(super) fn heartbeat(context: &mut Context<'_>, beat: &Beat, ack: u64) -> Result<(), StoreError> {
-    let Heartbeat { host, labels, ephemeral, version, interval_s, sequence, targets } = &beat.heartbeat;
+    let Heartbeat { host, labels, ephemeral, version, interval_s, sequence, agent, targets } = &beat.heartbeat;
     context
         .connection
         .prepare_cached(
             "UPDATE hosts SET name = ?2, labels = ?3, version = ?4, ephemeral = ?5, interval_s = ?6, beat_time = ?7,
-                 stopped_at = NULL
+                 agent = ?8, stopped_at = NULL
              WHERE host = ?1",
         )?
         .execute(params![
@@ -79,7 +79,8 @@ pub(super) fn heartbeat(context: &mut Context<'_>, beat: &Beat, ack: u64) -> Res
             version,
             ephemeral,
             signed(*interval_s),
-            beat.time.millis()
+            beat.time.millis(),
+            agent.as_ref().map(to_json).transpose()?
         ])?;
     // What is still on its way to here is in no finding yet, so only then both sides speak of the same state.
     let delivered = *sequence == ack;

@@ -145,7 +145,7 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
     filter.and("h.host > ?", query.after);
     let sql = format!(
         "SELECT h.host, h.name, h.claimed, h.labels, h.version, h.ephemeral, h.interval_s, h.epoch, e.ack, e.lost,
-             h.first_seen, h.last_seen, h.stopped_at
+             h.first_seen, h.last_seen, h.stopped_at, h.agent
          FROM hosts h JOIN epochs e ON e.host = h.host AND e.epoch = h.epoch {} ORDER BY h.host LIMIT {}",
         filter.sql(),
         query.limit.saturating_add(1)
@@ -165,6 +165,7 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
             first_seen: time(row, 10)?,
             last_seen: time(row, 11)?,
             stopped_at: optional_time(row, 12)?,
+            agent: json(row, 13, "agent")?,
             targets: Vec::new(),
             conditions: Vec::new(),
         })

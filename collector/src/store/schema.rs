@@ -5,7 +5,10 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Statements that lead from each version to the next, beginning at an empty file.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+
+/// `agent` is JSON: what runs there.
+const VERSION_2: &str = "ALTER TABLE hosts ADD COLUMN agent TEXT;";
 
 /// Times are milliseconds since 1970. `host` is always the name of a credential, never what an agent says.
 /// Paths are bytes; `directory` is the one that a path is in. `severity` is 0 for what is tolerated, else from 1, info, to

@@ -114,6 +114,7 @@ impl FakeAgent {
             version: "0.1.0".into(),
             interval_s: 30,
             sequence: self.sequence,
+            agent: None,
             targets,
         });
         let mut event = self.event_at(1, body);

@@ -1,9 +1,9 @@
 //! Owns what goes wrong while a storm goes on. Must not own what must hold all the same.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use driftlock_tests::fake::Act;
@@ -36,6 +36,9 @@ pub(crate) enum Fault {
     Clock,
 }
 
+/// Files that a flood of events is about, which never differ.
+pub(crate) const FLOODED: [&str; 2] = ["still/0", "still/1"];
+
 /// What is in the way of the agent's state.
 #[derive(Debug)]
 struct Filler(PathBuf);
@@ -58,6 +61,7 @@ impl Fault {
             Self::Nothing | Self::Limit => {}
             Self::Overflow => {
                 stage.agent()?.signal(Signal::SIGSTOP)?;
+                flood(stage)?;
                 while storm.goes_on() {
                     pass(Duration::from_millis(20));
                 }
@@ -120,6 +124,17 @@ impl Fault {
         }
         Ok(())
     }
+}
+
+/// More events than the kernel keeps, which make no difference: of two files in turn, because equal ones become one.
+fn flood(stage: &Stage) -> Result<()> {
+    let kept: u64 = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?.trim().parse()?;
+    let open = |name: &str| File::options().write(true).open(stage.tree().join(name));
+    let files = [open(FLOODED[0])?, open(FLOODED[1])?];
+    for number in 0..2 * kept {
+        files[usize::from(number % 2 == 0)].set_modified(SystemTime::now())?;
+    }
+    Ok(())
 }
 
 impl Filler {

@@ -23,7 +23,7 @@ use driftlock_tests::storm::{Order, Storm, Touched};
 use driftlock_tests::wait::eventually;
 use serde_json::Value;
 
-use crate::fault::Fault;
+use crate::fault::{FLOODED, Fault};
 
 const HOST: &str = "web-1";
 /// Time between sweeps where nothing may be found by one.
@@ -209,6 +209,12 @@ impl Stage {
         let Round { case, seed, storm, .. } = round;
         let limited = case.fault == Fault::Limit;
         let blind: BTreeSet<String> = limited.then(|| "watch_degraded".to_owned()).into_iter().collect();
+        eventually("a first look at everything", || {
+            self.agent()?.check_running()?;
+            let looked = self.wire.events().iter().any(|event| event["type"] == "dev.driftlock.target.snapshot.v1");
+            ensure!(looked, "none");
+            Ok::<_, anyhow::Error>(())
+        })?;
         self.eventually_agree(&BTreeSet::new()).context("before the storm")?;
         self.eventually_conditions(&blind).context("before the storm")?;
         let order = Order {
@@ -224,7 +230,9 @@ impl Stage {
         };
         let mut running = order.start(&self.sandbox)?;
         case.fault.strike(self, &mut running)?;
-        let (operations, touched) = running.end()?;
+        let (operations, mut touched) = running.end()?;
+        FLOODED.iter().for_each(|path| touched.harmless(path.as_bytes()));
+        self.agent()?.check_running()?;
         let expected = self.storm.expected()?;
         ensure!(expected.len() > 30, "a storm that changes nothing shows nothing: {expected:?}");
         let flapping = self.eventually_agree(&expected).context("after the storm")?;
@@ -334,6 +342,10 @@ impl Stage {
 
     pub(crate) const fn clock(&self) -> Option<&Clock> {
         self.clock.as_ref()
+    }
+
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.sandbox.path("tree")
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use driftlock_tests::binaries::copy_binaries;
+
 use crate::round::{CASES, Counts, Round};
 
 /// Storms are so long, at most.
@@ -12,6 +14,14 @@ const LONGEST: u64 = 8_000;
 
 /// Runs rounds for `time`, one at least, with seeds from `first` on. The case of a round follows from its seed.
 pub(crate) fn run(time: Duration, first: Option<u64>) -> ExitCode {
+    let directory = match tempfile::tempdir().map_err(Into::into).and_then(|to| copy_binaries(to.path()).map(|()| to)) {
+        Ok(directory) => directory,
+        Err(error) => {
+            println!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("with copies of the binaries in {}", directory.path().display());
     let begun = Instant::now();
     let first = first
         .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() % 1_000_000));

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
+use driftlock_common::coverage::BlindSpot;
 use driftlock_common::path::Escaped;
 use serde::Serialize;
 
-use crate::host::advice::{Row, State, Target};
+use crate::host::advice::{Row, Setting, State, Target, Way};
 use crate::host::capability::Set;
+use crate::host::probe::words;
 use crate::host::{Host, Known};
 
 /// Columns of the text, at most, where words allow it.
@@ -20,6 +22,7 @@ pub(super) struct Found<'a> {
     pub(super) host: &'a Host,
     /// The configuration that was read.
     pub(super) config: Option<&'a str>,
+    pub(super) setting: &'a Setting,
     pub(super) targets: &'a [Target],
     pub(super) rows: &'a [Row],
 }
@@ -116,6 +119,7 @@ struct Answer<'a> {
     config: Option<String>,
     capabilities: Option<Sets>,
     limits: LimitsView,
+    targets: Vec<TargetView<'a>>,
     rows: Vec<RowView<'a>>,
     missed: usize,
     unknown: usize,
@@ -135,6 +139,32 @@ struct LimitsView {
     inotify_instances: Option<u64>,
     open_files: Option<u64>,
     memory_bytes: Option<u64>,
+}
+
+/// How a target would be watched; only its name where its root cannot be opened.
+#[derive(Serialize)]
+struct TargetView<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    way: Option<WayView>,
+}
+
+#[derive(Serialize)]
+struct WayView {
+    watch_mode: &'static str,
+    blind: Vec<&'static str>,
+    refused: Vec<RefusedView>,
+    /// Absent where nothing gives an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_ms: Option<u128>,
+    sweep_ms: u128,
+    full_ms: u128,
+}
+
+#[derive(Serialize)]
+struct RefusedView {
+    watch_mode: &'static str,
+    why: String,
 }
 
 #[derive(Serialize)]
@@ -171,6 +201,7 @@ pub(super) fn json(found: &Found<'_>) -> String {
             open_files: limits.files,
             memory_bytes: known(&limits.memory).flatten(),
         },
+        targets: found.targets.iter().map(|target| target_view(found.setting, target)).collect(),
         rows: found.rows.iter().map(row_view).collect(),
         missed: count(State::Missed),
         unknown: count(State::Unknown),
@@ -178,6 +209,21 @@ pub(super) fn json(found: &Found<'_>) -> String {
     let mut text = serde_json::to_string(&answer).expect("strings, numbers and lists of them always have a JSON form");
     text.push('\n');
     text
+}
+
+fn target_view<'a>(setting: &Setting, target: &'a Target) -> TargetView<'a> {
+    let way = Way::of(setting, target).map(|Way { mode, blind, refused, event, sweep, full }| WayView {
+        watch_mode: mode.name(),
+        blind: blind.into_iter().map(BlindSpot::name).collect(),
+        refused: refused
+            .into_iter()
+            .map(|(mode, error)| RefusedView { watch_mode: mode.name(), why: words(error) })
+            .collect(),
+        event_ms: event.map(|bound| bound.as_millis()),
+        sweep_ms: sweep.as_millis(),
+        full_ms: full.as_millis(),
+    });
+    TargetView { name: &target.name, way }
 }
 
 fn row_view(row: &Row) -> RowView<'_> {

@@ -7,6 +7,7 @@ use driftlock_common::pattern::Excludes;
 use rustix::io::Errno;
 
 use super::*;
+use crate::config::Mode;
 use crate::host::capability::{Capabilities, Capability, Set};
 use crate::host::limit::Limits;
 use crate::host::mountinfo::parse;
@@ -16,7 +17,14 @@ use crate::host::{Clock, Namespace};
 
 const TABLE: &str = "27 1 254:0 / / rw - ext4 /dev/vda1 rw\n22 27 0:21 / /proc rw - proc proc rw\n";
 
-const SETTING: Setting = Setting { events: Events::Inotify, sweep: Duration::from_mins(10), threads: 2 };
+fn setting(mode: Mode) -> Setting {
+    Setting { watch: Watch { mode, ..Watch::default() }, threads: 2 }
+}
+
+/// With the watches that most hosts have to make do with.
+fn inotify() -> Setting {
+    setting(Mode::Inotify)
+}
 
 fn table(more: &str) -> Known<Vec<Mount>> {
     Ok(parse(format!("{TABLE}{more}").as_bytes()).unwrap())
@@ -78,15 +86,15 @@ fn bad(rows: &[Row]) -> Vec<String> {
 
 #[test]
 fn on_a_good_host_nothing_is_missed() {
-    let rows = judge(&good_host(), SETTING, &[target(Ok(good_site()))]);
+    let rows = judge(&good_host(), &inotify(), &[target(Ok(good_site()))]);
     assert_eq!(bad(&rows), [""; 0]);
-    assert_eq!(bad(&judge(&good_host(), SETTING, &[])), [""; 0]);
+    assert_eq!(bad(&judge(&good_host(), &inotify(), &[])), [""; 0]);
     let topics = |of: Option<&str>| -> Vec<&str> {
         rows.iter().filter(|row| row.target.as_deref() == of).map(|row| row.topic).collect()
     };
     let of_host = [
-        "inotify",
         "fanotify",
+        "inotify",
         "sweep",
         "reading",
         "mounts",
@@ -97,7 +105,18 @@ fn on_a_good_host_nothing_is_missed() {
         "clock",
     ];
     assert_eq!(topics(None), of_host);
-    let of_target = ["manifest", "root", "directories", "reading", "mounts inside", "mounts", "fanotify", "page cache"];
+    let of_target = [
+        "manifest",
+        "root",
+        "watching",
+        "blind spots",
+        "bounds",
+        "directories",
+        "reading",
+        "mounts inside",
+        "mounts",
+        "page cache",
+    ];
     assert_eq!(topics(Some("shop")), of_target);
 }
 
@@ -211,48 +230,216 @@ fn what_a_host_lacks_is_said_with_what_to_do() {
     for (name, change, expected) in cases {
         let mut host = good_host();
         change(&mut host);
-        let found = bad(&judge(&host, SETTING, &[]));
+        let found = bad(&judge(&host, &inotify(), &[]));
         let expected: Vec<&str> = Some(expected).filter(|text| !text.is_empty()).into_iter().collect();
         assert_eq!(found, expected, "{name}");
     }
 }
 
+/// A change of a good host or target, the mode that is configured, and the rows that follow from it for fanotify, for watching
+/// and for the directories.
+type RungCase = (&'static str, Mode, fn(&mut Host, &mut Target), [&'static str; 3]);
+
 #[test]
-fn what_is_not_used_is_never_missed_and_said_to_be_unused() {
-    let text = |change: fn(&mut Host), topic: &str| {
-        let mut host = good_host();
-        change(&mut host);
-        let rows = judge(&host, SETTING, &[]);
-        assert_eq!(bad(&rows).iter().filter(|row| !row.starts_with("reading")).count(), 0, "{rows:?}");
-        let row = rows.into_iter().find(|row| row.topic == topic).unwrap();
-        assert_eq!(row.state, State::Note);
-        assert!(row.text.contains("not used by this version"), "{}", row.text);
-        row.text
-    };
-    for (change, words) in [
-        ((|_| {}) as fn(&mut Host), "possible, not used"),
-        (|host| host.capabilities = Ok(Capabilities::default()), "without CAP_SYS_ADMIN"),
+fn every_rung_is_explained_with_what_would_enable_the_next() {
+    let cases: [RungCase; 11] = [
         (
-            |host| {
+            "everything is possible",
+            Mode::Auto,
+            |_, _| {},
+            [
+                "ok: possible: one mark for a whole file system, no watches, and it names who wrote",
+                "ok: by fanotify",
+                "ok: 4,000, under one mark for their file system",
+            ],
+        ),
+        (
+            "no capability",
+            Mode::Auto,
+            |host, target| {
                 host.capabilities = Ok(Capabilities::default());
                 host.probes.fanotify = Err(Errno::PERM);
+                site_of(target).probes.fanotify = Err(Errno::PERM);
             },
-            "not possible without CAP_SYS_ADMIN",
+            [
+                "note: not possible for whole file systems (Operation not permitted) → give the agent CAP_SYS_ADMIN \
+                 (fanotify.conf of the package's examples; securityContext.capabilities)",
+                "note: by inotify; not by fanotify (Operation not permitted) → give the agent CAP_SYS_ADMIN (fanotify.conf of \
+                 the package's examples; securityContext.capabilities)",
+                "ok: 4,000, a watch each, of 100,000",
+            ],
         ),
-        (|host| host.probes.fanotify = Err(Errno::PERM), "in spite of CAP_SYS_ADMIN"),
-        (|host| host.probes.fanotify = Err(Errno::INVAL), "with this kernel (Invalid argument)"),
-        (|host| host.capabilities = Err("no /proc".into()), "not known"),
-    ] {
-        let found = text(change, "fanotify");
-        assert!(found.contains(words), "{found}");
+        (
+            "a group without marks of file systems",
+            Mode::Auto,
+            |host, target| {
+                host.capabilities = Ok(Capabilities::default());
+                site_of(target).probes.fanotify = Err(Errno::PERM);
+            },
+            [
+                "note: not possible for whole file systems (Operation not permitted) → give the agent CAP_SYS_ADMIN \
+                 (fanotify.conf of the package's examples; securityContext.capabilities)",
+                "note: by inotify; not by fanotify (Operation not permitted) → give the agent CAP_SYS_ADMIN (fanotify.conf of \
+                 the package's examples; securityContext.capabilities)",
+                "ok: 4,000, a watch each, of 100,000",
+            ],
+        ),
+        (
+            "a user name space",
+            Mode::Auto,
+            |host, target| {
+                host.users = Ok(Namespace::Own);
+                host.probes.fanotify = Err(Errno::PERM);
+                site_of(target).probes.fanotify = Err(Errno::PERM);
+            },
+            [
+                "note: not possible for whole file systems (Operation not permitted) → run the agent outside of a user name \
+                 space: CAP_SYS_ADMIN counts only there",
+                "note: by inotify; not by fanotify (Operation not permitted) → run the agent outside of a user name space: \
+                 CAP_SYS_ADMIN counts only there",
+                "ok: 4,000, a watch each, of 100,000",
+            ],
+        ),
+        (
+            "a filter of system calls",
+            Mode::Auto,
+            |host, target| {
+                host.probes.fanotify = Err(Errno::PERM);
+                site_of(target).probes.fanotify = Err(Errno::PERM);
+            },
+            [
+                "note: not possible for whole file systems (Operation not permitted) → let the filter of system calls of its \
+                 unit or container allow fanotify_init and fanotify_mark",
+                "note: by inotify; not by fanotify (Operation not permitted) → let the filter of system calls of its unit or \
+                 container allow fanotify_init and fanotify_mark",
+                "ok: 4,000, a watch each, of 100,000",
+            ],
+        ),
+        (
+            "an overlay",
+            Mode::Auto,
+            |_, target| {
+                site_of(target).mount = on("overlay");
+                site_of(target).probes.fanotify = Err(Errno::OPNOTSUPP);
+            },
+            [
+                "ok: possible: one mark for a whole file system, no watches, and it names who wrote",
+                "note: by inotify; not by fanotify (Operation not supported) → its file system has no lasting names of \
+                 directories; an overlay has them when mounted with nfs_export=on",
+                "ok: 4,000, a watch each, of 100,000",
+            ],
+        ),
+        (
+            "nothing is possible",
+            Mode::Auto,
+            |host, target| {
+                (host.probes.fanotify, host.probes.inotify) = (Err(Errno::NOSYS), Err(Errno::MFILE));
+                let probes = &mut site_of(target).probes;
+                (probes.fanotify, probes.inotify) = (Err(Errno::NOSYS), Err(Errno::MFILE));
+            },
+            [
+                "note: not possible for whole file systems (Function not implemented) → the kernel is too old for it, or made \
+                 without it",
+                "note: by sweep; not by fanotify (Function not implemented) → the kernel is too old for it, or made without it",
+                "missed: 4,000, not watched (Too many open files): a change is found by the next sweep, and never if it is put \
+                 back before → see inotify above",
+            ],
+        ),
+        (
+            "a named one that cannot be had",
+            Mode::Fanotify,
+            |_, target| site_of(target).probes.fanotify = Err(Errno::XDEV),
+            [
+                "ok: possible: one mark for a whole file system, no watches, and it names who wrote",
+                "missed: not by fanotify (Invalid cross-device link), as watch.mode wants it: the agent ends at its start with \
+                 78 → it is a btrfs subvolume, which cannot be marked",
+                "note: 4,000",
+            ],
+        ),
+        (
+            "a named one",
+            Mode::Inotify,
+            |_, target| site_of(target).probes.fanotify = Err(Errno::XDEV),
+            [
+                "note: not used, as configured (watch.mode)",
+                "ok: by inotify, as configured",
+                "ok: 4,000, a watch each, of 100,000",
+            ],
+        ),
+        (
+            "none, as configured",
+            Mode::Sweep,
+            |_, _| {},
+            [
+                "note: not used, as configured (watch.mode)",
+                "note: by sweeps alone, as configured",
+                "note: 4,000, none watched, as configured: a change is found by the next sweep, and never if it is put back \
+                 before",
+            ],
+        ),
+        (
+            "unknown capabilities",
+            Mode::Auto,
+            |host, _| host.capabilities = Err("no /proc".into()),
+            [
+                "note: whether it is possible for whole file systems is not known",
+                "ok: by fanotify",
+                "ok: 4,000, under one mark for their file system",
+            ],
+        ),
+    ];
+    for (name, mode, change, expected) in cases {
+        let (mut host, mut target) = (good_host(), target(Ok(good_site())));
+        change(&mut host, &mut target);
+        let rows = judge(&host, &setting(mode), &[target]);
+        for (topic, expected) in ["fanotify", "watching", "directories"].into_iter().zip(expected) {
+            let row = rows.iter().find(|row| row.topic == topic).unwrap();
+            let word = match row.state {
+                State::Fine => "ok",
+                State::Note => "note",
+                State::Missed => "missed",
+                State::Unknown => "unknown",
+            };
+            let remedy = if row.remedy.is_empty() { String::new() } else { format!(" → {}", row.remedy) };
+            assert_eq!(format!("{word}: {}{remedy}", row.text), expected, "{name}: {topic}");
+        }
     }
+}
+
+#[test]
+fn the_three_bounds_are_said_of_each_target() {
+    let text = |watch: Watch, fs_type: &str, entries: usize| {
+        let mut target = target(Ok(good_site()));
+        target.manifest = Ok(entries);
+        site_of(&mut target).mount = on(fs_type);
+        let rows = judge(&good_host(), &Setting { watch, threads: 2 }, &[target]);
+        let of = |topic: &str| rows.iter().find(|row| row.topic == topic).unwrap().text.clone();
+        (of("bounds"), of("blind spots"))
+    };
+    let watch = |mode| Watch { mode, ..Watch::default() };
+    let (bounds, blind) = text(watch(Mode::Auto), "ext4", 1000);
+    assert_eq!(bounds, "event within 1s; sweep every 10m, give or take a tenth; everything read within 24h");
+    let full = "when everything was read once more: stored through a shared mapping, written to the device below the file system";
+    let truncated = "written through a descriptor that stays open, truncated by its path";
+    assert_eq!(blind, format!("found by the next sweep: {truncated}; {full}"));
+    let (bounds, blind) = text(watch(Mode::Inotify), "overlay", 200_001);
+    assert_eq!(bounds, "event within 1s; sweep every 1m, give or take a tenth; everything read within 24h");
+    let overlay = "changed through a hard link outside of the root, changed in the layers below an overlay";
+    assert_eq!(blind, format!("found by the next sweep: {overlay}; {full}"));
+    let (bounds, _) = text(watch(Mode::Inotify), "ext4", 200_002);
+    assert!(bounds.contains("sweep every 5m"), "{bounds}");
+    let configured =
+        Watch { sweep: Some(Duration::from_secs(90)), full: Duration::from_hours(3), ..watch(Mode::Sweep) };
+    let (bounds, blind) = text(configured, "ext4", 1000);
+    assert_eq!(bounds, "event none; sweep every 90s, give or take a tenth; everything read within 3h");
+    assert_eq!(blind, format!("found by the next sweep: nothing tells of a change; {full}"));
 }
 
 #[test]
 fn without_a_measure_of_pressure_nothing_is_missed_but_no_room_is_made() {
     let row = |answer| {
         let host = Host { probes: Probes { pressure: answer, ..good_host().probes }, ..good_host() };
-        judge(&host, SETTING, &[]).into_iter().find(|row| row.topic == "pressure").unwrap()
+        judge(&host, &inotify(), &[]).into_iter().find(|row| row.topic == "pressure").unwrap()
     };
     let measured = row(Ok(()));
     assert_eq!(measured.state, State::Fine);
@@ -434,7 +621,7 @@ fn what_a_root_lacks_is_said_with_what_to_do() {
     for (name, change, expected) in cases {
         let mut target = target(Ok(good_site()));
         change(&mut target);
-        assert_eq!(bad(&judge(&good_host(), SETTING, &[target])), expected, "{name}");
+        assert_eq!(bad(&judge(&good_host(), &inotify(), &[target])), expected, "{name}");
     }
 }
 
@@ -444,7 +631,7 @@ fn a_place_that_differs_costs_only_the_target_that_has_it() {
     let judged = |host: &Host, at: &str| {
         let mut site = good_site();
         site.at = at.into();
-        bad(&judge(host, SETTING, &[target(Ok(site))]))
+        bad(&judge(host, &inotify(), &[target(Ok(site))]))
     };
     host.ours = table("60 27 0:9 / /srv/shop/tmp rw - tmpfs none rw\n");
     let text = "mounts missed: /srv/shop/tmp is tmpfs (none) here, and ext4 (/dev/vda1) for PID 1: other files are seen \
@@ -462,7 +649,7 @@ fn a_place_that_differs_costs_only_the_target_that_has_it() {
 fn what_was_tried_for_a_target_is_not_missed_for_the_host_too() {
     let mut host = good_host();
     host.capabilities = Ok(Capabilities::default());
-    let rows = judge(&host, SETTING, &[target(Ok(good_site()))]);
+    let rows = judge(&host, &inotify(), &[target(Ok(good_site()))]);
     assert_eq!(bad(&rows), [""; 0]);
     let row = rows.iter().find(|row| row.topic == "reading" && row.target.is_none()).unwrap();
     assert_eq!((row.state, row.remedy.as_str()), (State::Note, ""));
@@ -473,13 +660,14 @@ fn targets_share_the_watches_of_a_host() {
     let mut host = good_host();
     host.limits.watches = Ok(9000);
     let three = [target(Ok(good_site())), target(Ok(good_site())), target(Ok(good_site()))];
-    let found = bad(&judge(&host, SETTING, &three));
+    let found = bad(&judge(&host, &inotify(), &three));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("directories missed: 4,000 and 8,000 of the targets above, but 9,000 watches"));
-    let sweep = Setting { events: Events::Unwanted, ..SETTING };
-    assert_eq!(bad(&judge(&host, sweep, &three)), [""; 0], "nothing is watched");
+    for mode in [Mode::Sweep, Mode::Auto, Mode::Fanotify] {
+        assert_eq!(bad(&judge(&host, &setting(mode), &three)), [""; 0], "no directory is watched");
+    }
     host.limits.instances = Ok(2);
-    let found = bad(&judge(&host, SETTING, &three));
+    let found = bad(&judge(&host, &inotify(), &three));
     assert!(found[0].starts_with("inotify missed: 2 instances for 3 targets"), "{found:?}");
 }
 
@@ -492,7 +680,7 @@ fn permissions_are_asked_for_where_they_are_not_held() {
     survey_of(&mut target).examples = vec![TreePath::new("etc/key").unwrap()];
     let text = "reading missed: 1 of its paths cannot be read or verified: etc/key → give the agent CAP_DAC_READ_SEARCH \
                 (AmbientCapabilities= in its unit)";
-    assert_eq!(bad(&judge(&host, SETTING, &[target])), [text]);
+    assert_eq!(bad(&judge(&host, &inotify(), &[target])), [text]);
 }
 
 #[test]
@@ -500,7 +688,7 @@ fn a_mount_on_a_mount_that_is_not_entered_is_not_told() {
     let mut target = target(Ok(good_site()));
     let mount = |path: &str| (TreePath::new(path).unwrap(), on("tmpfs").unwrap());
     site_of(&mut target).inside = Ok(vec![mount("dev"), mount("dev/pts"), mount("devices")]);
-    let found = bad(&judge(&good_host(), SETTING, &[target]));
+    let found = bad(&judge(&good_host(), &inotify(), &[target]));
     assert!(found[0].starts_with("mounts inside missed: dev (tmpfs), devices (tmpfs): what"), "{found:?}");
 }
 

@@ -3,8 +3,9 @@
 use driftlock_common::path::{Escaped, TreePath};
 use rustix::io::Errno;
 
+use super::rung::{self, Way};
 use super::whole::GRANT;
-use super::{Events, Row, Setting, State, Target, UNTIL_SWEEP, View, differs, grouped, some_of};
+use super::{Row, Setting, State, Target, UNTIL_SWEEP, View, differs, grouped, some_of};
 use crate::host::file_system::{Kind, is_virtual};
 use crate::host::mountinfo::Mount;
 use crate::host::probe::words;
@@ -15,7 +16,7 @@ use crate::host::{Host, Namespace};
 use crate::scan::Mounts;
 
 /// Adds the rows of `target`. `watched` counts the directories of the targets before it.
-pub(super) fn judge(host: &Host, setting: Setting, target: &Target, watched: &mut u64, rows: &mut Vec<Row>) {
+pub(super) fn judge(host: &Host, setting: &Setting, target: &Target, watched: &mut u64, rows: &mut Vec<Row>) {
     let mut found = vec![manifest(target)];
     match &target.site {
         Err(closed) => {
@@ -24,15 +25,16 @@ pub(super) fn judge(host: &Host, setting: Setting, target: &Target, watched: &mu
         }
         Ok(site) => {
             found.push(root(target, site));
+            let way = Way::of(setting, target);
+            found.extend(way.iter().flat_map(|way| rung::judge(host, setting, way)));
             if site.readable.is_ok() {
-                found.push(directories(host, setting, site, watched));
+                found.extend(way.map(|way| directories(host, &way, site, watched)));
                 found.extend(reading(host, site));
             }
             found.extend(inside(target, site));
             if target.view == View::Ours {
                 found.extend(view(host, site));
             }
-            found.extend(fanotify(host, site));
             found.extend(page_cache(site));
         }
     }
@@ -76,14 +78,14 @@ fn kind(mount: &Mount) -> (State, String) {
     }
 }
 
-fn directories(host: &Host, setting: Setting, site: &Site, watched: &mut u64) -> Row {
+fn directories(host: &Host, way: &Way, site: &Site, watched: &mut u64) -> Row {
     let row = |state, text: String| Row::new("directories", state, text);
     let Some(survey) = &site.survey else {
         return row(State::Unknown, "not counted, and not tried for reading: that may take for ever there".to_owned());
     };
     let count = count(survey);
-    if setting.events == Events::Unwanted {
-        return row(State::Note, format!("{count}, none watched, as configured: a change is {UNTIL_SWEEP}"));
+    if let Some(row) = rung::unwatched(way, &count) {
+        return row;
     }
     if host.probes.inotify.is_ok() && site.probes.inotify == Err(Errno::NOENT) {
         // The probe names the directory by way of /proc.
@@ -215,19 +217,6 @@ fn view(host: &Host, site: &Site) -> Vec<Row> {
             row(State::Unknown, "whether PID 1 sees other files there cannot be known".to_owned())
         }
     }
-}
-
-/// Only where the host allows it at all: the reason is said once.
-fn fanotify(host: &Host, site: &Site) -> Option<Row> {
-    host.probes.fanotify.ok()?;
-    let text = match site.probes.fanotify {
-        Ok(()) => "its whole file system could be marked; not used by this version".to_owned(),
-        Err(Errno::OPNOTSUPP) => "not possible: its file system has no handles that last; not used anyway".to_owned(),
-        Err(Errno::XDEV) => "not possible on a btrfs subvolume; not used anyway".to_owned(),
-        Err(Errno::PERM) => "not permitted for its file system; not used anyway".to_owned(),
-        Err(error) => format!("not possible ({}); not used anyway", words(error)),
-    };
-    Some(Row::new("fanotify", State::Note, text))
 }
 
 fn page_cache(site: &Site) -> Option<Row> {

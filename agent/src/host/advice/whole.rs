@@ -1,13 +1,13 @@
 //! Owns judging what concerns the whole host. Must not own what concerns one root.
 
-use std::time::Duration;
-
+use driftlock_common::coverage::WatchMode;
 use driftlock_common::path::Escaped;
 use rustix::io::Errno;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Events, Row, Setting, State, Target, UNTIL_SWEEP, differs, grouped, some_of};
+use super::rung::{self, Way};
+use super::{Row, Setting, State, Target, UNTIL_SWEEP, differs, grouped, some_of};
 use crate::host::capability::Capability;
 use crate::host::probe::words;
 use crate::host::view::differences;
@@ -21,17 +21,26 @@ const OWN_FILES: u64 = 24;
 /// Descriptors for each target: the root, and the watching thread's.
 const FILES_FOR_EACH_TARGET: u64 = 4;
 
-pub(super) fn judge(host: &Host, setting: Setting, targets: &[Target]) -> Vec<Row> {
-    let mut rows = vec![inotify(host, setting, targets), fanotify(host), sweep(setting), reading(host, targets)];
+pub(super) fn judge(host: &Host, setting: &Setting, targets: &[Target]) -> Vec<Row> {
+    let mut rows = vec![
+        rung::fanotify(host, setting),
+        inotify(host, setting, targets),
+        rung::sweep(setting),
+        reading(host, targets),
+    ];
     rows.extend(mounts(host, targets));
     rows.extend([crossing(host), files(host, setting, targets), memory(host), pressure(host), clock(host)]);
     rows
 }
 
-fn inotify(host: &Host, setting: Setting, targets: &[Target]) -> Row {
+fn inotify(host: &Host, setting: &Setting, targets: &[Target]) -> Row {
     let row = |state, text: String| Row::new("inotify", state, text);
-    if setting.events == Events::Unwanted {
+    if !setting.watch.mode.wants(WatchMode::Inotify) {
         return row(State::Note, "not used, as configured (watch.mode)".to_owned());
+    }
+    let ways: Vec<Way> = targets.iter().filter_map(|target| Way::of(setting, target)).collect();
+    if !targets.is_empty() && ways.len() == targets.len() && ways.iter().all(|way| way.mode == WatchMode::Fanotify) {
+        return row(State::Note, "not needed: every target can have fanotify".to_owned());
     }
     if let Err(error) = host.probes.inotify {
         let text = format!("cannot be used ({}): a change is {UNTIL_SWEEP}", words(error));
@@ -51,41 +60,6 @@ fn inotify(host: &Host, setting: Setting, targets: &[Target]) -> Row {
         ),
         (Err(why), _) | (_, Err(why)) => row(State::Unknown, format!("in use; its limits are not known: {why}")),
     }
-}
-
-/// It is not used by this version, so nothing about it is missed.
-fn fanotify(host: &Host) -> Row {
-    let admin = match &host.capabilities {
-        Ok(sets) => sets.effective.has(Capability::SYS_ADMIN),
-        Err(_) => {
-            let text = "whether it is possible for whole file systems is not known; not used by this version";
-            return Row::new("fanotify", State::Note, text);
-        }
-    };
-    let text = match host.probes.fanotify {
-        Ok(()) if admin => "possible, not used by this version: no watches, and it names who wrote".to_owned(),
-        Ok(()) => "not possible for whole file systems without CAP_SYS_ADMIN; not used by this version".to_owned(),
-        Err(Errno::PERM) if !admin => "not possible without CAP_SYS_ADMIN; not used by this version".to_owned(),
-        Err(Errno::PERM) if host.users == Ok(Namespace::Own) => {
-            "not possible: CAP_SYS_ADMIN of a user name space is not enough; not used by this version".to_owned()
-        }
-        Err(Errno::PERM) => {
-            "forbidden in spite of CAP_SYS_ADMIN, by a seccomp filter for example; not used by this version".to_owned()
-        }
-        Err(error) => format!("not possible with this kernel ({}); not used by this version", words(error)),
-    };
-    Row::new("fanotify", State::Note, text)
-}
-
-fn sweep(setting: Setting) -> Row {
-    let text = format!("every {}; finds what gives no event: writes by hard link or mapping", time(setting.sweep));
-    Row::new("sweep", State::Fine, text)
-}
-
-/// In the words of the configuration.
-fn time(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    if seconds > 0 && seconds.is_multiple_of(60) { format!("{}m", seconds / 60) } else { format!("{duration:?}") }
 }
 
 fn reading(host: &Host, targets: &[Target]) -> Row {
@@ -159,7 +133,7 @@ fn crossing(host: &Host) -> Row {
     }
 }
 
-fn files(host: &Host, setting: Setting, targets: &[Target]) -> Row {
+fn files(host: &Host, setting: &Setting, targets: &[Target]) -> Row {
     let own = OWN_FILES + FILES_FOR_EACH_TARGET * targets.len().max(1) as u64;
     let needed = own + setting.threads * FILES_FOR_EACH_THREAD as u64;
     let row = |state, text: String| Row::new("open files", state, text);

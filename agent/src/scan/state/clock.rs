@@ -13,17 +13,23 @@ use rustix::time::{
 
 /// Tells whether the clock was set since it was asked last, from its making on.
 #[derive(Debug)]
-pub(super) struct ClockWatch(Option<OwnedFd>);
+pub struct ClockWatch(Option<OwnedFd>);
 
 impl ClockWatch {
-    pub(super) fn new() -> Self {
+    /// Begins to watch it.
+    pub fn new() -> Self {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Realtime, flags).ok();
         Self(timer.filter(|timer| arm(timer).is_ok()))
     }
 
+    /// What is readable once it was set; `None` if the kernel does not tell.
+    pub fn descriptor(&self) -> Option<OwnedFd> {
+        self.0.as_ref()?.try_clone().ok()
+    }
+
     /// Whether it was set, or nobody can tell.
-    pub(super) fn stepped(&self) -> bool {
+    pub fn stepped(&self) -> bool {
         let Some(timer) = &self.0 else { return true };
         match rustix::io::read(timer.as_fd(), &mut [0; 8]) {
             Err(Errno::AGAIN) => false,

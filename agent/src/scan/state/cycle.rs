@@ -15,6 +15,10 @@ pub(super) struct Cycle {
     pub(super) done: u64,
     /// When it was gone along, in nanoseconds since boot.
     pub(super) at: u64,
+    /// When this time around began, likewise.
+    pub(super) began: u64,
+    /// When the last time around began that came to its end; 0 before one did.
+    pub(super) read: u64,
 }
 
 /// The places of entries in one time around.
@@ -24,7 +28,7 @@ pub(super) struct Order([u8; 32]);
 impl Cycle {
     pub(super) fn begin() -> Self {
         let now = u64::try_from(super::clock::boottime().as_nanos()).unwrap_or(u64::MAX);
-        Self { key: random_bytes(), done: 0, at: now }
+        Self { key: random_bytes(), done: 0, at: now, began: now, read: 0 }
     }
 
     /// Goes on to `now`, since boot, when once around takes `full`. The places that were passed come back; after the last
@@ -32,7 +36,8 @@ impl Cycle {
     pub(super) fn advance(&mut self, now: Duration, full: Duration) -> RangeInclusive<u64> {
         // Those who just came round are still under way in the old order.
         if self.done == u64::MAX {
-            *self = Self { at: self.at, ..Self::begin() };
+            // What is due is read from now on; what was read in the old order was read since it began.
+            *self = Self { at: self.at, read: self.began.max(self.read), ..Self::begin() };
         }
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let passed = u128::from(now.saturating_sub(self.at));
@@ -48,6 +53,12 @@ impl Cycle {
             done if done == start => RangeInclusive::new(1, 0),
             done => start..=done - 1,
         }
+    }
+
+    /// Nanoseconds since boot: every entry was read since then.
+    pub(super) fn read_since(&self) -> Option<u64> {
+        let since = if self.done == u64::MAX { self.began.max(self.read) } else { self.read };
+        (since > 0).then_some(since)
     }
 
     pub(super) const fn order(&self) -> Order {
@@ -96,7 +107,7 @@ mod tests {
         fn every_entry_is_due_once_each_time_around(steps in prop::collection::vec(1_u64..400, 1..60)) {
             const FULL: Duration = Duration::from_secs(1000);
             let ids = ids(300);
-            let mut cycle = Cycle { key: [3; 32], done: 0, at: 0 };
+            let mut cycle = Cycle { key: [3; 32], done: 0, at: 0, began: 0, read: 0 };
             let mut now = Duration::ZERO;
             let mut due = vec![0; ids.len()];
             for step in steps {
@@ -116,9 +127,26 @@ mod tests {
     }
 
     #[test]
+    fn everything_was_read_since_the_last_time_around_that_ended_began() {
+        const FULL: Duration = Duration::from_secs(1000);
+        let second = |seconds: u64| seconds * 1_000_000_000;
+        let mut cycle = Cycle { key: [3; 32], done: 0, at: second(10), began: second(10), read: 0 };
+        cycle.advance(Duration::from_secs(500), FULL);
+        assert_eq!(cycle.read_since(), None, "half of it was read");
+        cycle.advance(Duration::from_secs(1200), FULL);
+        assert_eq!(cycle.read_since(), Some(second(10)));
+        cycle.advance(Duration::from_secs(1300), FULL);
+        assert_eq!(cycle.read_since(), Some(second(10)), "the next time around has not ended");
+        assert!(cycle.began > 0 && cycle.done < u64::MAX);
+        let next = cycle.began;
+        cycle.advance(Duration::from_secs(9000), FULL);
+        assert_eq!(cycle.read_since(), Some(next));
+    }
+
+    #[test]
     fn a_part_of_the_time_is_about_that_part_of_the_entries() {
         let ids = ids(20_000);
-        let mut cycle = Cycle { key: [9; 32], done: 0, at: 0 };
+        let mut cycle = Cycle { key: [9; 32], done: 0, at: 0, began: 0, read: 0 };
         let range = cycle.advance(Duration::from_secs(100), Duration::from_secs(1000));
         let due = ids.iter().filter(|id| range.contains(&cycle.order().place(**id))).count();
         assert!((1800..2200).contains(&due), "{due}");

@@ -1,4 +1,4 @@
-//! Owns the form of a state file, version 1, and what makes one worth nothing. Must not own what the state is used for.
+//! Owns the form of a state file, version 2, and what makes one worth nothing. Must not own what the state is used for.
 //!
 //! All numbers are little-endian:
 //!
@@ -11,6 +11,7 @@
 //! | 32 | key of the fingerprints |
 //! | 16, 8, 8 | boot id; nanoseconds since that boot and since 1970, when it was written |
 //! | 32, 8, 8 | the rolling rehash: its key, how far it is, nanoseconds since boot when it was that far |
+//! | 8, 8 | nanoseconds since boot when it began, and since when every entry was read, 0 if that is not known |
 //! | 8 each | a fingerprint for each entry, 0 for none, 1 if its device had another content than the page cache |
 //! | 32 | BLAKE3 of all before, under the context [`CONTEXT`] |
 
@@ -26,10 +27,10 @@ use super::cycle::Cycle;
 use super::fingerprint::Key;
 
 const MAGIC: &[u8; 16] = b"driftlock state\n";
-const VERSION: u32 = 1;
-const CONTEXT: &str = "driftlock scan state file v1";
+const VERSION: u32 = 2;
+const CONTEXT: &str = "driftlock scan state file v2";
 /// Before the fingerprints, and behind them.
-const HEAD: usize = 16 + 4 + 4 + 32 + 32 + 16 + 8 + 8 + 32 + 8 + 8;
+const HEAD: usize = 16 + 4 + 4 + 32 + 32 + 16 + 8 + 8 + 32 + 8 + 8 + 8 + 8;
 const TAIL: usize = 32;
 
 /// Why a state file is not relied on.
@@ -44,8 +45,8 @@ pub enum Distrust {
     /// It is something else.
     #[error("it is no state file")]
     NoState,
-    /// A later version wrote it.
-    #[error("its version {0} is not known: this driftlock reads version 1")]
+    /// Another version wrote it.
+    #[error("its version {0} is not known: this driftlock reads version 2")]
     Version(u32),
     /// It is not as it was written.
     #[error("it is damaged or cut off")]
@@ -103,6 +104,8 @@ pub(super) fn parse(bytes: &[u8], identity: Identity, entries: usize, now: Ancho
             key: take(&mut rest)?,
             done: u64::from_le_bytes(take(&mut rest)?),
             at: u64::from_le_bytes(take(&mut rest)?),
+            began: u64::from_le_bytes(take(&mut rest)?),
+            read: u64::from_le_bytes(take(&mut rest)?),
         };
         Some((count, whose, key, Anchor { boot, boottime, realtime }, cycle))
     })();
@@ -169,6 +172,8 @@ fn write(
     head.extend_from_slice(&cycle.key);
     head.extend_from_slice(&cycle.done.to_le_bytes());
     head.extend_from_slice(&cycle.at.to_le_bytes());
+    head.extend_from_slice(&cycle.began.to_le_bytes());
+    head.extend_from_slice(&cycle.read.to_le_bytes());
     debug_assert_eq!(head.len(), HEAD);
     put(&head)?;
     let mut block = Vec::with_capacity(8 * 1024);
@@ -195,7 +200,7 @@ mod tests {
 
     const IDENTITY: Identity = Identity(Digest::from_bytes([1; 32]));
     const NOW: Anchor = Anchor { boot: [3; 16], boottime: 5_000_000_000, realtime: 1_700_000_000_000_000_000 };
-    const CYCLE: Cycle = Cycle { key: [4; 32], done: 6, at: 7 };
+    const CYCLE: Cycle = Cycle { key: [4; 32], done: 6, at: 7, began: 5, read: 4 };
     const MARKS: [u64; 3] = [8, 0, u64::MAX];
 
     fn golden() -> Vec<u8> {
@@ -208,7 +213,7 @@ mod tests {
     fn the_bytes_are_those_of_the_format() {
         let hex = concat!(
             "64726966746c6f636b2073746174650a",
-            "01000000",
+            "02000000",
             "03000000",
             "0101010101010101010101010101010101010101010101010101010101010101",
             "0202020202020202020202020202020202020202020202020202020202020202",
@@ -218,6 +223,8 @@ mod tests {
             "0404040404040404040404040404040404040404040404040404040404040404",
             "0600000000000000",
             "0700000000000000",
+            "0500000000000000",
+            "0400000000000000",
             "0800000000000000",
             "0000000000000000",
             "ffffffffffffffff",
@@ -225,7 +232,7 @@ mod tests {
         let golden = golden();
         let (body, check) = golden.split_last_chunk::<TAIL>().unwrap();
         assert_eq!(hex::encode(body), hex);
-        assert_eq!(*check, blake3::derive_key("driftlock scan state file v1", body));
+        assert_eq!(*check, blake3::derive_key("driftlock scan state file v2", body));
         let loaded = parse(&golden, IDENTITY, 3, NOW).unwrap();
         assert_eq!(loaded, Loaded { key: Key([2; 32]), cycle: CYCLE, marks: MARKS.to_vec() });
     }
@@ -254,8 +261,8 @@ mod tests {
         assert!(why(IDENTITY, 3, Anchor { boot: [0; 16], ..NOW }).contains("started again"));
         assert!(why(IDENTITY, 3, Anchor { realtime: NOW.realtime + 5_000_000_000, ..NOW }).contains("clock was set"));
         let mut later = golden.clone();
-        later[16] = 2;
-        assert!(matches!(parse(&later, IDENTITY, 3, NOW), Err(Distrust::Version(2))));
+        later[16] = 3;
+        assert!(matches!(parse(&later, IDENTITY, 3, NOW), Err(Distrust::Version(3))));
         assert!(matches!(parse(b"{}", IDENTITY, 3, NOW), Err(Distrust::NoState)));
     }
 

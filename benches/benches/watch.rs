@@ -191,8 +191,12 @@ fn set_up(bench: &Bench, promises: &mut Promises) -> Result<()> {
         let mut times = Vec::new();
         for _ in 0..5 {
             let root = Arc::new(Root::open(&tree)?);
-            let watched =
-                Watched { left_out: LeftOut::new(None, Excludes::none()), own_state: None, mounts: Mounts::Report };
+            let watched = Watched {
+                left_out: LeftOut::new(None, Excludes::none()),
+                own_state: None,
+                mounts: Mounts::Report,
+                sealed: None,
+            };
             let (hints, _kept) = watch::channel();
             let start = Instant::now();
             let (watcher, armed) = watch::arm(*mode, &"tree".into(), &watched, &root, &hints);

@@ -39,20 +39,80 @@ const CHANGES: MaskFlags = MaskFlags::FAN_CLOSE_WRITE
     .union(MaskFlags::FAN_CREATE)
     .union(MaskFlags::FAN_DELETE)
     .union(MaskFlags::FAN_ONDIR);
-/// How renames are told of: both ends at once, or before Linux 5.17 each on its own.
-const RENAMES: [MaskFlags; 2] = [MaskFlags::FAN_RENAME, MaskFlags::FAN_MOVE];
-/// What an event tells: directory, name and the object itself; before Linux 5.17 the object only where it stays.
-const REPORTS: [u32; 2] = [libc::FAN_REPORT_DFID_NAME_TARGET, libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID];
-/// Nothing is lost while the thread is not on a processor; in a user namespace the queue is limited.
-const QUEUES: [InitFlags; 2] = [InitFlags::FAN_UNLIMITED_QUEUE, InitFlags::empty()];
+
+/// What is asked of the kernel: of each the first that it grants. That is tried, since versions say little.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    /// What an event tells. No descriptor of the process (`FAN_REPORT_PIDFD`): the kernel would make one for each event of the
+    /// host and the thread close it again, 2 µs each, nearly all for nothing, and those that are kept would fill the table of
+    /// descriptors. The number of the process is enough to look at it at once, and whoever keeps it compares the start time.
+    reports: &'static [u32],
+    /// How many events may wait.
+    queues: &'static [InitFlags],
+    /// How renames are told of.
+    renames: &'static [MaskFlags],
+}
+
+impl Terms {
+    const ALL: Self = Self {
+        // Directory, name and the object; before Linux 5.17 the object only where it stays.
+        reports: &[libc::FAN_REPORT_DFID_NAME_TARGET, libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID],
+        // All; in a user namespace as many as the host allows.
+        queues: &[InitFlags::FAN_UNLIMITED_QUEUE, InitFlags::empty()],
+        // Both ends at once; before Linux 5.17 each on its own.
+        renames: &[MaskFlags::FAN_RENAME, MaskFlags::FAN_MOVE],
+    };
+}
 
 /// What gives no hint to a mark on a file system.
 const BLIND: [BlindSpot; 4] = [BlindSpot::HeldDescriptor, BlindSpot::Truncate, BlindSpot::Mapping, BlindSpot::Device];
+
+/// Why a root is not watched by fanotify.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// No group can be made.
+    #[error(transparent)]
+    Group(Errno),
+    /// Its file system cannot be marked.
+    #[error(transparent)]
+    Mark(Errno),
+    /// Directories cannot be found by their handles.
+    #[error("directories cannot be opened by their handles, which takes the capability CAP_DAC_READ_SEARCH")]
+    Handles,
+    /// The root, or what is mounted inside it, cannot be told.
+    #[error("the root cannot be looked at: {0}")]
+    Root(io::Error),
+    /// No thread can be started.
+    #[error("no thread can be started: {0}")]
+    Thread(io::Error),
+}
+
+impl From<Refusal> for io::Error {
+    /// What the kernel said, where it said something.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Group(error) | Refusal::Mark(error) => error.into(),
+            Refusal::Root(error) | Refusal::Thread(error) => error,
+            Refusal::Handles => Self::other(refusal),
+        }
+    }
+}
+
+impl Refusal {
+    fn of_handles(error: io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPERM) => Self::Handles,
+            Some(Errno::EOPNOTSUPP) => Self::Mark(Errno::EOPNOTSUPP),
+            _ => Self::Root(error),
+        }
+    }
+}
 
 /// A group, and the targets that its events are for.
 #[derive(Debug)]
 struct Group {
     kernel: Fanotify,
+    renames: &'static [MaskFlags],
     trees: Mutex<Vec<(u64, Tree)>>,
     next: AtomicU64,
     /// Whether nobody reads it any more, because it cannot be read.
@@ -80,12 +140,12 @@ static SHARED: Mutex<Weak<Running>> = Mutex::new(Weak::new());
 ///
 /// # Errors
 /// Why it cannot be watched so. Nothing is watched then.
-pub(super) fn arm(target: &Arc<str>, watched: Watched, root: &Arc<Root>, hints: &HintSender) -> io::Result<Rung> {
+pub(super) fn arm(target: &Arc<str>, watched: Watched, root: &Arc<Root>, hints: &HintSender) -> Result<Rung, Refusal> {
     let mut shared = lock(&SHARED);
     let running = match shared.upgrade().filter(|running| !running.group.has_failed.load(Ordering::Relaxed)) {
         Some(running) => running,
         None => {
-            let running = Running::start(Group::new(&QUEUES)?)?;
+            let running = Running::start(Group::new(&Terms::ALL)?)?;
             *shared = Arc::downgrade(&running);
             running
         }
@@ -101,17 +161,15 @@ fn join(
     watched: Watched,
     root: &Arc<Root>,
     hints: &HintSender,
-) -> io::Result<Rung> {
-    let tree = Tree::new(target, watched, root, hints).map_err(|error| {
-        io::Error::other(format!(
-            "directories cannot be opened by their handles, which takes CAP_DAC_READ_SEARCH: {error}"
-        ))
-    })?;
-    for mount in tree.mounts() {
-        running.group.mark(mount)?;
-    }
+) -> Result<Rung, Refusal> {
+    let tree = Tree::new(target, watched, root, hints).map_err(Refusal::of_handles)?;
     let id = running.group.next.fetch_add(1, Ordering::Relaxed);
-    lock(&running.group.trees).push((id, tree));
+    {
+        // Together, so that nobody who leaves meanwhile takes a mark along.
+        let mut trees = lock(&running.group.trees);
+        tree.mounts().iter().try_for_each(|mount| running.group.mark(mount))?;
+        trees.push((id, tree));
+    }
     let member = Member { running, id };
     for (_, tree) in lock(&member.running.group.trees).iter().filter(|(known, _)| *known == id) {
         // What moved the root before that was told to nobody.
@@ -140,18 +198,17 @@ fn join(
 }
 
 impl Group {
-    /// The best one that there is, with the first of the queues that may be had.
-    fn new(queues: &[InitFlags]) -> io::Result<Self> {
+    fn new(terms: &Terms) -> Result<Self, Refusal> {
         let always = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
         let mut refusal = Errno::EINVAL;
-        for reports in REPORTS {
-            for queue in queues {
+        for reports in terms.reports {
+            for queue in terms.queues {
                 // What the crate has no names for the kernel knows all the same.
-                let flags = always | *queue | InitFlags::from_bits_retain(reports);
+                let flags = always | *queue | InitFlags::from_bits_retain(*reports);
                 match Fanotify::init(flags, EventFFlags::O_RDONLY) {
                     Ok(kernel) => {
                         let (trees, next, has_failed) = (Mutex::default(), AtomicU64::new(0), AtomicBool::new(false));
-                        return Ok(Self { kernel, trees, next, has_failed });
+                        return Ok(Self { kernel, renames: terms.renames, trees, next, has_failed });
                     }
                     Err(error) => refusal = error,
                 }
@@ -160,16 +217,16 @@ impl Group {
                 break;
             }
         }
-        Err(refusal.into())
+        Err(Refusal::Group(refusal))
     }
 
     /// Marks the file system of a directory.
-    fn mark(&self, mount: &Seen) -> io::Result<()> {
+    fn mark(&self, mount: &Seen) -> Result<(), Refusal> {
         let mut refusal = Errno::EINVAL;
-        for renames in RENAMES {
+        for renames in self.renames {
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
             // With a name the descriptor may be one that only names the directory.
-            match self.kernel.mark(flags, CHANGES | renames, &mount.top, Some(".")) {
+            match self.kernel.mark(flags, CHANGES | *renames, &mount.top, Some(".")) {
                 Ok(()) => return Ok(()),
                 Err(Errno::EINVAL) => {}
                 Err(error) => {
@@ -178,14 +235,14 @@ impl Group {
                 }
             }
         }
-        Err(refusal.into())
+        Err(Refusal::Mark(refusal))
     }
 
     fn unmark(&self, mount: &Seen) {
-        for renames in RENAMES {
+        for renames in self.renames {
             let flags = MarkFlags::FAN_MARK_REMOVE | MarkFlags::FAN_MARK_FILESYSTEM;
             // What cannot be removed costs a little until the group ends.
-            let _removed = self.kernel.mark(flags, CHANGES | renames, &mount.top, Some("."));
+            let _removed = self.kernel.mark(flags, CHANGES | *renames, &mount.top, Some("."));
         }
     }
 
@@ -228,12 +285,12 @@ impl Group {
 }
 
 impl Running {
-    fn start(group: Group) -> io::Result<Arc<Self>> {
-        let (going, stop) = stop()?;
+    fn start(group: Group) -> Result<Arc<Self>, Refusal> {
+        let (going, stop) = stop().map_err(|error| Refusal::Thread(error.into()))?;
         let group = Arc::new(group);
         let read = group.clone();
         let thread = thread::Builder::new().name("fanotify".to_owned()).spawn(move || read.run(&stop));
-        let _ends_by_itself = thread?;
+        let _ends_by_itself = thread.map_err(Refusal::Thread)?;
         Ok(Arc::new(Self { group, _going: going }))
     }
 }

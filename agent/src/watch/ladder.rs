@@ -57,7 +57,7 @@ pub fn arm(mode: Mode, target: &Arc<str>, watched: &Watched, root: &Arc<Root>, h
     let mut refused = Vec::new();
     for rung in RUNGS.into_iter().filter(|rung| mode.wants(*rung)) {
         let tried = match rung {
-            WatchMode::Fanotify => fanotify::arm(target, watched.clone(), root, hints),
+            WatchMode::Fanotify => fanotify::arm(target, watched.clone(), root, hints).map_err(io::Error::from),
             _ => inotify::arm(target, watched.clone(), root, hints),
         };
         match tried {

@@ -262,7 +262,7 @@ pub fn run(trials: Vec<Trial>) -> ExitCode {
     run_at_once(8, trials)
 }
 
-/// As [`run`], so many at a time: for tests that each need the whole machine.
+/// As [`run`], so many at a time: for tests that each need the whole machine, or do nearly nothing but wait.
 pub fn run_at_once(threads: usize, trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(threads);

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::agent::{Agent, AgentHome};
@@ -147,9 +148,12 @@ impl Watched {
         Ok(())
     }
 
-    /// The running agent.
-    pub const fn agent(&mut self) -> Option<&mut Agent> {
-        self.agent.as_mut()
+    /// Sends the agent a signal.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.agent.as_mut().context("no agent")?.process().signal(signal)
     }
 
     /// As [`Watched::finds_at_last`], and each was opened once.

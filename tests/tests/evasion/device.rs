@@ -10,7 +10,9 @@ use driftlock_tests::page_cache;
 use driftlock_tests::require::Requirement::{Btrfs, Ext4, MountNamespace, Overlay, Root, Xfs};
 use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tree::Tree;
+use driftlock_tests::wait::eventually;
 use driftlock_tests::watched::{Bound, Mode, Watched};
+use nix::sys::signal::Signal;
 
 use super::{Bounds, Evasion};
 
@@ -124,12 +126,19 @@ fn poisoned(mode: Mode, bound: Bound) -> Result<()> {
     let block = disk.find(MARKER)?;
     let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
     let file = tree.path("bin/app");
-    let change = |_: &mut Watched| {
-        disk.write(block, EVIL)?;
-        let size = file.metadata()?.len();
-        page_cache::evict(&file, 0..size)?;
-        ensure!(begins_with(&file, EVIL)?, "what is cached is what the device had");
-        disk.write(block, MARKER)
+    let size = file.metadata()?.len();
+    let change = |watched: &mut Watched| {
+        watched.signal(Signal::SIGSTOP)?;
+        eventually("the page cache to keep what the device had", || {
+            disk.write(block, EVIL)?;
+            page_cache::evict(&file, 0..size)?;
+            ensure!(begins_with(&file, EVIL)?, "it is read from the device");
+            disk.write(block, MARKER)?;
+            // The agent takes with it what it brought in, if it was not stopped yet.
+            ensure!(begins_with(&file, EVIL)?, "it was read again");
+            Ok::<_, anyhow::Error>(())
+        })?;
+        watched.signal(Signal::SIGCONT)
     };
     watched.finds(change, &[Drift::changed("bin/app", &["content"])])
 }

@@ -87,5 +87,5 @@ fn main() -> ExitCode {
     }
     trials.push(trial_with("readme_names_each_evasion_and_its_bounds", &[], move || readme::holds(&evasions)));
     trials.push(trial("readme_that_lacks_a_row_is_noticed", &[], readme::notices));
-    require::run(trials)
+    require::run_at_once(16, trials)
 }

@@ -10,6 +10,7 @@ use driftlock_tests::require::Requirement::{Ext4, MountNamespace, Root};
 use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::tamper;
 use driftlock_tests::tree::Tree;
+use driftlock_tests::wait::eventually;
 use driftlock_tests::watched::{Bound, Mode, Watched};
 use nix::sys::signal::Signal;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
@@ -43,19 +44,15 @@ fn time_put_back(mode: Mode, bound: Bound) -> Result<()> {
     watched.finds(change, &[Drift::changed("bin/app", &["content"])])
 }
 
-fn signal(watched: &mut Watched, signal: Signal) -> Result<()> {
-    watched.agent().context("an agent")?.process().signal(signal)
-}
-
 fn while_stopped(mode: Mode, bound: Bound) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let tree = tree(&sandbox)?;
     let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
     let change = |watched: &mut Watched| {
-        signal(watched, Signal::SIGSTOP)?;
+        watched.signal(Signal::SIGSTOP)?;
         tamper::content_under_old_size_and_time(tree.root(), "bin/app")?;
         tamper::remove(tree.root(), "etc/app.toml")?;
-        signal(watched, Signal::SIGCONT)
+        watched.signal(Signal::SIGCONT)
     };
     watched.finds(change, &[Drift::changed("bin/app", &["content"]), Drift::removed("etc/app.toml")])
 }
@@ -77,10 +74,11 @@ fn put_back(mode: Mode, bound: Bound) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let tree = tree(&sandbox)?;
     let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
-    signal(&mut watched, Signal::SIGSTOP)?;
+    watched.signal(Signal::SIGSTOP)?;
     tamper::content_under_old_size_and_time(tree.root(), "bin/app")?;
     fs::write(tree.path("bin/app"), "sealed")?;
-    signal(&mut watched, Signal::SIGCONT)?;
+    watched.signal(Signal::SIGCONT)?;
+    counted(&watched, mode, "put_back")?;
     only_the_next(&mut watched, &tree)
 }
 
@@ -88,10 +86,11 @@ fn transient(mode: Mode, bound: Bound) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let tree = tree(&sandbox)?;
     let mut watched = Watched::start(sandbox, tree.root(), mode, bound)?;
-    signal(&mut watched, Signal::SIGSTOP)?;
+    watched.signal(Signal::SIGSTOP)?;
     tamper::add(tree.root(), "bin/evil")?;
     tamper::remove(tree.root(), "bin/evil")?;
-    signal(&mut watched, Signal::SIGCONT)?;
+    watched.signal(Signal::SIGCONT)?;
+    counted(&watched, mode, "transient")?;
     only_the_next(&mut watched, &tree)
 }
 
@@ -108,6 +107,20 @@ fn flag(mode: Mode, bound: Bound) -> Result<()> {
     let nothing = only_the_next(&mut watched, &tree);
     ioctl_setflags(&file, flags)?;
     nothing
+}
+
+/// Where events tell of it, a heartbeat has a count of what was no finding.
+fn counted(watched: &Watched, mode: Mode, what: &str) -> Result<()> {
+    if mode == Mode::Sweep {
+        return Ok(());
+    }
+    eventually(&format!("{what} to be counted"), || {
+        let events = watched.events();
+        let last = events.iter().rfind(|event| event["type"] == "dev.driftlock.agent.heartbeat.v1");
+        let coverage = &last.context("a heartbeat")?["data"]["targets"][0]["coverage"];
+        ensure!(coverage[what].as_u64().is_some_and(|count| count > 0), "{coverage}");
+        Ok::<_, anyhow::Error>(())
+    })
 }
 
 /// After two more looks at everything, the next change is found, and nothing else was.

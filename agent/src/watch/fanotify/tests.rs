@@ -31,6 +31,7 @@ fn watched() -> Watched {
 
 /// Whether there is nothing to test, because only the host's root is granted a group without limits. That is shown, and where
 /// everything is required, it fails.
+#[expect(clippy::print_stderr, reason = "a test that was not run is shown")]
 fn is_refused() -> bool {
     let is_refused = matches!(
         Group::new(&Terms { queues: &Terms::ALL.queues[..1], ..Terms::ALL }),

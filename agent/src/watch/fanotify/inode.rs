@@ -31,7 +31,7 @@ pub(super) enum Form {
 impl Form {
     /// Of the file system that a directory lies on.
     pub(super) fn of(directory: BorrowedFd<'_>) -> Self {
-        let magic = fstatfs(directory).map(|statfs| i64::from(statfs.f_type));
+        let magic = fstatfs(directory).map(|statfs| statfs.f_type);
         let form = match magic {
             // EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC of linux/magic.h.
             Ok(0xef53) => Self::Number32,

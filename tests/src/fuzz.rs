@@ -14,6 +14,7 @@ use driftlock_agent::source::registry::challenge::{self, Challenge, MAX_CHALLENG
 use driftlock_agent::source::registry::credentials::{Entry, File};
 use driftlock_agent::source::registry::{Reference, range};
 use driftlock_agent::source::{SourceError, Terms, archive as image_archive, mtree as description};
+use driftlock_agent::watch::fanotify::decode::{Entry as Named, Event as Told, Events, Object};
 use driftlock_common::compared::Compared;
 use driftlock_common::digest::{Algorithm, Digest};
 use driftlock_common::drift::{Attribute, Attributes, Delta, Drift, diff};
@@ -47,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("history", history),
     ("registry", registry),
     ("mtree", mtree),
+    ("fanotify", fanotify),
 ];
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
@@ -281,6 +283,62 @@ pub fn history(data: &[u8]) {
     assert!(simulation.replayed() == handed, "a finding is not judged");
     let lists = [simulation.silent(), simulation.unknown(), simulation.loud()].map(|list| list.count());
     assert!(lists == [0; 3] && simulation.moved() == [0; 2], "the same policy says two things");
+}
+
+/// What the kernel writes to a fanotify group: what is read is written and read again as the same events.
+pub fn fanotify(data: &[u8]) {
+    // The metadata, and what describes an object, as fanotify(7) has it.
+    fn object(object: &Object<'_>, name: Option<&[u8]>) -> Vec<u8> {
+        let mut record = object.fsid.to_ne_bytes().to_vec();
+        record.extend(u32::try_from(object.handle.len()).expect("a record has a length in 16 bits").to_ne_bytes());
+        record.extend(object.kind.to_ne_bytes());
+        record.extend(object.handle);
+        if let Some(name) = name {
+            record.extend(name);
+            record.push(0);
+        }
+        record
+    }
+    fn bytes(event: &Told<'_>) -> Vec<u8> {
+        let named = |entry: &Named<'_>| object(&entry.directory, Some(entry.name));
+        let records = [
+            (1_u8, event.object.as_ref().map(|it| object(it, None))),
+            (2, event.entry.as_ref().map(named)),
+            (10, event.old.as_ref().map(named)),
+            (12, event.new.as_ref().map(named)),
+        ];
+        let mut rest = Vec::new();
+        for (kind, record) in records.into_iter().filter_map(|(kind, record)| Some((kind, record?))) {
+            let len = u16::try_from(record.len() + 4).expect("a record of a name that was ended already");
+            rest.extend([kind, 0]);
+            rest.extend(len.to_ne_bytes());
+            rest.extend(record);
+        }
+        let mut bytes = u32::try_from(24 + rest.len()).expect("four records").to_ne_bytes().to_vec();
+        bytes.extend([3, 0]);
+        bytes.extend(24_u16.to_ne_bytes());
+        bytes.extend(event.mask.to_ne_bytes());
+        bytes.extend((-1_i32).to_ne_bytes());
+        bytes.extend(event.pid.to_ne_bytes());
+        bytes.extend(rest);
+        bytes
+    }
+    let mut ended = false;
+    let mut events = 0;
+    for event in Events::new(data) {
+        assert!(!ended, "something is read behind what is malformed");
+        let Ok(event) = event else {
+            ended = true;
+            continue;
+        };
+        events += 1;
+        for entry in [event.entry, event.old, event.new].into_iter().flatten() {
+            assert!(!entry.name.contains(&0), "a name with a NUL");
+        }
+        let written = bytes(&event);
+        assert!(Events::new(&written).eq([Ok(event)]), "reading and writing changed an event");
+    }
+    assert!(events <= data.len() / 24, "more events than there is room for");
 }
 
 /// What a registry says, and what is written about one: a reference, a challenge, a range, a file of credentials.

@@ -36,7 +36,7 @@ impl Inodes {
     }
 
     /// An entry was found to be an inode of that number.
-    pub(super) fn note(&self, id: EntryId, number: u64) {
+    pub(crate) fn note(&self, id: EntryId, number: u64) {
         let Some(known) = self.numbers.get(id.index()).filter(|known| known.load(Ordering::Relaxed) != number) else {
             return;
         };
@@ -51,7 +51,7 @@ impl Inodes {
     }
 
     /// An entry was not found.
-    pub(super) fn forget(&self, id: EntryId) {
+    pub(crate) fn forget(&self, id: EntryId) {
         self.note(id, 0);
     }
 

@@ -39,12 +39,30 @@ const CHANGES: MaskFlags = MaskFlags::FAN_CLOSE_WRITE
     .union(MaskFlags::FAN_CREATE)
     .union(MaskFlags::FAN_DELETE)
     .union(MaskFlags::FAN_ONDIR);
-/// How renames are told of: both ends at once, or before Linux 5.17 each on its own.
-const RENAMES: [MaskFlags; 2] = [MaskFlags::FAN_RENAME, MaskFlags::FAN_MOVE];
-/// What an event tells: directory, name and the object itself; before Linux 5.17 the object only where it stays.
-const REPORTS: [u32; 2] = [libc::FAN_REPORT_DFID_NAME_TARGET, libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID];
-/// Nothing is lost while the thread is not on a processor; in a user namespace the queue is limited.
-const QUEUES: [InitFlags; 2] = [InitFlags::FAN_UNLIMITED_QUEUE, InitFlags::empty()];
+
+/// What is asked of the kernel: of each the first that it grants. That is tried, since versions say little.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    /// What an event tells. No descriptor of the process (`FAN_REPORT_PIDFD`): the kernel would make one for each event of the
+    /// host and the thread close it again, 2 µs each, nearly all for nothing, and those that are kept would fill the table of
+    /// descriptors. The number of the process is enough to look at it at once, and whoever keeps it compares the start time.
+    reports: &'static [u32],
+    /// How many events may wait.
+    queues: &'static [InitFlags],
+    /// How renames are told of.
+    renames: &'static [MaskFlags],
+}
+
+impl Terms {
+    const ALL: Self = Self {
+        // Directory, name and the object; before Linux 5.17 the object only where it stays.
+        reports: &[libc::FAN_REPORT_DFID_NAME_TARGET, libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID],
+        // All; in a user namespace as many as the host allows.
+        queues: &[InitFlags::FAN_UNLIMITED_QUEUE, InitFlags::empty()],
+        // Both ends at once; before Linux 5.17 each on its own.
+        renames: &[MaskFlags::FAN_RENAME, MaskFlags::FAN_MOVE],
+    };
+}
 
 /// What gives no hint to a mark on a file system.
 pub(super) const BLIND: [BlindSpot; 4] =
@@ -60,17 +78,31 @@ pub(super) enum Refusal {
     #[error("{}", mark_reason(*.0))]
     Mark(Errno),
     /// Directories cannot be found by their handles.
-    #[error("directories cannot be opened by their handles, which takes CAP_DAC_READ_SEARCH: {0}")]
-    Handles(io::Error),
+    #[error("directories cannot be opened by their handles, which takes the capability CAP_DAC_READ_SEARCH")]
+    Handles,
+    /// The root, or what is mounted inside it, cannot be told.
+    #[error("the root cannot be looked at: {0}")]
+    Root(io::Error),
     /// No thread can be started.
     #[error("no thread can be started: {0}")]
     Thread(io::Error),
+}
+
+impl Refusal {
+    fn of_handles(error: io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPERM) => Self::Handles,
+            Some(Errno::EOPNOTSUPP) => Self::Mark(Errno::EOPNOTSUPP),
+            _ => Self::Root(error),
+        }
+    }
 }
 
 /// A group, and the targets that its events are for.
 #[derive(Debug)]
 struct Group {
     kernel: Fanotify,
+    renames: &'static [MaskFlags],
     trees: Mutex<Vec<(u64, Tree)>>,
     next: AtomicU64,
     /// Whether nobody reads it any more, because it cannot be read.
@@ -103,7 +135,7 @@ pub(super) fn arm(target: &Arc<str>, watched: Watched, root: &Arc<Root>, hints: 
     let running = match shared.upgrade().filter(|running| !running.group.has_failed.load(Ordering::Relaxed)) {
         Some(running) => running,
         None => {
-            let running = Running::start(Group::new(&QUEUES)?)?;
+            let running = Running::start(Group::new(&Terms::ALL)?)?;
             *shared = Arc::downgrade(&running);
             running
         }
@@ -120,12 +152,14 @@ fn join(
     root: &Arc<Root>,
     hints: &HintSender,
 ) -> Result<Rung, Refusal> {
-    let tree = Tree::new(target, watched, root, hints).map_err(Refusal::Handles)?;
-    for mount in tree.mounts() {
-        running.group.mark(mount)?;
-    }
+    let tree = Tree::new(target, watched, root, hints).map_err(Refusal::of_handles)?;
     let id = running.group.next.fetch_add(1, Ordering::Relaxed);
-    lock(&running.group.trees).push((id, tree));
+    {
+        // Together, so that nobody who leaves meanwhile takes a mark along.
+        let mut trees = lock(&running.group.trees);
+        tree.mounts().iter().try_for_each(|mount| running.group.mark(mount))?;
+        trees.push((id, tree));
+    }
     let member = Member { running, id };
     for (_, tree) in lock(&member.running.group.trees).iter().filter(|(known, _)| *known == id) {
         // What moved the root before that was told to nobody.
@@ -148,18 +182,17 @@ fn join(
 }
 
 impl Group {
-    /// The best one that there is, with the first of the queues that may be had.
-    fn new(queues: &[InitFlags]) -> Result<Self, Refusal> {
+    fn new(terms: &Terms) -> Result<Self, Refusal> {
         let always = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
         let mut refusal = Errno::EINVAL;
-        for reports in REPORTS {
-            for queue in queues {
+        for reports in terms.reports {
+            for queue in terms.queues {
                 // What the crate has no names for the kernel knows all the same.
-                let flags = always | *queue | InitFlags::from_bits_retain(reports);
+                let flags = always | *queue | InitFlags::from_bits_retain(*reports);
                 match Fanotify::init(flags, EventFFlags::O_RDONLY) {
                     Ok(kernel) => {
                         let (trees, next, has_failed) = (Mutex::default(), AtomicU64::new(0), AtomicBool::new(false));
-                        return Ok(Self { kernel, trees, next, has_failed });
+                        return Ok(Self { kernel, renames: terms.renames, trees, next, has_failed });
                     }
                     Err(error) => refusal = error,
                 }
@@ -174,10 +207,10 @@ impl Group {
     /// Marks the file system of a directory.
     fn mark(&self, mount: &Seen) -> Result<(), Refusal> {
         let mut refusal = Errno::EINVAL;
-        for renames in RENAMES {
+        for renames in self.renames {
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
             // With a name the descriptor may be one that only names the directory.
-            match self.kernel.mark(flags, CHANGES | renames, &mount.top, Some(".")) {
+            match self.kernel.mark(flags, CHANGES | *renames, &mount.top, Some(".")) {
                 Ok(()) => return Ok(()),
                 Err(Errno::EINVAL) => {}
                 Err(error) => {
@@ -190,10 +223,10 @@ impl Group {
     }
 
     fn unmark(&self, mount: &Seen) {
-        for renames in RENAMES {
+        for renames in self.renames {
             let flags = MarkFlags::FAN_MARK_REMOVE | MarkFlags::FAN_MARK_FILESYSTEM;
             // What cannot be removed costs a little until the group ends.
-            let _removed = self.kernel.mark(flags, CHANGES | renames, &mount.top, Some("."));
+            let _removed = self.kernel.mark(flags, CHANGES | *renames, &mount.top, Some("."));
         }
     }
 

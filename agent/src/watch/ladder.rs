@@ -119,11 +119,13 @@ impl From<fanotify::Refusal> for Refusal {
         let mode = WatchMode::Fanotify;
         match refusal {
             fanotify::Refusal::Group(error) | fanotify::Refusal::Mark(error) => Self::new(mode, &error.into()),
-            fanotify::Refusal::Handles(_) => {
+            fanotify::Refusal::Handles => {
                 let remedy = "give the agent CAP_DAC_READ_SEARCH in the initial user namespace, and /proc";
                 Self { mode, why: refusal.to_string(), remedy }
             }
-            fanotify::Refusal::Thread(_) => Self { mode, why: refusal.to_string(), remedy: "" },
+            fanotify::Refusal::Root(_) | fanotify::Refusal::Thread(_) => {
+                Self { mode, why: refusal.to_string(), remedy: "" }
+            }
         }
     }
 }

@@ -15,8 +15,6 @@ const OBJECT: u8 = 1;
 const ENTRY: u8 = 2;
 /// The directory of the object, or the object if it is one.
 const DIRECTORY: u8 = 3;
-/// A descriptor of the process.
-const PROCESS: u8 = 4;
 /// The directory and the name that a rename took the object from.
 const OLD_ENTRY: u8 = 10;
 /// The directory and the name that a rename gave to the object.
@@ -57,8 +55,6 @@ pub struct Event<'a> {
     pub old: Option<Entry<'a>>,
     /// Where a rename put it.
     pub new: Option<Entry<'a>>,
-    /// A descriptor of the process, if it is one; it is the reader's to close.
-    pub pidfd: Option<i32>,
 }
 
 /// The events in some bytes.
@@ -119,8 +115,7 @@ fn event<'a>(rest: &mut &'a [u8]) -> Option<Event<'a>> {
             ENTRY => event.entry = Some(entry(record)?),
             OLD_ENTRY => event.old = Some(entry(record)?),
             NEW_ENTRY => event.new = Some(entry(record)?),
-            // Below 0 it is why there is none: the process has ended, or is not of this namespace.
-            PROCESS => event.pidfd = Some(i32::from_ne_bytes(take(&mut { record })?)).filter(|fd| *fd >= 0),
+            // What is not asked for, and what later kernels add.
             _ => {}
         }
     }

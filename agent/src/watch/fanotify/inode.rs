@@ -73,3 +73,42 @@ impl Form {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_number_in_a_handle_is_that_of_stat() {
+        for top in [std::env::temp_dir(), "/dev/shm".into()] {
+            let dir = tempfile::tempdir_in(&top).unwrap();
+            let opened = std::fs::File::open(dir.path()).unwrap();
+            let form = Form::of(opened.as_fd());
+            for n in 0..100 {
+                let path = dir.path().join(format!("{n}"));
+                std::fs::write(&path, "1").unwrap();
+                let name = std::ffi::CString::new(format!("{n}")).unwrap();
+                let (kind, handle) = name_to_handle(opened.as_fd(), &name).unwrap();
+                let object = Object { fsid: 0, kind, handle: &handle };
+                let number = form.number(opened.as_fd(), &object).unwrap();
+                assert_eq!(number, Some(path.metadata().unwrap().ino()), "{form:?} on {}", top.display());
+            }
+        }
+    }
+
+    /// Recorded by name_to_handle_at(2) on Linux 6.18.
+    #[test]
+    fn the_forms_of_file_systems_that_are_not_at_hand() {
+        for (form, kind, handle, number) in [
+            (Form::Number32, 1, "0c00000014775e33", 12),
+            (Form::Halves, 1, "935a002b6f01000000000000", 367),
+            (Form::Xfs, 0x81, "8300000000000000b6e85910", 131),
+            (Form::Btrfs, 0x4d, "0101000000000000050000000000000007000000", 257),
+        ] {
+            assert_eq!(form.read(kind, &hex::decode(handle).unwrap()), Some(number), "{form:?}");
+            assert_eq!(Form::Unknown.read(kind, &hex::decode(handle).unwrap()), None);
+        }
+    }
+}

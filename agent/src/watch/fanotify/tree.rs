@@ -14,7 +14,7 @@ use super::directories::{Directories, Seen, Spot, join, path};
 use super::inode::Form;
 use crate::host::mountinfo::points_below;
 use crate::scan::{Mounts, Root};
-use crate::sys::handle::name_to_handle;
+use crate::sys::handle::{Handle, name_to_handle, open_handle};
 use crate::watch::place::Place;
 use crate::watch::{Actor, Hint, HintSender, Seen as Told, Watched, Why};
 
@@ -51,7 +51,10 @@ impl Tree {
     /// # Errors
     /// If its file system or the way to it cannot be told.
     pub(super) fn new(target: &Arc<str>, watched: Watched, root: &Root, hints: &HintSender) -> io::Result<Self> {
-        let top = openat(root, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        // One that only names the directory is not good enough for opening handles.
+        let top = openat(root, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let (kind, handle) = name_to_handle(top.as_fd(), c"")?;
+        open_handle(top.as_fd(), Handle { kind, bytes: &handle })?;
         let mut mounts = vec![seen(b"", top)?];
         if watched.mounts == Mounts::Cross {
             mounts.extend(mounted_inside(root)?);

@@ -83,8 +83,8 @@ pub fn check(mode: Mode, root: &Arc<Root>) -> Result<(), Refusal> {
 pub(crate) const fn remedy(mode: WatchMode, error: Errno) -> &'static str {
     match (mode, error) {
         (WatchMode::Fanotify, Errno::PERM) => {
-            "it takes CAP_SYS_ADMIN outside of any user namespace, and no filter of system calls against it \
-             (fanotify.conf of the package's examples)"
+            "it takes CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH outside of any user namespace, and no filter of system \
+             calls against it (fanotify.conf of the package's examples)"
         }
         (WatchMode::Fanotify, Errno::OPNOTSUPP) => {
             "its file system has no lasting names of directories; an overlay has them when mounted with nfs_export=on"
@@ -119,10 +119,8 @@ impl From<fanotify::Refusal> for Refusal {
         let mode = WatchMode::Fanotify;
         match refusal {
             fanotify::Refusal::Group(error) | fanotify::Refusal::Mark(error) => Self::new(mode, &error.into()),
-            fanotify::Refusal::Handles => {
-                let remedy = "give the agent CAP_DAC_READ_SEARCH in the initial user namespace, and /proc";
-                Self { mode, why: refusal.to_string(), remedy }
-            }
+            // What is not permitted is the same in whichever call that shows.
+            fanotify::Refusal::Handles => Self::new(mode, &Errno::PERM.into()),
             fanotify::Refusal::Root(_) | fanotify::Refusal::Thread(_) => {
                 Self { mode, why: refusal.to_string(), remedy: "" }
             }

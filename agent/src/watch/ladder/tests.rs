@@ -59,8 +59,8 @@ fn a_refusal_says_in_one_line_what_would_help() {
         (
             WatchMode::Fanotify,
             Errno::PERM,
-            "fanotify cannot be used: Operation not permitted: it takes CAP_SYS_ADMIN outside of any user namespace, and no \
-             filter of system calls against it (fanotify.conf of the package's examples)",
+            "fanotify cannot be used: Operation not permitted: it takes CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH outside of any \
+             user namespace, and no filter of system calls against it (fanotify.conf of the package's examples)",
         ),
         (
             WatchMode::Fanotify,

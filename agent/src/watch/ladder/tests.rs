@@ -38,7 +38,7 @@ fn a_way_that_was_asked_for_is_not_replaced_in_silence() {
     let armed = armed(Mode::Fanotify, Path::new(UNMARKABLE));
     assert_eq!((armed.mode, armed.blind.first()), (WatchMode::Sweep, Armed::nothing().blind.first()));
     let refused = check_at(Mode::Fanotify, Path::new(UNMARKABLE)).unwrap_err();
-    assert_eq!(armed.refused, [refused.clone()]);
+    assert_eq!(armed.refused, std::slice::from_ref(&refused));
     assert_eq!(armed.degraded, refused.to_string());
     assert!(armed.degraded.starts_with("fanotify cannot be used: ") && armed.unwatched > 0, "{armed:?}");
 }

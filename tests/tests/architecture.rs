@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use driftlock_common::exit;
 
-/// The crates that the core may use, and why each is pure: encoding, hashing, JSON, TOML, likeness of words, error types.
-const CORE_DEPENDENCIES: [&str; 9] =
-    ["base64", "blake3", "hex", "serde", "serde_json", "sha2", "strsim", "thiserror", "toml"];
+/// The crates that the core may use, and why each is pure: encoding, hashing, signatures, JSON, TOML, likeness of words, error types.
+const CORE_DEPENDENCIES: [&str; 11] =
+    ["base64", "blake3", "ed25519-dalek", "hex", "p256", "serde", "serde_json", "sha2", "strsim", "thiserror", "toml"];
 
 /// What the core does not do: no files, no network, no clock, no threads, no printing, no logging.
 const NOT_IN_THE_CORE: [&str; 17] = [

@@ -1,12 +1,14 @@
 //! driftlock on the build side and on the host.
 //!
-//! Build side: a [`source`] is read into a manifest. Host side: a manifest file becomes a [`baseline`]; a [`scan`]
+//! Build side: a [`source`] is read into a manifest. Host side: a manifest file, or a [`bundle`] with the one beside it, becomes
+//! a [`baseline`]; a [`scan`]
 //! compares a root with it, one that a path names or that of a [`process`], and a [`judge`] says what each difference is
 //! under a policy, which a [`policy_file`] holds; [`siblings`] of a log show whether it was
 //! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
 //! out; findings go through the [`journal`] to [`deliver`], and [`history`] reads them back. [`command`] has one file for each verb of [`cli`].
 
 pub mod source;
+pub mod bundle;
 pub mod baseline;
 pub mod pool;
 pub mod host;

@@ -2,6 +2,7 @@
 //! need the host.
 
 mod policy;
+mod trust;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::scan::IdView;
 pub use policy::{
     FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
 };
+pub use trust::{KeygenArgs, SchemeArg, SealSignArgs, SignArgs};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -39,6 +41,10 @@ pub enum Verb {
     Show(ShowArgs),
     /// Write what other programs check a tree with: mtree, sha256sum, b3sum
     Export(ExportArgs),
+    /// Make a key that signs manifests
+    Keygen(KeygenArgs),
+    /// Sign a manifest, or add a signature to a bundle
+    Sign(SignArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
     /// Check the agent's configuration: everything that the agent would refuse
@@ -85,12 +91,15 @@ pub struct SealArgs {
     /// What to seal
     #[arg(value_name = "SOURCE")]
     pub source: String,
-    /// Where the manifest goes; - is stdout
+    /// Where the manifest goes; - is stdout. Signed, it is where the bundle goes
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// The terms.
     #[command(flatten)]
     pub terms: TermsArgs,
+    /// Signing it.
+    #[command(flatten)]
+    pub sign: SealSignArgs,
     /// Leave the informational SHA-256 of each file out
     #[arg(long)]
     pub no_sha256: bool,

@@ -5,10 +5,12 @@ pub mod check_config;
 pub mod diff;
 pub mod doctor;
 pub mod export;
+pub mod keygen;
 pub mod policy;
 pub mod scan;
 pub mod seal;
 pub mod show;
+pub mod sign;
 
 use driftlock_common::exit::Exit;
 
@@ -23,6 +25,8 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Diff(args) => diff::run(args),
         Verb::Show(args) => show::run(args),
         Verb::Export(args) => export::run(args),
+        Verb::Keygen(args) => keygen::run(args),
+        Verb::Sign(args) => sign::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::CheckConfig(args) => check_config::run(args),
         Verb::Doctor(args) => doctor::run(args),

@@ -1,6 +1,7 @@
 //! driftlock on the build side and on the host.
 //!
-//! Build side: a [`source`] is read into a manifest. Host side: a manifest file, or a [`bundle`] with the one beside it, becomes
+//! Build side: a [`source`] is read into a manifest, about which an [`attestation`] is made that a [`signer`]
+//! signs with the key of a [`key_file`]; a [`draft`] becomes a file when it is whole. Host side: a manifest file, or a [`bundle`] with the one beside it, becomes
 //! a [`baseline`]; a [`scan`]
 //! compares a root with it, one that a path names or that of a [`process`], and a [`judge`] says what each difference is
 //! under a policy, which a [`policy_file`] holds; [`siblings`] of a log show whether it was
@@ -8,6 +9,10 @@
 //! out; findings go through the [`journal`] to [`deliver`], and [`history`] reads them back. [`command`] has one file for each verb of [`cli`].
 
 pub mod source;
+pub mod key_file;
+pub mod signer;
+pub mod attestation;
+pub mod draft;
 pub mod bundle;
 pub mod baseline;
 pub mod pool;

@@ -9,6 +9,7 @@
 
 pub mod source;
 pub mod bundle;
+pub mod assigned;
 pub mod baseline;
 pub mod pool;
 pub mod host;
@@ -18,6 +19,8 @@ pub mod scan;
 pub mod siblings;
 pub mod policy_file;
 pub mod config;
+pub mod anchor_file;
+pub mod admit;
 pub mod watch;
 pub mod monitor;
 pub mod journal;

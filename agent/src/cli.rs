@@ -117,10 +117,17 @@ pub struct SealArgs {
 /// `driftlock scan`.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// What the tree must match; given several times, all of them, each laid over those before it: base, application,
+    /// What the tree must match: a manifest, or a bundle with its manifest beside it; given several times, all of them, each laid over those before it: base, application,
     /// configuration
     #[arg(long = "manifest", value_name = "FILE", required = true)]
     pub manifests: Vec<PathBuf>,
+    /// A public key (PEM) that must have signed it, given several times: any one of them. A manifest without a bundle is
+    /// then refused
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// Take a bundle without a key, as if nobody had signed it
+    #[arg(long, conflicts_with_all = ["keys", "require_signed"])]
+    pub allow_unsigned: bool,
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t = FormatArg::Text)]
     pub format: FormatArg,
@@ -147,7 +154,7 @@ pub struct ScanArgs {
     /// that are one line else; the other forms have each in any case
     #[arg(long)]
     pub all: bool,
-    /// Refuse a manifest that is not signed: in this version every one
+    /// Refuse a manifest that is not signed by a --key, also where none is given
     #[arg(long)]
     pub require_signed: bool,
     /// Remember in FILE what was found as sealed, and read the next time only what stat says has moved since, and within

@@ -25,6 +25,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
 use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
 use driftlock_common::path::TreePath;
+use driftlock_common::trust::Instant;
 
 pub use clock::Now;
 
@@ -81,6 +82,10 @@ pub struct TargetPlan {
     pub manifest: Option<ManifestView>,
     /// Why its present manifest was not accepted; empty if it was.
     pub refused: String,
+    /// Why it is accepted no longer, because its time is over; empty if it is not.
+    pub expired: String,
+    /// When `manifest` will be accepted no longer; `None`: never, as far as is known.
+    pub until: Option<Instant>,
     /// What may differ; `None`: nothing may, or no policy was ever accepted.
     pub policy: Option<PolicyView>,
     /// Why its present policy was not accepted; empty if it was, or there is none.
@@ -335,9 +340,13 @@ impl Monitor {
             }
             for (reason, detail) in [
                 (ConditionReason::ManifestRefused, &target.refused),
+                (ConditionReason::ManifestExpired, &target.expired),
                 (ConditionReason::PolicyRefused, &target.policy_refused),
             ] {
+                let is_over = target.until.is_some_and(|until| until.unix().saturating_mul(1000) <= now.unix_ms);
                 actions.extend(match detail.as_str() {
+                    // That of the last one that was accepted; it is said below.
+                    "" if reason == ConditionReason::ManifestExpired && is_over => None,
                     "" => self.conditions.resolve(Some(&target.name), reason).map(record),
                     detail => self.conditions.open(Some(&target.name), reason, detail).map(record),
                 });
@@ -440,6 +449,11 @@ impl Monitor {
             if target.is_stale(now.elapsed) {
                 let detail = "no complete look for three times the time between sweeps";
                 let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
+                actions.extend(body.map(record));
+            }
+            if let Some(end) = target.has_expired(now) {
+                let detail = format!("what was signed counted until {end}: sign it anew");
+                let body = self.conditions.open(Some(name), ConditionReason::ManifestExpired, &detail);
                 actions.extend(body.map(record));
             }
             actions.extend(target.held_back(now.elapsed).into_iter().map(record));

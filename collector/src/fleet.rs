@@ -158,6 +158,7 @@ const fn blinds(reason: ConditionReason) -> bool {
     match reason {
         ConditionReason::RootLost
         | ConditionReason::ManifestRefused
+| ConditionReason::ManifestExpired
         // What the newer policy alerts on, the older one may tolerate.
         | ConditionReason::PolicyRefused
         | ConditionReason::CoverageStale

@@ -10,6 +10,8 @@ pub enum ConditionReason {
     RootLost,
     /// A target's manifest could not be accepted.
     ManifestRefused,
+    /// Who signed a target's manifest or assignment no longer counts, because its time is over.
+    ManifestExpired,
     /// A target's policy could not be accepted.
     PolicyRefused,
     /// No complete look at a target for too long.
@@ -38,9 +40,14 @@ pub enum ConditionReason {
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 14] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 15] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (Self::ManifestRefused, "manifest_refused", "the manifest was not accepted; the last accepted one stays"),
+        (
+            Self::ManifestExpired,
+            "manifest_expired",
+            "the time of who signed the manifest or its assignment is over; the last accepted one stays",
+        ),
         (
             Self::PolicyRefused,
             "policy_refused",

@@ -18,12 +18,13 @@ pub mod tree;
 pub mod canonical;
 pub mod pattern;
 mod json;
+pub mod key;
+mod section;
 pub mod manifest;
 pub mod trust;
 pub mod gap;
 pub mod drift;
 pub mod compared;
-pub mod key;
 
 pub mod policy;
 pub mod finding;

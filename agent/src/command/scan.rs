@@ -17,7 +17,8 @@ use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
 use super::policy;
-use crate::baseline::{Accept, Baseline};
+use crate::anchor_file;
+use crate::baseline::{Accept, Baseline, Terms};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
@@ -35,8 +36,7 @@ pub fn run(args: ScanArgs) -> Outcome {
     let local_excludes = Excludes::new(args.exclude.iter().map(String::as_str), []).map_err(usage)?;
     let only = args.only.as_deref().map(only::parse).transpose().map_err(usage)?;
     let gate = args.fail_on.as_deref().map(Gate::parse).transpose().map_err(usage)?.unwrap_or_default();
-    let accept = if args.require_signed { Accept::Signed } else { Accept::Unsigned };
-    let baseline = Baseline::load_all(&args.manifests, accept)?;
+    let baseline = Baseline::load_all(&args.manifests, &accept(&args)?)?;
     let sealed = baseline.manifest().header.profile;
     let profile = args.profile.map(Profile::from);
     if let Some(profile) = profile.filter(|profile| *profile > sealed) {
@@ -98,6 +98,18 @@ pub fn run(args: ScanArgs) -> Outcome {
     }
     hint(&result, &root);
     Ok(Exit::Found(exit))
+}
+
+/// What is accepted: with a key, or the wish, only what is signed.
+fn accept(args: &ScanArgs) -> Result<Accept, Failure> {
+    if args.allow_unsigned {
+        return Ok(Accept::Unsigned);
+    }
+    if args.keys.is_empty() && !args.require_signed {
+        return Ok(Accept::Bare);
+    }
+    let anchors = Arc::new(anchor_file::any_of(&args.keys)?);
+    Ok(Accept::Signed(Terms { anchors, now: anchor_file::now(), assigned: None }))
 }
 
 fn pace(read: NonZeroU64) -> Arc<Pace> {

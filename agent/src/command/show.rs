@@ -20,7 +20,7 @@ use crate::output::layer_and_step;
 /// # Errors
 /// If the file is not a manifest or stdout cannot be written.
 pub fn run(args: ShowArgs) -> Outcome {
-    let baseline = Baseline::load(&args.file, Accept::Unsigned)?;
+    let baseline = Baseline::load(&args.file, &Accept::Unsigned)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match args.format {
         ShowFormatArg::Text => text(&baseline, args.list, &mut out),

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::assignment::ASSIGNMENT_TYPE;
 use super::envelope::Claim;
 use crate::digest::{Algorithm, Digest, OciDigest};
 use crate::json::{Checked, Object, objects, present};
@@ -78,6 +79,9 @@ pub enum StatementError {
     /// Another kind of statement.
     #[error("a statement about something else ({0:?}), not about a manifest ({PREDICATE_TYPE})")]
     Predicate(String),
+    /// Another kind of statement, where an assignment is wanted.
+    #[error("a statement about something else ({0:?}), not an assignment ({ASSIGNMENT_TYPE})")]
+    NotAssignment(String),
     /// What is stated of a manifest is not about one of the subjects.
     #[error("the statement is about a manifest that is none of its subjects")]
     NotASubject,
@@ -189,11 +193,11 @@ impl Statement {
 // === JSON ===
 
 #[derive(Deserialize)]
-struct KindJson {
+pub(super) struct KindJson {
     #[serde(rename = "_type")]
-    statement: String,
+    pub(super) statement: String,
     #[serde(rename = "predicateType")]
-    predicate: String,
+    pub(super) predicate: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -208,15 +212,15 @@ struct StatementJson {
 }
 
 #[derive(Serialize, Deserialize)]
-struct SubjectJson {
+pub(super) struct SubjectJson {
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    name: String,
-    digest: Object<Digests>,
+    pub(super) name: String,
+    pub(super) digest: Object<Digests>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Digests {
-    sha256: Digest,
+pub(super) struct Digests {
+    pub(super) sha256: Digest,
 }
 
 #[derive(Serialize, Deserialize)]

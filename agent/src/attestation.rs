@@ -9,7 +9,7 @@ use driftlock_common::digest::Digest;
 use driftlock_common::exit::Exit;
 use driftlock_common::manifest::{MAX_LINE, Manifest};
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Envelope, EnvelopeError, PAYLOAD_TYPE, Statement, StatementError};
+use driftlock_common::trust::{Envelope, EnvelopeError, PAYLOAD_TYPE, Statement};
 use sha2::Digest as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -32,20 +32,6 @@ pub enum AttestationError {
     /// A bundle that no reader would take.
     #[error("it would be {0}")]
     Unreadable(#[from] EnvelopeError),
-    /// The statement cannot be read.
-    #[error(transparent)]
-    Statement(#[from] StatementError),
-    /// The manifest beside a bundle is another one.
-    #[error("the manifest beside it has the SHA-256 {found}, and the statement is about {stated}")]
-    OtherManifest {
-        /// Of the bytes.
-        found: Digest,
-        /// Of the statement.
-        stated: Digest,
-    },
-    /// The statement does not say what there is to say of its manifest.
-    #[error("the statement does not say what its manifest says: seal again")]
-    OtherStatement,
 }
 
 /// When something is stated: as the environment has it, else now.
@@ -65,29 +51,9 @@ fn shown(time: OffsetDateTime) -> Option<String> {
     time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }
 
-/// What there is to sign about a manifest, at that time.
-pub fn about(manifest: &Manifest, sha256: Digest, created_at: String) -> Envelope {
-    // Without the image's name: what is sealed from a registry and from a layout is one image, and has one bundle.
-    Envelope::new(PAYLOAD_TYPE, Statement::of(manifest, sha256, "", created_at).encode())
-}
-
-/// Whether a bundle states of the manifest with this SHA-256 just what there is to state.
-///
-/// # Errors
-/// If it does not.
-pub fn check(envelope: &Envelope, manifest: &Manifest, sha256: Digest) -> Result<(), AttestationError> {
-    let stated = Statement::read(&envelope.verify([]))?;
-    if stated.manifest != sha256 {
-        return Err(AttestationError::OtherManifest { found: sha256, stated: stated.manifest });
-    }
-    let mut expected = Statement::of(manifest, sha256, "", stated.created_at.clone());
-    if expected.subjects.len() == stated.subjects.len() {
-        // Names are for people.
-        for (subject, stated) in expected.subjects.iter_mut().zip(&stated.subjects) {
-            subject.name.clone_from(&stated.name);
-        }
-    }
-    if expected == stated { Ok(()) } else { Err(AttestationError::OtherStatement) }
+/// What there is to sign about a manifest, at that time; `name` is that of the image, empty if it has none.
+pub fn about(manifest: &Manifest, sha256: Digest, name: &str, created_at: String) -> Envelope {
+    Envelope::new(PAYLOAD_TYPE, Statement::of(manifest, sha256, name, created_at).encode())
 }
 
 /// Writes a manifest to where its bundle will be, but without a name: it gets one once the bundle can be written.
@@ -225,8 +191,7 @@ impl From<AttestationError> for Failure {
     fn from(error: AttestationError) -> Self {
         let exit = match &error {
             AttestationError::Epoch(_) => Exit::Usage,
-            AttestationError::Unreadable(_) | AttestationError::Statement(_) => Exit::Malformed,
-            AttestationError::OtherManifest { .. } | AttestationError::OtherStatement => Exit::Refused,
+            AttestationError::Unreadable(_) => Exit::Malformed,
         };
         Self::new(exit, error)
     }
@@ -294,19 +259,5 @@ mod tests {
         assert_eq!((read, draft.sha256), (manifest("one"), sha256));
         draft.keep().unwrap();
         assert_eq!(std::fs::read(other.path().join(file_name(sha256))).unwrap(), bytes);
-    }
-
-    #[test]
-    fn a_statement_says_what_its_manifest_says() {
-        let one = manifest("one");
-        let sha256 = Digest::sha256(&one.encode());
-        let envelope = about(&one, sha256, "t".into());
-        check(&envelope, &one, sha256).unwrap();
-        let other = check(&envelope, &one, Digest::sha256(b"other"));
-        assert!(matches!(other, Err(AttestationError::OtherManifest { .. })));
-        let mut lies = Statement::of(&one, sha256, "", "t".into());
-        lies.counts.entries += 1;
-        let lies = Envelope::new(PAYLOAD_TYPE, lies.encode());
-        assert!(matches!(check(&lies, &one, sha256), Err(AttestationError::OtherStatement)));
     }
 }

@@ -17,7 +17,7 @@ use crate::scan::IdView;
 pub use policy::{
     FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
 };
-pub use trust::{KeygenArgs, SchemeArg, SealSignArgs, SignArgs};
+pub use trust::{AttachArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, VerifyArgs};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -45,6 +45,10 @@ pub enum Verb {
     Keygen(KeygenArgs),
     /// Sign a manifest, or add a signature to a bundle
     Sign(SignArgs),
+    /// Verify who signed a bundle, and show what they state
+    Verify(VerifyArgs),
+    /// Put a bundle beside its image in a registry
+    Attach(AttachArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
     /// Check the agent's configuration: everything that the agent would refuse
@@ -119,8 +123,12 @@ pub struct SealArgs {
 pub struct ScanArgs {
     /// What the tree must match: a manifest, or a bundle with its manifest beside it; given several times, all of them, each laid over those before it: base, application,
     /// configuration
-    #[arg(long = "manifest", value_name = "FILE", required = true)]
+    #[arg(long = "manifest", value_name = "FILE", required_unless_present = "image")]
     pub manifests: Vec<PathBuf>,
+    /// An image in a registry, registry:HOST/REPO@sha256:DIGEST, whose signed manifest is found there, where driftlock attach
+    /// put it, and must be signed by a --key. Several that are signed and differ are refused
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["manifests", "allow_unsigned"], requires = "keys")]
+    pub image: Option<String>,
     /// A public key (PEM) that must have signed it, given several times: any one of them. A manifest without a bundle is
     /// then refused
     #[arg(long = "key", value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! One file for each verb. Owns dispatch and the last line of an error; each verb owns what it does.
 
 pub mod agent;
+pub mod attach;
 pub mod check_config;
 pub mod diff;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod scan;
 pub mod seal;
 pub mod show;
 pub mod sign;
+pub mod verify;
 
 use driftlock_common::exit::Exit;
 
@@ -27,6 +29,8 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Export(args) => export::run(args),
         Verb::Keygen(args) => keygen::run(args),
         Verb::Sign(args) => sign::run(args),
+        Verb::Verify(args) => verify::run(args),
+        Verb::Attach(args) => attach::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::CheckConfig(args) => check_config::run(args),
         Verb::Doctor(args) => doctor::run(args),

@@ -1,9 +1,14 @@
 //! Owns what may be typed to make keys, sign and verify. Must not own what the commands do.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use driftlock_common::digest::Digest;
+use driftlock_common::path::plain_text;
 use driftlock_common::trust::Scheme;
+
+use super::AnswerFormatArg;
 
 /// `driftlock keygen`.
 #[derive(Debug, Args)]
@@ -51,9 +56,56 @@ pub struct SignArgs {
     /// Sign by a command that has the private key
     #[arg(long, value_name = "COMMAND")]
     pub sign_command: Option<String>,
+    /// What the image of a manifest is called, for who trusts only some repositories: HOST/REPO
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
     /// Where the bundle goes, with its manifest beside it [default: over a bundle that was given]
     #[arg(short, long, value_name = "BUNDLE")]
     pub output: Option<PathBuf>,
+}
+
+/// `driftlock verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Verified are the signatures, then what they are over, then the manifest beside the bundle, byte for byte. Which key a signature
+says that it is by plays no part. Exit codes: 0 believed, 65 malformed, 66 not there, 77 refused.")]
+pub struct VerifyArgs {
+    /// The bundle; its manifest lies beside it
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// A public key (PEM) that must have signed it, given several times: any one of them, or as many as --threshold
+    #[arg(long = "key", value_name = "FILE", required_unless_present = "trust")]
+    pub keys: Vec<PathBuf>,
+    /// How many different keys must have signed it
+    #[arg(long, value_name = "K", requires = "keys")]
+    pub threshold: Option<NonZeroUsize>,
+    /// A trust file, in place of keys: who may sign, how many it takes, until when, and of which images
+    #[arg(long, value_name = "FILE", conflicts_with = "keys")]
+    pub trust: Option<PathBuf>,
+    /// The image that it must be about, by the digest of its manifest
+    #[arg(long, value_name = "sha256:DIGEST", value_parser = crate::command::verify::image)]
+    pub image: Option<Digest>,
+    /// Form of the answer on stdout
+    #[arg(long, value_enum, default_value_t = AnswerFormatArg::Text)]
+    pub format: AnswerFormatArg,
+}
+
+/// `driftlock attach`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The bundle and its manifest become an artifact that refers to the image, as cosign and oras attach theirs, with what docker or
+podman logged in with, which must allow to push. driftlock scan --image finds it. Attaching again changes nothing.
+
+A registry that does not list referrers (OCI 1.1) gets the list under the tag sha256-DIGEST of the image. Nothing keeps two
+writers of such a list apart: it is read again after it was written, and written again if the entry is gone; who wrote
+meanwhile can still be the last. Attaching again brings an entry back.")]
+pub struct AttachArgs {
+    /// The bundle; its manifest lies beside it
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// The image that it is about, registry:HOST/REPO@sha256:DIGEST
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
 }
 
 /// Signing what is sealed.
@@ -65,9 +117,20 @@ pub struct SealSignArgs {
     /// Sign by a command that has the private key: see driftlock sign --help
     #[arg(long, value_name = "COMMAND", requires = "key")]
     pub sign_command: Option<String>,
+    /// What the image is called in the statement, for who trusts only some repositories [default: HOST/REPO of registry:]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
     /// The public key of --sign-command
     #[arg(long, value_name = "FILE", requires = "sign_command")]
     pub key: Option<PathBuf>,
+}
+
+/// The longest name of an image, in bytes.
+const MAX_NAME: usize = 512;
+
+fn name(text: &str) -> Result<String, &'static str> {
+    let is_name = !text.is_empty() && text.len() <= MAX_NAME && plain_text(text.as_bytes()).is_some();
+    if is_name { Ok(text.to_owned()) } else { Err("a name has 1 to 512 bytes, none of them a control character") }
 }
 
 impl From<SchemeArg> for Scheme {

@@ -1,5 +1,6 @@
 //! `driftlock scan`: compares a tree with a manifest, once.
 
+mod image;
 mod only;
 mod progress;
 mod remembered;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::anyhow;
 use driftlock_common::compared::Compared;
 use driftlock_common::exit::Exit;
+use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
@@ -30,13 +32,26 @@ use crate::scan::{COLLAPSE, Growing, HELD, Options, Root, ScanReport, report};
 use crate::watch::when_ended;
 
 /// Runs the verb.
-pub fn run(args: ScanArgs) -> Outcome {
+pub fn run(mut args: ScanArgs) -> Outcome {
+    let accept = accept(&args)?;
+    // Its threads end before signals are blocked: what waits for a network is ended by them.
+    let fetched = match (&args.image, &accept) {
+        (Some(image), Accept::Signed(terms)) => Some(image::fetch(image, &terms.anchors, terms.now)?),
+        _ => None,
+    };
+    args.manifests.extend(fetched.as_ref().map(|fetched| fetched.bundle.clone()));
     // Before any thread is there, so that every thread has the same signals blocked.
     let cancel = signals::cancel_on_signals()?;
     let local_excludes = Excludes::new(args.exclude.iter().map(String::as_str), []).map_err(usage)?;
     let only = args.only.as_deref().map(only::parse).transpose().map_err(usage)?;
     let gate = args.fail_on.as_deref().map(Gate::parse).transpose().map_err(usage)?.unwrap_or_default();
-    let baseline = Baseline::load_all(&args.manifests, &accept(&args)?)?;
+    let baseline = Baseline::load_all(&args.manifests, &accept).map_err(|error| match &args.image {
+        Some(image) => {
+            let failure = Failure::from(error);
+            Failure { error: failure.error.context(Escaped(image.as_bytes()).to_string()), ..failure }
+        }
+        None => error.into(),
+    })?;
     let sealed = baseline.manifest().header.profile;
     let profile = args.profile.map(Profile::from);
     if let Some(profile) = profile.filter(|profile| *profile > sealed) {

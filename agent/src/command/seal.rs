@@ -37,8 +37,13 @@ pub fn run(args: SealArgs) -> Outcome {
     let sealed = source::read(&source, &terms, &pool)?;
     match (&signer, created_at) {
         (Some(signer), Some(created_at)) => {
+            let name = match (args.sign.name, &source) {
+                (Some(name), _) => name,
+                (None, Source::Registry { repository, .. }) => repository.to_string(),
+                (None, _) => String::new(),
+            };
             let draft = attestation::write_manifest(&sealed.manifest, &args.output)?;
-            let envelope = attestation::about(&sealed.manifest, draft.sha256, created_at);
+            let envelope = attestation::about(&sealed.manifest, draft.sha256, &name, created_at);
             sign::sign_and_write(signer, envelope, draft, &args.output)?;
         }
         _ => write(&sealed.manifest, &args.output)?,

@@ -9,6 +9,7 @@ use driftlock_common::path::Escaped;
 use driftlock_common::trust::{Envelope, PublicKey, Statement};
 
 use crate::attestation::{self, ManifestDraft, SOURCE_DATE_EPOCH};
+use crate::baseline::{Accept, Baseline, BaselineError};
 use crate::bundle;
 use crate::cli::{SealSignArgs, SignArgs};
 use crate::draft;
@@ -30,20 +31,27 @@ pub fn run(args: SignArgs) -> Outcome {
         let output = args.output.ok_or_else(|| no_output(&args.file))?;
         check_output(&output)?;
         let (manifest, draft) = attestation::copy_manifest(&args.file, opened.manifest()?, &output)?;
-        (attestation::about(&manifest, draft.sha256, created_at), draft, output)
+        let name = args.name.as_deref().unwrap_or_default();
+        (attestation::about(&manifest, draft.sha256, name, created_at), draft, output)
     } else {
+        if let Some(name) = &args.name {
+            let text = format!("--name {name:?}: a bundle says already what its image is called: leave it out");
+            return Err(Failure::new(Exit::Usage, anyhow!(text)));
+        }
         let envelope = opened.envelope()?;
         let output = args.output.unwrap_or_else(|| args.file.clone());
         check_output(&output)?;
-        let at = |failure: Failure| Failure {
-            error: failure.error.context(Escaped(args.file.as_os_str().as_encoded_bytes()).to_string()),
-            ..failure
-        };
-        let stated = Statement::read(&envelope.verify([])).map_err(|error| at(Failure::new(Exit::Malformed, error)))?;
-        let beside = bundle::beside(&args.file, stated.manifest)?;
-        // Nobody signs for what is not there, or says something else than is stated.
-        let (manifest, draft) = attestation::copy_manifest(&args.file, beside, &output)?;
-        attestation::check(&envelope, &manifest, draft.sha256).map_err(|error| at(error.into()))?;
+        // Nobody signs for what is not there, or is not what is stated.
+        let stated = Baseline::load(&args.file, &Accept::Unsigned)?.view().sha256;
+        let beside = bundle::beside(&args.file, stated)?;
+        let (_, draft) = attestation::copy_manifest(&args.file, beside, &output)?;
+        let said = Statement::read(&envelope.verify([]))
+            .map_err(|error| Failure::from(BaselineError::Statement(args.file.clone(), error)))?;
+        if said.manifest != stated || draft.sha256 != stated {
+            let file = Escaped(args.file.as_os_str().as_encoded_bytes());
+            let text = format!("{file}: it was replaced while it was read: sign it again");
+            return Err(Failure::new(Exit::Refused, anyhow!(text)));
+        }
         (envelope, draft, output)
     };
     sign_and_write(&signer, envelope, draft, &output)?;

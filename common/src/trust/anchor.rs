@@ -138,6 +138,17 @@ impl Anchors {
         Self { quorums: roles.map(|role| (role, quorum.clone())).collect(), keys, source: Source::default() }
     }
 
+    /// The same keys, of which it takes so many for everything; `None` if there are not as many, or it takes none.
+    #[must_use]
+    pub fn with_threshold(mut self, threshold: usize) -> Option<Self> {
+        let is_met = |quorum: &Quorum| (1..=quorum.members.len()).contains(&threshold);
+        if self.quorums.is_empty() || !self.quorums.values().all(is_met) {
+            return None;
+        }
+        self.quorums.values_mut().for_each(|quorum| quorum.threshold = threshold);
+        Some(self)
+    }
+
     /// The keys, for showing them.
     pub fn keys(&self) -> &[Anchor] {
         &self.keys

@@ -37,7 +37,7 @@ pub enum Verb {
     Scan(ScanArgs),
     /// Compare two manifests, or anything that seal reads
     Diff(DiffArgs),
-    /// Show what a manifest holds
+    /// Show what a manifest or a bundle holds, unverified
     Show(ShowArgs),
     /// Write what other programs check a tree with: mtree, sha256sum, b3sum
     Export(ExportArgs),
@@ -211,7 +211,7 @@ pub struct DiffArgs {
 /// `driftlock show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The manifest
+    /// The manifest, or a bundle, which is shown without verifying it
     pub file: PathBuf,
     /// List every path, as ls -l does, with the layers that gave it and their build steps
     #[arg(short, long)]

@@ -72,10 +72,12 @@ pub fn read_private(path: &Path) -> Result<PrivateKey, KeyFileError> {
     let opened = File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
     let (file, metadata) = opened.map_err(|error| KeyFileError::Read(path.to_owned(), error))?;
     let mode = metadata.mode() & 0o7777;
+    // What is no private key is that first: nobody has to hide it.
+    let key = PrivateKey::from_pem(&text(path, file)?).map_err(|error| KeyFileError::Key(path.to_owned(), error))?;
     if metadata.is_file() && mode & 0o077 != 0 {
         return Err(KeyFileError::Loose(path.to_owned(), mode));
     }
-    PrivateKey::from_pem(&text(path, file)?).map_err(|error| KeyFileError::Key(path.to_owned(), error))
+    Ok(key)
 }
 
 fn text(path: &Path, file: File) -> Result<String, KeyFileError> {

@@ -91,6 +91,10 @@ pub enum Requirement {
     B3sum,
     /// Rotates logs.
     Logrotate,
+    /// Python with securesystemslib and in-toto-attestation.
+    AttestationPython,
+    /// Node.js with the verifier of Sigstore.
+    AttestationNode,
     /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
     Readers,
 }
@@ -183,6 +187,8 @@ impl Requirement {
             Self::Bsdtar => &["bsdtar"],
             Self::B3sum => &["b3sum"],
             Self::Logrotate => &["logrotate"],
+            Self::AttestationPython => &["attestation-python"],
+            Self::AttestationNode => &["attestation-node"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

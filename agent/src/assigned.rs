@@ -241,7 +241,7 @@ mod tests {
             golden,
             "driftlock serials 1\n\
              assignment 7 ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb\n\
-             f3f4d1a4a0cfe4a0ed9a8d8f5a35f4b4c3b0a9d8f0d24aa1ce8a4fd1d1f6ad6c\n"
+             33aa185befbbca663767714f6a1442347ed1088878c70765e12ced2ba85003b3\n"
         );
         let bytes = golden.as_bytes();
         assert_eq!(parse(bytes), Some(mark(7, b"a")));

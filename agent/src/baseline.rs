@@ -2,6 +2,8 @@
 //! deciding what happens when a manifest is refused.
 
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 pub(crate) mod kit;
 mod laid;
 mod left_out;

@@ -69,6 +69,8 @@ pub enum Requirement {
     MemoryGroup,
     /// Tells the class of I/O of a thread.
     Ionice,
+    /// Runs a command under another clock.
+    Faketime,
     /// The kernel's measure of who has to wait.
     Pressure,
     /// Mounting what only a test sees.
@@ -169,6 +171,7 @@ impl Requirement {
             Self::Catatonit => &["catatonit"],
             Self::Fincore => &["fincore"],
             Self::Ionice => &["ionice"],
+            Self::Faketime => &["faketime"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
             Self::Xmllint => &["xmllint"],
             Self::CargoDeb => &["cargo-deb"],

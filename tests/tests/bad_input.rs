@@ -662,10 +662,10 @@ const CONFIGURATIONS: &[BadConfiguration] = &[
         says: &["agent.toml:", "allow_unsigned"],
     },
     BadConfiguration {
-        name: "keys to trust, which come later",
+        name: "keys to trust, and the wish for none",
         from: "allow_unsigned = true",
         to: "allow_unsigned = true\ntrust = [\"/etc/driftlock/build.pub\"]",
-        says: &["agent.toml:", "trust"],
+        says: &["agent.toml:", "trust", "leave allow_unsigned out"],
     },
     BadConfiguration {
         name: "a token without an endpoint",

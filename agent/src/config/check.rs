@@ -169,7 +169,7 @@ impl Check {
                 self.complain(&raw.place, format!("target.{key} is missing"));
             }
         }
-        let allow_unsigned = raw.allow_unsigned.is_some_and(|at| at.value);
+        let allow_unsigned = raw.allow_unsigned.as_ref().is_some_and(|at| at.value);
         let name = self.name("target.name", raw.name);
         let root = self.location(&raw.place, raw.root, raw.process);
         let manifests = raw.manifest.map(|at| {
@@ -177,20 +177,20 @@ impl Check {
             (self.manifests(at), place)
         });
         let trust = raw.trust.map(|at| self.trust(at));
-        if let Some((_, place)) = &manifests {
-            match &trust {
-                None if !allow_unsigned => self.complain(
-                    place,
-                    "nobody is trusted with this manifest: name the keys that sign it, target.trust = [\"…\"], or \
+        if let (Some(at), true) = (&raw.allow_unsigned, trust.is_some() && allow_unsigned) {
+            let what = "target.trust and target.allow_unsigned are both set: what is trusted is signed, leave \
+                        allow_unsigned out";
+            self.complain(&at.place, what);
+        }
+        if let Some((_, place)) = &manifests
+            && trust.is_none()
+            && !allow_unsigned
+        {
+            self.complain(
+                place,
+                "nobody is trusted with this manifest: name the keys that sign it, target.trust = [\"…\"], or \
                      set target.allow_unsigned = true",
-                ),
-                Some(_) if allow_unsigned => {
-                    let what = "target.trust and target.allow_unsigned are both set: what is trusted is signed, \
-                                leave allow_unsigned out";
-                    self.complain(place, what);
-                }
-                _ => {}
-            }
+            );
         }
         let assignment = raw.assignment.map(|at| {
             if trust.is_none() {

@@ -17,7 +17,7 @@ use crate::scan::IdView;
 pub use policy::{
     FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
 };
-pub use trust::{AttachArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, VerifyArgs};
+pub use trust::{AssignArgs, AttachArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, SignerArgs, VerifyArgs};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -43,12 +43,14 @@ pub enum Verb {
     Export(ExportArgs),
     /// Make a key that signs manifests
     Keygen(KeygenArgs),
-    /// Sign a manifest, or add a signature to a bundle
+    /// Sign a manifest, or add a signature to a bundle or an assignment
     Sign(SignArgs),
     /// Verify who signed a bundle, and show what they state
     Verify(VerifyArgs),
     /// Put a bundle beside its image in a registry
     Attach(AttachArgs),
+    /// Sign which manifest a target must match
+    Assign(AssignArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
     /// Check the agent's configuration: everything that the agent would refuse

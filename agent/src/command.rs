@@ -1,6 +1,7 @@
 //! One file for each verb. Owns dispatch and the last line of an error; each verb owns what it does.
 
 pub mod agent;
+pub mod assign;
 pub mod attach;
 pub mod check_config;
 pub mod diff;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Sign(args) => sign::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Attach(args) => attach::run(args),
+        Verb::Assign(args) => assign::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::CheckConfig(args) => check_config::run(args),
         Verb::Doctor(args) => doctor::run(args),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use driftlock_common::digest::Digest;
 use driftlock_common::path::plain_text;
-use driftlock_common::trust::Scheme;
+use driftlock_common::trust::{Instant, Scheme};
 
 use super::AnswerFormatArg;
 
@@ -47,21 +47,61 @@ its public key before anything is written. No shell reads it, unless it is one:
 SOURCE_DATE_EPOCH, in seconds since 1970, stands for the time in the statement: then two bundles of one manifest by one Ed25519
 key are the same bytes.")]
 pub struct SignArgs {
-    /// A manifest, which gets a bundle, or a bundle, which gets another signature
-    #[arg(value_name = "MANIFEST|BUNDLE")]
+    /// A manifest, which gets a bundle; a bundle or an assignment, which gets another signature
+    #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Who signs.
+    #[command(flatten)]
+    pub signer: SignerArgs,
+    /// What the image of a manifest is called, for who trusts only some repositories: HOST/REPO
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
+    /// Where the bundle goes, with its manifest beside it [default: over the file, if that is no manifest]
+    #[arg(short, long, value_name = "BUNDLE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Who signs.
+#[derive(Debug, Args)]
+pub struct SignerArgs {
     /// The private key; with --sign-command the public one
     #[arg(long, value_name = "FILE")]
     pub key: PathBuf,
     /// Sign by a command that has the private key
     #[arg(long, value_name = "COMMAND")]
     pub sign_command: Option<String>,
-    /// What the image of a manifest is called, for who trusts only some repositories: HOST/REPO
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    pub name: Option<String>,
-    /// Where the bundle goes, with its manifest beside it [default: over a bundle that was given]
-    #[arg(short, long, value_name = "BUNDLE")]
-    pub output: Option<PathBuf>,
+}
+
+/// `driftlock assign`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An agent whose target has an assignment matches what the last one names. Serials only rise: going back is a new assignment with
+a higher serial and the bundle of the old release. driftlock sign adds another signature, for who takes several.")]
+pub struct AssignArgs {
+    /// The bundle whose manifest is to be matched
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// The target that is meant, by its name in the agent's configuration
+    #[arg(long, value_name = "NAME", required_unless_present = "labels")]
+    pub target: Option<String>,
+    /// A label that the host must have, given several times: all of them
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<String>,
+    /// Higher than that of every assignment before it
+    #[arg(long, value_name = "N")]
+    pub serial: u64,
+    /// It does not count earlier
+    #[arg(long, value_name = "TIME", value_parser = crate::command::assign::instant)]
+    pub not_before: Option<Instant>,
+    /// It does not count then or later
+    #[arg(long, value_name = "TIME", value_parser = crate::command::assign::instant)]
+    pub expires: Option<Instant>,
+    /// Who signs.
+    #[command(flatten)]
+    pub signer: SignerArgs,
+    /// Where the assignment goes
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 /// `driftlock verify`.

@@ -44,7 +44,7 @@ pub fn run(args: SealArgs) -> Outcome {
             };
             let draft = attestation::write_manifest(&sealed.manifest, &args.output)?;
             let envelope = attestation::about(&sealed.manifest, draft.sha256, &name, created_at);
-            sign::sign_and_write(signer, envelope, draft, &args.output)?;
+            sign::sign_and_write(signer, envelope, Some(draft), &args.output)?;
         }
         _ => write(&sealed.manifest, &args.output)?,
     }

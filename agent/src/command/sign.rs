@@ -1,4 +1,4 @@
-//! `driftlock sign`: a manifest becomes a bundle, a bundle gets another signature; whole or not at all.
+//! `driftlock sign`: a manifest becomes a bundle, a bundle or an assignment gets another signature; whole or not at all.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Envelope, PublicKey, Statement};
+use driftlock_common::trust::{Assignment, Envelope, PublicKey, Statement};
 
 use crate::attestation::{self, ManifestDraft, SOURCE_DATE_EPOCH};
 use crate::baseline::{Accept, Baseline, BaselineError};
 use crate::bundle;
-use crate::cli::{SealSignArgs, SignArgs};
+use crate::cli::{SealSignArgs, SignArgs, SignerArgs};
 use crate::draft;
 use crate::failure::{Failure, Outcome};
 use crate::signer::Signer;
@@ -21,10 +21,7 @@ use crate::signer::Signer;
 /// # Errors
 /// If the file is neither, cannot be signed, or the bundle cannot be written.
 pub fn run(args: SignArgs) -> Outcome {
-    let signer = match &args.sign_command {
-        Some(command) => Signer::of_command(command, &args.key)?,
-        None => Signer::of_file(&args.key)?,
-    };
+    let signer = args.signer.signer()?;
     let created_at = created_at()?;
     let opened = bundle::open(&args.file)?;
     let (envelope, draft, output) = if opened.is_manifest() {
@@ -32,7 +29,7 @@ pub fn run(args: SignArgs) -> Outcome {
         check_output(&output)?;
         let (manifest, draft) = attestation::copy_manifest(&args.file, opened.manifest()?, &output)?;
         let name = args.name.as_deref().unwrap_or_default();
-        (attestation::about(&manifest, draft.sha256, name, created_at), draft, output)
+        (attestation::about(&manifest, draft.sha256, name, created_at), Some(draft), output)
     } else {
         if let Some(name) = &args.name {
             let text = format!("--name {name:?}: a bundle says already what its image is called: leave it out");
@@ -41,6 +38,11 @@ pub fn run(args: SignArgs) -> Outcome {
         let envelope = opened.envelope()?;
         let output = args.output.unwrap_or_else(|| args.file.clone());
         check_output(&output)?;
+        if Assignment::read(&envelope.verify([])).is_ok() {
+            sign_and_write(&signer, envelope, None, &output)?;
+            say(signer.public());
+            return Ok(Exit::Found(0));
+        }
         // Nobody signs for what is not there, or is not what is stated.
         let stated = Baseline::load(&args.file, &Accept::Unsigned)?.view().sha256;
         let beside = bundle::beside(&args.file, stated)?;
@@ -52,11 +54,24 @@ pub fn run(args: SignArgs) -> Outcome {
             let text = format!("{file}: it was replaced while it was read: sign it again");
             return Err(Failure::new(Exit::Refused, anyhow!(text)));
         }
-        (envelope, draft, output)
+        (envelope, Some(draft), output)
     };
     sign_and_write(&signer, envelope, draft, &output)?;
     say(signer.public());
     Ok(Exit::Found(0))
+}
+
+impl SignerArgs {
+    /// Who signs.
+    ///
+    /// # Errors
+    /// If the key cannot be used.
+    pub(super) fn signer(&self) -> Result<Signer, Failure> {
+        match &self.sign_command {
+            Some(command) => Signer::of_command(command, &self.key),
+            None => Signer::of_file(&self.key),
+        }
+    }
 }
 
 /// Who signs what is sealed, if anybody.
@@ -92,19 +107,19 @@ pub(super) fn check_output(output: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::Usage, anyhow!(text)))
 }
 
-/// Signs, and writes the manifest and then the bundle; nothing at all if it cannot be signed.
+/// Signs, and writes the manifest, if there is one, and then what was signed; nothing at all if it cannot be signed.
 ///
 /// # Errors
 /// If it is not signed, no reader would take it, or it cannot be written.
 pub(super) fn sign_and_write(
     signer: &Signer,
     mut envelope: Envelope,
-    manifest: ManifestDraft,
+    manifest: Option<ManifestDraft>,
     output: &Path,
 ) -> Result<(), Failure> {
     signer.sign(&mut envelope)?;
     let bytes = attestation::encode(&envelope)?;
-    manifest.keep()?;
+    manifest.map_or(Ok(()), ManifestDraft::keep)?;
     draft::write(output, |file| file.write_all(&bytes)).map_err(|error| Failure::output(output.display(), error))
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
+use driftlock_common::trust::{Assignment, Envelope, PublicKey};
 use driftlock_tests::image::sha256;
 use driftlock_tests::require::{trial, trial_with};
 use driftlock_tests::sandbox::{Finished, Sandbox};
@@ -21,6 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a_bundle_that_cannot_be_written_leaves_the_old_one", &[], whole_or_not_at_all),
         trial("a_bundle_is_shown_as_not_verified", &[], shown_unverified),
         trial("what_is_signed_needs_no_file_but_its_own", &[], a_pipe_is_signed),
+        trial("an_assignment_is_signed_and_an_agent_takes_it", &[], an_assignment),
     ];
     trials.extend(
         REFUSED
@@ -241,6 +243,61 @@ fn a_pipe_is_signed() -> Result<()> {
     let sign = ["sign", "/dev/stdin", "--key", "k.key", "-o", "app.bundle"];
     sandbox.driftlock(sign).stdin(&manifest)?.run()?.expect(0)?;
     sandbox.driftlock(["verify", "app.bundle", "--key", "k.pub"]).run()?.expect(0)?;
+    Ok(())
+}
+
+fn an_assignment() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    small_tree(&sandbox)?;
+    for name in ["k", "l"] {
+        keygen(&sandbox, name, "ed25519")?;
+    }
+    sealed(&sandbox, "k.key", "app.bundle")?;
+    let assign = |more: &[&str]| {
+        let first = ["assign", "app.bundle", "--key", "k.key", "-o", "app.assignment"];
+        sandbox.driftlock(first.iter().chain(more)).run()
+    };
+    assign(&["--target", "app", "--label", "role=web", "--serial", "7", "--expires", "2999-01-01T00:00:00Z"])?
+        .expect(0)?;
+    // Another signature, and then it is read as an agent reads it.
+    sandbox.driftlock(["sign", "app.assignment", "--key", "l.key"]).run()?.expect(0)?;
+    let envelope = Envelope::parse(&fs::read(sandbox.path("app.assignment"))?)?;
+    let keys =
+        ["k.pub", "l.pub"].map(|name| PublicKey::from_pem(&fs::read_to_string(sandbox.path(name)).unwrap_or_default()));
+    let keys = keys.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let claim = envelope.verify(&keys);
+    let (read, mark) = Assignment::read(&claim)?;
+    ensure!(claim.by().len() == 2 && mark.serial == 7 && read.serial == 7, "{read:?}");
+    ensure!(read.target.as_deref() == Some("app") && read.labels == [("role".into(), "web".into())].into(), "{read:?}");
+    let manifest = manifest_of(&sandbox, "app.bundle")?;
+    ensure!(manifest.ends_with(format!("{}.manifest", read.manifest)), "{read:?}");
+    // An assignment is no bundle, and a bundle no assignment.
+    one_line(&sandbox.driftlock(["verify", "app.assignment", "--key", "k.pub"]).run()?, 65, &["not about a manifest"])?;
+    for (more, code, says) in [
+        (&["--serial", "1"][..], 64, "--target"),
+        (&["--target", "app", "--serial", "0"], 64, "its serial is not between 1 and"),
+        (&["--target", "app", "--serial", "9007199254740992"], 64, "its serial is not between 1 and"),
+        (&["--label", "web", "--serial", "1"], 64, "--label \"web\": write NAME=VALUE"),
+        (&["--label", "a=b", "--label", "a=c", "--serial", "1"], 64, "the label was given before"),
+        (&["--target", "app", "--serial", "1", "--expires", "tomorrow"], 64, "as RFC 3339 has it"),
+        (
+            &[
+                "--target",
+                "app",
+                "--serial",
+                "1",
+                "--not-before",
+                "2027-01-01T00:00:00Z",
+                "--expires",
+                "2027-01-01T00:00:00Z",
+            ],
+            64,
+            "so it would never count",
+        ),
+    ] {
+        let finished = assign(more)?.expect(code)?;
+        ensure!(finished.stderr.contains(says), "{says}: {finished:?}");
+    }
     Ok(())
 }
 

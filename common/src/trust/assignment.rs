@@ -10,6 +10,7 @@ use super::instant::Instant;
 use super::statement::{Digests, KindJson, PAYLOAD_TYPE, STATEMENT_TYPE, StatementError, SubjectJson};
 use crate::digest::Digest;
 use crate::json::{Checked, Object, objects, present};
+use crate::path::Escaped;
 
 /// The type of the predicate: an identifier, not an address.
 pub const ASSIGNMENT_TYPE: &str = "https://driftlock.dev/attestation/assignment/v1";
@@ -88,7 +89,7 @@ impl Assignment {
         if claim.payload_type != PAYLOAD_TYPE {
             return Err(StatementError::PayloadType(claim.payload_type.to_owned()));
         }
-        let json = |error: serde_json::Error| StatementError::Json(error.to_string());
+        let json = |error: serde_json::Error| StatementError::Json(Escaped(error.to_string().as_bytes()).to_string());
         serde_json::from_slice::<Checked>(claim.payload).map_err(json)?;
         let Object(kind) = serde_json::from_slice::<Object<KindJson>>(claim.payload).map_err(json)?;
         if kind.statement != STATEMENT_TYPE {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{KeyId, PrivateKey, PublicKey};
 use crate::json::{Checked, Object, present_object};
+use crate::path::Escaped;
 
 /// The longest envelope, in bytes. A manifest's header has at most a quarter of it, and no statement says much more.
 pub const MAX_ENVELOPE: usize = 4 * 1024 * 1024;
@@ -138,7 +139,7 @@ impl Envelope {
         if bytes.len() > MAX_ENVELOPE {
             return Err(EnvelopeError::TooLong);
         }
-        let json = |error: serde_json::Error| EnvelopeError::Json(error.to_string());
+        let json = |error: serde_json::Error| EnvelopeError::Json(Escaped(error.to_string().as_bytes()).to_string());
         serde_json::from_slice::<Checked>(bytes).map_err(json)?;
         let Object(outer) = serde_json::from_slice::<Object<Outer<'_>>>(bytes).map_err(json)?;
         let bundle = match outer.media_type.as_deref() {

@@ -8,6 +8,7 @@ use super::envelope::Claim;
 use crate::digest::{Algorithm, Digest, OciDigest};
 use crate::json::{Checked, Object, objects, present};
 use crate::manifest::{Diagnostic, Manifest, Source};
+use crate::path::Escaped;
 use crate::profile::Profile;
 
 /// Media type of the payload of an envelope.
@@ -120,7 +121,7 @@ impl Statement {
         if claim.payload_type != PAYLOAD_TYPE {
             return Err(StatementError::PayloadType(claim.payload_type.to_owned()));
         }
-        let json = |error: serde_json::Error| StatementError::Json(error.to_string());
+        let json = |error: serde_json::Error| StatementError::Json(Escaped(error.to_string().as_bytes()).to_string());
         serde_json::from_slice::<Checked>(claim.payload).map_err(json)?;
         let Object(kind) = serde_json::from_slice::<Object<KindJson>>(claim.payload).map_err(json)?;
         if kind.statement != STATEMENT_TYPE {

@@ -1,7 +1,7 @@
 //! `driftlock sign`: a manifest becomes a bundle, a bundle or an assignment gets another signature; whole or not at all.
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::anyhow;
 use driftlock_common::exit::Exit;
@@ -129,7 +129,7 @@ pub(super) fn say(key: &PublicKey) {
     let _closed = writeln!(io::stderr(), "signed by {key:?}");
 }
 
-fn no_output(manifest: &PathBuf) -> Failure {
+fn no_output(manifest: &Path) -> Failure {
     let manifest = Escaped(manifest.as_os_str().as_encoded_bytes());
     Failure::new(
         Exit::Usage,

@@ -33,6 +33,12 @@ pub struct Found {
     pub artifact: Digest,
 }
 
+/// A part of a list, and where the next one is.
+struct Page {
+    bytes: Vec<u8>,
+    next: Option<String>,
+}
+
 /// Finds the one manifest of an image for which there is a bundle that `is_believed`, and puts both into a directory.
 ///
 /// # Errors
@@ -124,7 +130,7 @@ impl Registry {
         for _ in 0..MAX_PAGES {
             let rest = rest_of(&first, &page, image);
             let request = Request { rest: &rest, accept: Some(artifact::INDEX), from: 0 };
-            let Some((bytes, next)) = self.page(request)? else {
+            let Some(Page { bytes, next }) = self.page(request)? else {
                 return if all.is_empty() { Ok(None) } else { Err(Problem::Missing) };
             };
             all.extend(artifact::list(&bytes)?);
@@ -140,7 +146,7 @@ impl Registry {
     }
 
     /// A page of the list, and where the next one is (RFC 8288).
-    fn page(&self, request: Request<'_>) -> Result<Option<(Vec<u8>, Option<String>)>, Problem> {
+    fn page(&self, request: Request<'_>) -> Result<Option<Page>, Problem> {
         let mut tries = Tries::default();
         self.client.wait(async {
             loop {
@@ -150,7 +156,7 @@ impl Registry {
                 let host = route::host(response.url());
                 let body = super::body::Body::new(response, host).read_up_to(MAX_MANIFEST, &self.client.limits).await;
                 match body {
-                    Ok(Some(bytes)) => return Ok(Some((bytes, next))),
+                    Ok(Some(bytes)) => return Ok(Some(Page { bytes, next })),
                     Ok(None) => return Err(Problem::TooLarge { limit: MAX_MANIFEST }),
                     Err(stop) => self.client.pause(stop, &mut tries).await?,
                 }

@@ -13,8 +13,9 @@ use super::AnswerFormatArg;
 /// `driftlock keygen`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-NAME.key signs: keep it where images are built, mode 0600, or refuse it a file at all (sign --sign-command). NAME.pub verifies:
-put it on every host. Both are PEM as openssl genpkey and openssl pkey -pubout write it, and keys of openssl are as good.")]
+NAME.key signs: keep it where images are built, mode 0600, or in something that signs by a command
+(sign --sign-command). NAME.pub verifies: put it on every host. Both are PEM as openssl genpkey
+and openssl pkey -pubout write it, and keys of openssl are as good.")]
 pub struct KeygenArgs {
     /// Where the key goes: NAME.key and NAME.pub, neither of which may be there already
     #[arg(short, long, value_name = "NAME")]
@@ -38,14 +39,15 @@ pub enum SchemeArg {
 /// `driftlock sign`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A sign command gets the bytes to be signed on stdin (DSSE, \"PAE\") and writes the signature, and nothing else, on stdout: 64
-bytes of Ed25519, or ASN.1 DER of ECDSA on P-256 with SHA-256; either may be in base64. What it writes is verified with
-its public key before anything is written. No shell reads it, unless it is one:
+A sign command gets the bytes to be signed on stdin (DSSE, \"PAE\") and writes the signature, and
+nothing else, on stdout: 64 bytes of Ed25519, or ASN.1 DER of ECDSA on P-256 with SHA-256; either
+may be in base64. What it writes is verified with its public key before anything is written. No
+shell reads it, unless it is one:
   driftlock sign app.bundle --key build.pub --sign-command 'pkcs11-sign --slot 1'
-  driftlock sign app.bundle --key build.pub --sign-command \"sh -c 'kms-sign --key release | base64 -d'\"
+  driftlock sign app.bundle --key build.pub --sign-command \"sh -c 'cat | kms-sign'\"
 
-SOURCE_DATE_EPOCH, in seconds since 1970, stands for the time in the statement: then two bundles of one manifest by one Ed25519
-key are the same bytes.")]
+SOURCE_DATE_EPOCH, in seconds since 1970, stands for the time in the statement: then two bundles
+of one manifest by one Ed25519 key are the same bytes.")]
 pub struct SignArgs {
     /// A manifest, which gets a bundle; a bundle or an assignment, which gets another signature
     #[arg(value_name = "FILE")]
@@ -75,8 +77,9 @@ pub struct SignerArgs {
 /// `driftlock assign`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An agent whose target has an assignment matches what the last one names. Serials only rise: going back is a new assignment with
-a higher serial and the bundle of the old release. driftlock sign adds another signature, for who takes several.")]
+An agent whose target has an assignment matches what the last one names. Serials only rise: going
+back is a new assignment with a higher serial and the bundle of the old release. driftlock sign
+adds another signature, for who takes several.")]
 pub struct AssignArgs {
     /// The bundle whose manifest is to be matched
     #[arg(value_name = "BUNDLE")]
@@ -107,8 +110,9 @@ pub struct AssignArgs {
 /// `driftlock verify`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Verified are the signatures, then what they are over, then the manifest beside the bundle, byte for byte. Which key a signature
-says that it is by plays no part. Exit codes: 0 believed, 65 malformed, 66 not there, 77 refused.")]
+Verified are the signatures, then what they are over, then the manifest beside the bundle, byte
+for byte. Which key a signature says that it is by plays no part. Exit codes: 0 believed, 65
+malformed, 66 not there, 77 refused.")]
 pub struct VerifyArgs {
     /// The bundle; its manifest lies beside it
     #[arg(value_name = "BUNDLE")]
@@ -133,12 +137,14 @@ pub struct VerifyArgs {
 /// `driftlock attach`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The bundle and its manifest become an artifact that refers to the image, as cosign and oras attach theirs, with what docker or
-podman logged in with, which must allow to push. driftlock scan --image finds it. Attaching again changes nothing.
+The bundle and its manifest become an artifact that refers to the image, as cosign and oras attach
+theirs, with what docker or podman logged in with, which must allow to push. driftlock scan
+--image finds it. Attaching again changes nothing.
 
-A registry that does not list referrers (OCI 1.1) gets the list under the tag sha256-DIGEST of the image. Nothing keeps two
-writers of such a list apart: it is read again after it was written, and written again if the entry is gone; who wrote
-meanwhile can still be the last. Attaching again brings an entry back.")]
+A registry that does not list referrers (OCI 1.1) gets the list under the tag sha256-DIGEST of the
+image. Nothing keeps two writers of such a list apart: it is read again after it was written, and
+written again if the entry is gone; who wrote meanwhile can still be the last. Attaching again
+brings an entry back.")]
 pub struct AttachArgs {
     /// The bundle; its manifest lies beside it
     #[arg(value_name = "BUNDLE")]

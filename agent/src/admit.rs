@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use driftlock_common::exit::Exit;
-use driftlock_common::trust::{Instant, Mark};
+use driftlock_common::trust::{Mark, Timestamp};
 
 use crate::anchor_file::{self, AnchorFileError};
 use crate::assigned::{self, Assigned, AssignedError, Assignee, Serials};
@@ -48,7 +48,7 @@ pub fn admit(
     target: &Target,
     labels: &BTreeMap<String, String>,
     serials: &mut Serials,
-    now: Instant,
+    now: Timestamp,
 ) -> Result<Admitted, AdmitError> {
     let Some(anchors) = anchor_file::load(&target.trust)? else {
         if !target.allow_unsigned {

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Anchors, Instant, KeyError, MAX_KEY, MAX_KEYS, MAX_ROOTS, PublicKey, RootsError};
+use driftlock_common::trust::{Anchors, KeyError, MAX_KEY, MAX_KEYS, MAX_ROOTS, PublicKey, RootsError, Timestamp};
 
 use crate::config::Trust;
 use crate::failure::Failure;
@@ -83,9 +83,9 @@ fn read(path: &Path, most: usize) -> Result<Vec<u8>, AnchorFileError> {
 }
 
 /// What this host's clock says.
-pub fn now() -> Instant {
+pub fn now() -> Timestamp {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Instant::from_unix(i64::try_from(unix.as_secs()).unwrap_or(i64::MAX))
+    Timestamp::from_unix(i64::try_from(unix.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn shown(path: &Path) -> Escaped<'_> {

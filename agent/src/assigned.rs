@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use driftlock_common::digest::Digest;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Anchors, Assignment, Instant, Mark, Refusal, Role, StatementError, Unassigned};
+use driftlock_common::trust::{Anchors, Assignment, Mark, Refusal, Role, StatementError, Timestamp, Unassigned};
 
 use crate::bundle::{self, BundleError};
 use crate::failure::Failure;
@@ -23,7 +23,7 @@ const MAX_FILE: u64 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assigned {
     manifest: Digest,
-    until: Option<Instant>,
+    until: Option<Timestamp>,
     mark: Mark,
 }
 
@@ -76,7 +76,7 @@ pub fn take(
     to: Assignee<'_>,
     anchors: &Anchors,
     serials: &mut Serials,
-    now: Instant,
+    now: Timestamp,
 ) -> Result<Assigned, AssignedError> {
     let named = || path.to_owned();
     let envelope = bundle::read_envelope(path)?;
@@ -100,7 +100,7 @@ impl Assigned {
     }
 
     /// When it no longer counts; `None`: never.
-    pub const fn until(self) -> Option<Instant> {
+    pub const fn until(self) -> Option<Timestamp> {
         self.until
     }
 

@@ -21,7 +21,7 @@ use driftlock_common::finding::ManifestView;
 use driftlock_common::manifest::{Header, MAX_LINE, Manifest, ManifestError, Meaning, Problem, Reader, SealedIn};
 use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::tree::{EntryId, MAX_PARTS, Origin, Tree, TreeError};
-use driftlock_common::trust::{Anchors, Instant, KeyId, Refusal, Role, Statement, StatementError};
+use driftlock_common::trust::{Anchors, KeyId, Refusal, Role, Statement, StatementError, Timestamp};
 use sha2::Digest as _;
 
 use crate::assigned::Assigned;
@@ -70,7 +70,7 @@ struct Provenance {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 struct Voucher {
     keys: BTreeSet<KeyId>,
-    until: Option<Instant>,
+    until: Option<Timestamp>,
 }
 
 /// How far a baseline is trusted, the least first.
@@ -100,7 +100,7 @@ pub struct Terms {
     /// Whom.
     pub anchors: Arc<Anchors>,
     /// What the clock says.
-    pub now: Instant,
+    pub now: Timestamp,
     /// Which manifest it must be, if an assignment says so.
     pub assigned: Option<Assigned>,
 }
@@ -236,7 +236,7 @@ impl Baseline {
     }
 
     /// When it can no longer be trusted, as far as is known now; `None`: never, or it is not trusted anyway.
-    pub fn until(&self) -> Option<Instant> {
+    pub fn until(&self) -> Option<Timestamp> {
         match &self.made {
             Made::One(provenance) => provenance.voucher.until,
             Made::Several(laid) => laid.until(),

@@ -25,7 +25,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, ConditionBody, FindingBody, Heartbeat, Stopped};
 use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
 use driftlock_common::path::TreePath;
-use driftlock_common::trust::Instant;
+use driftlock_common::trust::Timestamp;
 
 pub use clock::Now;
 
@@ -85,7 +85,7 @@ pub struct TargetPlan {
     /// Why it is accepted no longer, because its time is over; empty if it is not.
     pub expired: String,
     /// When `manifest` will be accepted no longer; `None`: never, as far as is known.
-    pub until: Option<Instant>,
+    pub until: Option<Timestamp>,
     /// What may differ; `None`: nothing may, or no policy was ever accepted.
     pub policy: Option<PolicyView>,
     /// Why its present policy was not accepted; empty if it was, or there is none.

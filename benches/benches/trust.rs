@@ -18,7 +18,7 @@ use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::{Origin, Tree};
-use driftlock_common::trust::{Anchors, Instant as Moment};
+use driftlock_common::trust::{Anchors, Timestamp};
 use driftlock_tests::signed::{bundle, key};
 
 const ENTRIES: u32 = 120_000;
@@ -101,7 +101,7 @@ fn run(path: &Path) -> Result<(Duration, u64)> {
 fn load(path: &Path) -> Result<()> {
     let accept = if path.extension().is_some_and(|extension| extension == "bundle") {
         let anchors = Arc::new(Anchors::any_of([("build".to_owned(), key(1)?.public().clone())]));
-        Accept::Signed(Terms { anchors, now: Moment::EARLIEST, assigned: None })
+        Accept::Signed(Terms { anchors, now: Timestamp::EARLIEST, assigned: None })
     } else {
         Accept::Bare
     };

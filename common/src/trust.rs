@@ -8,7 +8,7 @@
 mod anchor;
 mod assignment;
 mod envelope;
-mod instant;
+mod timestamp;
 mod key;
 mod roots;
 mod statement;
@@ -16,9 +16,9 @@ mod statement;
 pub use anchor::{Anchor, Anchors, MAX_KEYS, Refusal, Role, Source, Trusted};
 pub use assignment::{ASSIGNMENT_TYPE, Assignment, MAX_SERIAL, Mark, Unassigned};
 pub use envelope::{Envelope, EnvelopeError, Form, MAX_ENVELOPE, MAX_SIGNATURES, Signature, pae};
-pub use instant::Instant;
 pub use key::{KeyError, KeyId, MAX_KEY, PrivateKey, PublicKey, Scheme};
 pub use roots::{MAX_ROOTS, RootsError};
 pub use statement::{
     Counts, MANIFEST_MEDIA_TYPE, PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, Statement, StatementError, Subject,
 };
+pub use timestamp::Timestamp;

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use driftlock_common::digest::Digest;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::trust::{
-    Anchors, Assignment, Envelope, Instant, MAX_SERIAL, Mark, PAYLOAD_TYPE, PrivateKey, Refusal, Role, Scheme,
-    Statement, StatementError, Unassigned,
+    Anchors, Assignment, Envelope, MAX_SERIAL, Mark, PAYLOAD_TYPE, PrivateKey, Refusal, Role, Scheme, Statement,
+    StatementError, Timestamp, Unassigned,
 };
 use proptest::prelude::*;
 
@@ -27,8 +27,8 @@ fn pem(name: &str) -> String {
     key(name).public().to_pem()
 }
 
-fn at(text: &str) -> Instant {
-    Instant::parse(text).unwrap()
+fn at(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap()
 }
 
 fn entry(name: &str, more: &str) -> String {
@@ -79,7 +79,7 @@ fn envelope(payload: &[u8], signers: &[&str], hint: &str) -> Envelope {
     Envelope::parse(json.as_bytes()).unwrap()
 }
 
-fn judge(anchors: &Anchors, role: Role, signers: &[&str], now: &str) -> Result<Option<Instant>, Refusal> {
+fn judge(anchors: &Anchors, role: Role, signers: &[&str], now: &str) -> Result<Option<Timestamp>, Refusal> {
     let envelope = envelope(b"{}", signers, &key("build").public().id().to_string());
     anchors.judge(role, &envelope, at(now)).map(|trusted| {
         assert_eq!(trusted.claim.by(), &trusted.by);
@@ -149,7 +149,7 @@ proptest! {
         signers in prop::collection::vec(0usize..4, 1..8),
         now in 0i64..7,
     ) {
-        let day = |day: i64| Instant::from_unix(Instant::EARLIEST.unix() + day * 86400);
+        let day = |day: i64| Timestamp::from_unix(Timestamp::EARLIEST.unix() + day * 86400);
         let mut text = "version = 1\n".to_owned();
         for index in 0..4 {
             let (begin, length) = windows[index];

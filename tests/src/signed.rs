@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use driftlock_common::digest::Digest;
 use driftlock_common::manifest::Manifest;
-use driftlock_common::trust::{Assignment, Envelope, Instant, PAYLOAD_TYPE, PrivateKey, Scheme, Statement};
+use driftlock_common::trust::{Assignment, Envelope, PAYLOAD_TYPE, PrivateKey, Scheme, Statement, Timestamp};
 
 use crate::sandbox::Sandbox;
 
@@ -55,7 +55,7 @@ pub fn bundle(manifest: &Path, bundle: &Path, by: &[u8]) -> Result<Digest> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn assign(file: &Path, by: u8, serial: u64, manifest: Digest, expires: Option<Instant>) -> Result<Vec<u8>> {
+pub fn assign(file: &Path, by: u8, serial: u64, manifest: Digest, expires: Option<Timestamp>) -> Result<Vec<u8>> {
     let assignment = Assignment {
         target: Some("app".to_owned()),
         labels: BTreeMap::new(),

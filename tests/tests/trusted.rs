@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
-use driftlock_common::trust::Instant;
+use driftlock_common::trust::Timestamp;
 use driftlock_tests::agent::{Agent, AgentHome};
 use driftlock_tests::binaries::binaries;
 use driftlock_tests::collector::{Collector, CollectorHome};
@@ -338,7 +338,7 @@ fn expiry() -> Result<()> {
     let mut stage = Stage::new()?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     // Long enough for the agent to begin on a busy machine.
-    let end = Instant::from_unix(i64::try_from(now)? + 15);
+    let end = Timestamp::from_unix(i64::try_from(now)? + 15);
     let roots = format!(
         "version = 1\n[[key]]\nname = \"build\"\npem = \"\"\"\n{}\"\"\"\nexpires = {end}\n[role.manifest]\nkeys = [\"build\"]\n",
         key(1)?.public().to_pem()

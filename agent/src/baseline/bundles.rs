@@ -8,7 +8,7 @@ use std::sync::Arc;
 use driftlock_common::digest::Digest;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::profile::Profile;
-use driftlock_common::trust::{Anchors, Assignment, Envelope, Instant, PAYLOAD_TYPE, PrivateKey, Scheme, Statement};
+use driftlock_common::trust::{Anchors, Assignment, Envelope, PAYLOAD_TYPE, PrivateKey, Scheme, Statement, Timestamp};
 use tempfile::TempDir;
 
 use super::kit::manifest;
@@ -19,7 +19,7 @@ use crate::bundle;
 use crate::config::{Target, Trust};
 use crate::failure::Failure;
 
-const NOW: Instant = Instant::EARLIEST;
+const NOW: Timestamp = Timestamp::EARLIEST;
 
 fn key(number: u8) -> PrivateKey {
     PrivateKey::from_random(Scheme::Ed25519, &[number; 32]).unwrap()
@@ -247,7 +247,7 @@ fn going_back_is_a_new_assignment_and_an_old_one_is_refused() {
 fn attacks_on_an_assignment_are_refused() {
     let mut host = Assigning::new();
     let manifest = host.build("x");
-    let later = Instant::from_unix(NOW.unix() + 60);
+    let later = Timestamp::from_unix(NOW.unix() + 60);
     host.assign(2, 1, manifest, |_| {});
     assert!(host.refused().contains("the assignment is refused: signed by 0 of the 1"), "another key");
     host.assign(1, 1, manifest, |said| said.target = Some("db".to_owned()));

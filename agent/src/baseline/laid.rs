@@ -9,7 +9,7 @@ use driftlock_common::manifest::{Header, MAX_PART_NAME, Manifest, Part};
 use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::tree::{EntryId, Origin, Overlay, Places, Tree};
-use driftlock_common::trust::Instant;
+use driftlock_common::trust::Timestamp;
 
 use super::{BaselineError, Provenance};
 
@@ -64,7 +64,7 @@ impl Laid {
     }
 
     /// When the first of them can no longer be trusted.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(super) fn until(&self) -> Option<Timestamp> {
         self.provenances.iter().filter_map(|provenance| provenance.voucher.until).min()
     }
 
@@ -234,7 +234,7 @@ mod tests {
             assert!(said.contains(words) && !said.contains('\n'), "{said}");
             assert_eq!(failure.exit.code(), code, "{said}");
         }
-        let terms = Terms { anchors: Arc::default(), now: Instant::EARLIEST, assigned: None };
+        let terms = Terms { anchors: Arc::default(), now: Timestamp::EARLIEST, assigned: None };
         let signed = Baseline::load_all(&paths[..2], &Accept::Signed(terms)).unwrap_err();
         assert!(matches!(signed, BaselineError::NotSigned(path) if path == paths[0]));
     }

@@ -24,7 +24,7 @@ use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, P
 use driftlock_common::path::TreePath;
 use driftlock_common::policy::{Ruling, Severity};
 use driftlock_common::profile::Profile;
-use driftlock_common::trust::Instant;
+use driftlock_common::trust::Timestamp;
 use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan};
@@ -249,7 +249,7 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             manifest: (named != "none").then(|| manifest(named)),
             refused: if refused { "truncated".to_owned() } else { String::new() },
             expired: if expired { "too old".to_owned() } else { String::new() },
-            until: ends.map(|seconds| Instant::from_unix(1_700_000_000 + seconds.parse::<i64>().unwrap())),
+            until: ends.map(|seconds| Timestamp::from_unix(1_700_000_000 + seconds.parse::<i64>().unwrap())),
             policy: policy.map(|name| PolicyView {
                 name: name.to_owned(),
                 digest: OciDigest::blake3(Digest::blake3(name.as_bytes())),

@@ -7,7 +7,7 @@ use driftlock_common::coverage::{Coverage, WatchMode};
 use driftlock_common::event::{Body, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, Summary, Unjudged};
 use driftlock_common::path::TreePath;
-use driftlock_common::trust::Instant;
+use driftlock_common::trust::Timestamp;
 
 use super::conditions::Conditions;
 use super::dirty::Dirty;
@@ -378,7 +378,7 @@ impl Target {
     }
 
     /// When what it is compared with ended to be accepted, said once. Between two looks the clock may have been set.
-    pub(super) fn has_expired(&mut self, now: Now) -> Option<Instant> {
+    pub(super) fn has_expired(&mut self, now: Now) -> Option<Timestamp> {
         let end = self.plan.until.filter(|_| !self.expired)?;
         let left = end.unix().saturating_mul(1000).saturating_sub(now.unix_ms);
         self.expired = left <= 0;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::envelope::{Claim, Envelope};
-use super::instant::Instant;
 use super::key::{KeyId, PublicKey};
 use super::statement::Statement;
+use super::timestamp::Timestamp;
 use crate::digest::Digest;
 
 /// The most keys of a target: each is tried with each signature.
@@ -38,9 +38,9 @@ pub struct Anchor {
     /// The key.
     pub key: PublicKey,
     /// Nothing that is judged earlier counts.
-    pub not_before: Option<Instant>,
+    pub not_before: Option<Timestamp>,
     /// Nothing that is judged then or later counts.
-    pub expires: Option<Instant>,
+    pub expires: Option<Timestamp>,
     /// Nothing counts, whenever it was signed.
     pub revoked: bool,
 }
@@ -70,7 +70,7 @@ pub struct Trusted<'a> {
     /// The keys that counted, and no others.
     pub by: BTreeSet<KeyId>,
     /// When too few of them will still count; `None`: never.
-    pub until: Option<Instant>,
+    pub until: Option<Timestamp>,
 }
 
 /// Why something signed is not believed.
@@ -78,7 +78,7 @@ pub struct Trusted<'a> {
 pub enum Refusal {
     /// The host's clock cannot be right, so that nothing can be judged by it.
     #[error("this host's clock says {0}, before driftlock signed anything: set it")]
-    Clock(Instant),
+    Clock(Timestamp),
     /// No key may sign such a thing.
     #[error("no key is trusted with {}: {}", .0.plural(), .0.hint())]
     NoKeys(Role),
@@ -102,7 +102,7 @@ pub enum Refusal {
         /// Which signed and did not count.
         because: Because,
         /// By which it was judged.
-        now: Instant,
+        now: Timestamp,
     },
     /// There will be enough, or the clock is behind.
     #[error("signed by {have} of the {need} trusted key(s) that it takes{because}; this host's clock says {now}")]
@@ -114,7 +114,7 @@ pub enum Refusal {
         /// Which signed and did not count.
         because: Because,
         /// By which it was judged.
-        now: Instant,
+        now: Timestamp,
     },
     /// A good statement about something else.
     #[error("the statement is about {0}")]
@@ -164,8 +164,8 @@ impl Anchors {
     ///
     /// # Errors
     /// If it is not.
-    pub fn judge<'e>(&self, role: Role, envelope: &'e Envelope, now: Instant) -> Result<Trusted<'e>, Refusal> {
-        if now < Instant::EARLIEST {
+    pub fn judge<'e>(&self, role: Role, envelope: &'e Envelope, now: Timestamp) -> Result<Trusted<'e>, Refusal> {
+        if now < Timestamp::EARLIEST {
             return Err(Refusal::Clock(now));
         }
         let Some(quorum) = self.quorums.get(&role) else { return Err(Refusal::NoKeys(role)) };
@@ -198,8 +198,8 @@ impl Anchors {
             });
         }
         // The last to end count the longest.
-        let mut ends: Vec<Option<Instant>> = good.iter().map(|anchor| anchor.expires).collect();
-        ends.sort_by_key(|end| std::cmp::Reverse(end.map_or(i64::MAX, Instant::unix)));
+        let mut ends: Vec<Option<Timestamp>> = good.iter().map(|anchor| anchor.expires).collect();
+        ends.sort_by_key(|end| std::cmp::Reverse(end.map_or(i64::MAX, Timestamp::unix)));
         let until = ends.get(need - 1).copied().flatten();
         let claim = envelope.verify(good.iter().map(|anchor| &anchor.key));
         Ok(Trusted { by: claim.by().clone(), claim, until })

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::envelope::Claim;
-use super::instant::Instant;
 use super::statement::{Digests, KindJson, PAYLOAD_TYPE, STATEMENT_TYPE, StatementError, SubjectJson};
+use super::timestamp::Timestamp;
 use crate::digest::Digest;
 use crate::json::{Checked, Object, objects, present};
 use crate::path::Escaped;
@@ -29,9 +29,9 @@ pub struct Assignment {
     /// From 1 to [`MAX_SERIAL`].
     pub serial: u64,
     /// It does not count earlier.
-    pub not_before: Option<Instant>,
+    pub not_before: Option<Timestamp>,
     /// It does not count then or later.
-    pub expires: Option<Instant>,
+    pub expires: Option<Timestamp>,
 }
 
 /// By which an assignment is told from those before it.
@@ -66,17 +66,17 @@ pub enum Unassigned {
     #[error("it counts only from {begin}; this host's clock says {now}")]
     NotYet {
         /// When it comes.
-        begin: Instant,
+        begin: Timestamp,
         /// By which it was judged.
-        now: Instant,
+        now: Timestamp,
     },
     /// Its time is over.
     #[error("it counted until {end}; this host's clock says {now}")]
     Expired {
         /// When it ended.
-        end: Instant,
+        end: Timestamp,
         /// By which it was judged.
-        now: Instant,
+        now: Timestamp,
     },
 }
 
@@ -146,7 +146,7 @@ impl Assignment {
     ///
     /// # Errors
     /// If it does not.
-    pub fn check(&self, target: &str, labels: &BTreeMap<String, String>, now: Instant) -> Result<(), Unassigned> {
+    pub fn check(&self, target: &str, labels: &BTreeMap<String, String>, now: Timestamp) -> Result<(), Unassigned> {
         if let Some(other) = self.target.as_ref().filter(|name| *name != target) {
             return Err(Unassigned::Elsewhere(format!("the target {other:?}")));
         }
@@ -201,7 +201,7 @@ struct Predicate {
     manifest: Object<Digests>,
     serial: u64,
     #[serde(rename = "notBefore", default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    not_before: Option<Instant>,
+    not_before: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    expires: Option<Instant>,
+    expires: Option<Timestamp>,
 }

@@ -9,8 +9,8 @@ use std::fmt;
 use toml::de::{DeTable, DeValue};
 
 use super::anchor::{Anchor, Anchors, MAX_KEYS, Quorum, Role, Source};
-use super::instant::Instant;
 use super::key::{KeyId, PublicKey};
+use super::timestamp::Timestamp;
 use crate::digest::{Algorithm, OciDigest};
 use crate::section::{At, Problem, Problems, Section, quoted, table_of, text_of};
 
@@ -117,8 +117,8 @@ fn anchor(table: &DeTable<'_>, offset: usize, problems: &mut Problems<'_>) -> Op
     })
 }
 
-fn instant(section: &Section<'_>, key: &str, problems: &mut Problems<'_>) -> Option<Instant> {
-    let read = |value: &DeValue<'_>| Instant::parse(&value.as_datetime()?.to_string());
+fn instant(section: &Section<'_>, key: &str, problems: &mut Problems<'_>) -> Option<Timestamp> {
+    let read = |value: &DeValue<'_>| Timestamp::parse(&value.as_datetime()?.to_string());
     section.take(key, problems, "a time like 2026-11-30T12:00:00Z", read).map(|at| at.value)
 }
 

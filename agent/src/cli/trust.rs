@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use driftlock_common::digest::Digest;
 use driftlock_common::path::plain_text;
-use driftlock_common::trust::{Instant, Scheme};
+use driftlock_common::trust::{Scheme, Timestamp};
 
 use super::AnswerFormatArg;
 
@@ -95,10 +95,10 @@ pub struct AssignArgs {
     pub serial: u64,
     /// It does not count earlier
     #[arg(long, value_name = "TIME", value_parser = crate::command::assign::instant)]
-    pub not_before: Option<Instant>,
+    pub not_before: Option<Timestamp>,
     /// It does not count then or later
     #[arg(long, value_name = "TIME", value_parser = crate::command::assign::instant)]
-    pub expires: Option<Instant>,
+    pub expires: Option<Timestamp>,
     /// Who signs.
     #[command(flatten)]
     pub signer: SignerArgs,

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use driftlock_common::digest::Digest;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Assignment, Envelope, Instant, PAYLOAD_TYPE, Statement};
+use driftlock_common::trust::{Assignment, Envelope, PAYLOAD_TYPE, Statement, Timestamp};
 
 use super::sign;
 use crate::baseline::{Accept, Baseline, BaselineError};
@@ -77,8 +77,8 @@ fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 /// Reads RFC 3339, for the command line.
-pub fn instant(text: &str) -> Result<Instant, &'static str> {
-    Instant::parse(text).ok_or("write a time as RFC 3339 has it, such as 2027-01-31T00:00:00Z")
+pub fn instant(text: &str) -> Result<Timestamp, &'static str> {
+    Timestamp::parse(text).ok_or("write a time as RFC 3339 has it, such as 2027-01-31T00:00:00Z")
 }
 
 fn usage(error: impl Into<anyhow::Error>) -> Failure {

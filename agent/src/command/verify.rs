@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use driftlock_common::digest::{Algorithm, Digest};
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Anchors, Instant, KeyId, Role, Statement};
+use driftlock_common::trust::{Anchors, KeyId, Role, Statement, Timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -85,7 +85,7 @@ fn refuse(args: &VerifyArgs, why: &str) -> Failure {
 struct Verified<'a> {
     statement: Statement,
     signers: Vec<Signer<'a>>,
-    until: Option<Instant>,
+    until: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -107,7 +107,7 @@ impl Verified<'_> {
             verified: bool,
             signed_by: &'a [Signer<'a>],
             #[serde(skip_serializing_if = "Option::is_none")]
-            until: Option<Instant>,
+            until: Option<Timestamp>,
             statement: &'a RawValue,
         }
         let statement = String::from_utf8(self.statement.encode()).map_err(io::Error::other)?;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use driftlock_common::trust::{Anchors, Instant, Role, Statement};
+use driftlock_common::trust::{Anchors, Role, Statement, Timestamp};
 use tempfile::TempDir;
 
 use crate::command::attach::pinned;
@@ -18,7 +18,7 @@ pub(super) struct Fetched {
 }
 
 /// Finds the manifest of `registry:HOST/REPO@sha256:DIGEST` that is signed by enough of the keys.
-pub(super) fn fetch(text: &str, anchors: &Anchors, now: Instant) -> Result<Fetched, Failure> {
+pub(super) fn fetch(text: &str, anchors: &Anchors, now: Timestamp) -> Result<Fetched, Failure> {
     let (repository, image) = pinned(text)?;
     let directory = tempfile::Builder::new().prefix("driftlock-").tempdir();
     let directory = directory.map_err(|error| Failure::output("a directory for what is fetched", error))?;

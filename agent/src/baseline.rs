@@ -2,25 +2,30 @@
 //! deciding what happens when a manifest is refused.
 
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 pub(crate) mod kit;
 mod laid;
 mod left_out;
 mod origins;
 
-use std::fs::{File, Metadata};
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use driftlock_common::digest::{Algorithm, Digest, OciDigest};
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::ManifestView;
 use driftlock_common::manifest::{Header, MAX_LINE, Manifest, ManifestError, Meaning, Problem, Reader, SealedIn};
-use driftlock_common::path::TreePath;
+use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::tree::{EntryId, MAX_PARTS, Origin, Tree, TreeError};
+use driftlock_common::trust::{Anchors, KeyId, Refusal, Role, Statement, StatementError, Timestamp};
 use sha2::Digest as _;
 
+use crate::assigned::Assigned;
+use crate::bundle::{self, BundleError, Opened, Stream};
 use crate::failure::Failure;
 use crate::scan::Expected;
 use laid::Laid;
@@ -58,39 +63,96 @@ struct Provenance {
     tree: OciDigest,
     sha256: Digest,
     trust: Trust,
+    voucher: Voucher,
+}
+
+/// Who vouches for a manifest; nobody, if it is not signed.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+struct Voucher {
+    keys: BTreeSet<KeyId>,
+    until: Option<Timestamp>,
 }
 
 /// How far a baseline is trusted, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
-    /// A bare manifest: whoever could write the file could write the truth.
+    /// A bare manifest, or a bundle that nobody verified: whoever could write the file could write the truth.
     Unsigned,
+    /// Signed by as many of the caller's keys as it takes.
+    Signed,
 }
 
 /// What the caller accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Accept {
-    /// A bare manifest too, shown as `unsigned`.
+    /// Everything, signatures unseen: all of it is shown as `unsigned`.
     Unsigned,
-    /// Only a signed one. This version has no signatures, so none is.
-    Signed,
+    /// A bare manifest, shown as `unsigned`. A bundle is refused: there is no key to verify it with, and to pass over its
+    /// signature must be somebody's wish.
+    Bare,
+    /// Only what is signed.
+    Signed(Terms),
+}
+
+/// Whom the caller believes, and when.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Whom.
+    pub anchors: Arc<Anchors>,
+    /// What the clock says.
+    pub now: Timestamp,
+    /// Which manifest it must be, if an assignment says so.
+    pub assigned: Option<Assigned>,
 }
 
 /// Why a file is not a baseline.
 #[derive(Debug, thiserror::Error)]
 pub enum BaselineError {
-    /// The file cannot be opened.
-    #[error("{}", .0.display())]
-    Open(PathBuf, #[source] io::Error),
+    /// A file of a bundle, or of a manifest, cannot be used.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// The file cannot be read.
-    #[error("{}", .0.display())]
+    #[error("{}", shown(.0))]
     Read(PathBuf, #[source] io::Error),
     /// The file is not a manifest.
-    #[error("{}: not a manifest that can be used", .0.display())]
+    #[error("{}: not a manifest that can be used", shown(.0))]
     Manifest(PathBuf, #[source] ManifestError),
-    /// Nobody signed it, and the caller accepts no such manifest.
-    #[error("{}: refused, because it is not signed and --require-signed was given; this version has no signatures: leave --require-signed out, and protect the way of the manifest by other means", .0.display())]
+    /// A bare manifest, where only what is signed is accepted.
+    #[error("{}: refused, because nobody signed it: name a bundle, which driftlock seal --sign or driftlock sign makes", shown(.0))]
     NotSigned(PathBuf),
+    /// A bundle, and nothing to verify it with.
+    #[error("{}: refused, because it is signed and no key was given that must have signed it: --key FILE, or --allow-unsigned to take it as if nobody had signed it", shown(.0))]
+    NoKey(PathBuf),
+    /// A bundle whose signatures are not enough, or are about something else.
+    #[error("{}: refused: {}", shown(.0), .1)]
+    Refused(PathBuf, Refusal),
+    /// What was signed is no statement about a manifest.
+    #[error("{}: {}", shown(.0), .1)]
+    Statement(PathBuf, StatementError),
+    /// The manifest beside the bundle cannot be used.
+    #[error("{}: the manifest beside it cannot be used", shown(.0))]
+    Beside(PathBuf, #[source] ManifestError),
+    /// The manifest beside the bundle is not the one that was signed.
+    #[error("{}: refused, because the manifest beside it is not the one that was signed: its SHA-256 is {found}", shown(.path))]
+    Swapped {
+        /// The bundle.
+        path: PathBuf,
+        /// SHA-256 of what lies there.
+        found: Digest,
+    },
+    /// What was signed of the manifest is not what it says itself.
+    #[error("{}: refused, because what was signed is not what the manifest says: another {}", shown(.0), .1)]
+    Unlike(PathBuf, &'static str),
+    /// The assignment names another one.
+    #[error("{}: refused, because the assignment names another manifest: {assigned}, not {found}", shown(.path))]
+    NotAssigned {
+        /// The bundle.
+        path: PathBuf,
+        /// What the assignment names.
+        assigned: Digest,
+        /// What the bundle is about.
+        found: Digest,
+    },
     /// No file was named.
     #[error("no manifest was named")]
     None,
@@ -113,8 +175,8 @@ impl Baseline {
     ///
     /// # Errors
     /// If the file cannot be read, is not a manifest, or `accept` does not allow it.
-    pub fn load(path: &Path, accept: Accept) -> Result<Self, BaselineError> {
-        let (manifest, provenance) = Provenance::read(path, open(path)?, accept)?;
+    pub fn load(path: &Path, accept: &Accept) -> Result<Self, BaselineError> {
+        let (manifest, provenance) = Provenance::read(path, bundle::open(path)?, accept)?;
         Ok(Self { manifest, tree: provenance.tree, made: Made::One(Box::new(provenance)) })
     }
 
@@ -125,17 +187,16 @@ impl Baseline {
     /// # Errors
     /// If any of the files cannot be read, is not a manifest, or `accept` does not allow it; if they cannot be laid over each
     /// other: a file named twice, different content digests, none, or more than [`MAX_PARTS`].
-    pub fn load_all(paths: &[PathBuf], accept: Accept) -> Result<Self, BaselineError> {
+    pub fn load_all(paths: &[PathBuf], accept: &Accept) -> Result<Self, BaselineError> {
         match paths {
             [] => return Err(BaselineError::None),
             [path] => return Self::load(path, accept),
             _ if paths.len() > MAX_PARTS => return Err(BaselineError::TooMany(paths.len())),
             _ => {}
         }
-        let opened = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-        for (index, (_, metadata)) in opened.iter().enumerate() {
-            let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
-            if let Some(first) = opened[..index].iter().position(|(_, other)| identity(other) == identity(metadata)) {
+        let opened = paths.iter().map(|path| bundle::open(path)).collect::<Result<Vec<_>, _>>()?;
+        for (index, one) in opened.iter().enumerate() {
+            if let Some(first) = opened[..index].iter().position(|other| other.identity() == one.identity()) {
                 return Err(BaselineError::Same(paths[first].clone(), paths[index].clone()));
             }
         }
@@ -174,6 +235,14 @@ impl Baseline {
         self.manifest.leaves_out(path)
     }
 
+    /// When it can no longer be trusted, as far as is known now; `None`: never, or it is not trusted anyway.
+    pub fn until(&self) -> Option<Timestamp> {
+        match &self.made {
+            Made::One(provenance) => provenance.voucher.until,
+            Made::Several(laid) => laid.until(),
+        }
+    }
+
     /// Which manifest this is, for reports.
     pub fn view(&self) -> ManifestView {
         match &self.made {
@@ -181,6 +250,7 @@ impl Baseline {
                 tree: self.tree,
                 sha256: provenance.sha256,
                 trust: provenance.trust.name().into(),
+                key: provenance.voucher.shown(),
                 origin: origin(&self.manifest.header).into(),
                 parts: Vec::new(),
             },
@@ -189,9 +259,25 @@ impl Baseline {
     }
 }
 
-fn open(path: &Path) -> Result<(File, Metadata), BaselineError> {
-    let opened = File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
-    opened.map_err(|error| BaselineError::Open(path.to_owned(), error))
+/// What a statement says otherwise than the manifest that it is about.
+fn unlike(statement: &Statement, manifest: &Manifest, tree: OciDigest) -> Option<&'static str> {
+    let header = &manifest.header;
+    let totals = manifest.totals();
+    [
+        (statement.tree == tree, "tree"),
+        (statement.profile == header.profile, "profile"),
+        (statement.content == header.content, "content digest"),
+        (statement.excludes.iter().map(String::as_str).eq(header.excludes.iter()), "list of excludes"),
+        (statement.counts.entries == totals.entries, "number of entries"),
+        (statement.counts.bytes == totals.bytes, "number of bytes"),
+        (statement.source == header.source, "source"),
+    ]
+    .into_iter()
+    .find_map(|(same, what)| (!same).then_some(what))
+}
+
+fn shown(path: &Path) -> Escaped<'_> {
+    Escaped(path.as_os_str().as_encoded_bytes())
 }
 
 /// The word for what was sealed.
@@ -204,27 +290,82 @@ impl Trust {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unsigned => "unsigned",
+            Self::Signed => "signed",
         }
     }
 }
 
+impl Voucher {
+    /// The names of the keys.
+    fn shown(&self) -> Option<String> {
+        let names: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
+        (!names.is_empty()).then(|| names.join(" "))
+    }
+}
+
 impl Provenance {
-    fn read(
-        path: &Path,
-        (file, metadata): (File, Metadata),
-        accept: Accept,
-    ) -> Result<(Manifest, Self), BaselineError> {
-        let mut places = metadata.is_file().then(Places::new);
-        let (manifest, tree, sha256) = read_named(&file, places.as_mut()).map_err(|error| match error {
-            ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
-            ReadError::Manifest(error) => BaselineError::Manifest(path.to_owned(), error),
-        })?;
-        let origins = places.map(|places| places.of(file, manifest.tree.iter().len()));
-        match accept {
-            Accept::Unsigned => Ok((manifest, Self { origins, tree, sha256, trust: Trust::Unsigned })),
-            // Last: a file that is no manifest is that first.
-            Accept::Signed => Err(BaselineError::NotSigned(path.to_owned())),
+    fn read(path: &Path, opened: Opened, accept: &Accept) -> Result<(Manifest, Self), BaselineError> {
+        if !opened.is_manifest() {
+            return Self::read_bundle(path, opened, accept);
         }
+        let read = Self::read_stream(path, opened.manifest()?, BaselineError::Manifest)?;
+        match accept {
+            Accept::Unsigned | Accept::Bare => Ok(read),
+            // Last: a file that is no manifest is that first.
+            Accept::Signed(_) => Err(BaselineError::NotSigned(path.to_owned())),
+        }
+    }
+
+    /// Signatures first, then what they are over, then the manifest that this names.
+    fn read_bundle(path: &Path, opened: Opened, accept: &Accept) -> Result<(Manifest, Self), BaselineError> {
+        let named = || path.to_owned();
+        let refused = |refusal| BaselineError::Refused(named(), refusal);
+        let envelope = opened.envelope()?;
+        let (claim, trust, mut voucher) = match accept {
+            Accept::Bare => return Err(BaselineError::NoKey(named())),
+            Accept::Unsigned => (envelope.verify([]), Trust::Unsigned, Voucher::default()),
+            Accept::Signed(terms) => {
+                let trusted = terms.anchors.judge(Role::Manifest, &envelope, terms.now).map_err(refused)?;
+                (trusted.claim, Trust::Signed, Voucher { keys: trusted.by, until: trusted.until })
+            }
+        };
+        let statement = Statement::read(&claim).map_err(|error| BaselineError::Statement(named(), error))?;
+        if let Accept::Signed(Terms { anchors, assigned, .. }) = accept {
+            anchors.check_source(&statement).map_err(refused)?;
+            if let Some(assigned) = assigned {
+                if assigned.manifest() != statement.manifest {
+                    let (assigned, found) = (assigned.manifest(), statement.manifest);
+                    return Err(BaselineError::NotAssigned { path: named(), assigned, found });
+                }
+                voucher.until = voucher.until.into_iter().chain(assigned.until()).min();
+            }
+        }
+        let stream = bundle::beside(path, statement.manifest)?;
+        let (manifest, read) = Self::read_stream(path, stream, BaselineError::Beside)?;
+        if read.sha256 != statement.manifest {
+            return Err(BaselineError::Swapped { path: named(), found: read.sha256 });
+        }
+        match unlike(&statement, &manifest, read.tree) {
+            Some(what) => Err(BaselineError::Unlike(named(), what)),
+            None => Ok((manifest, Self { trust, voucher, ..read })),
+        }
+    }
+
+    /// Nobody vouches for it yet.
+    fn read_stream(
+        path: &Path,
+        mut stream: Stream,
+        malformed: fn(PathBuf, ManifestError) -> BaselineError,
+    ) -> Result<(Manifest, Self), BaselineError> {
+        let again = stream.again();
+        let mut places = again.is_some().then(Places::new);
+        let (manifest, tree, sha256) = read_named(stream, places.as_mut()).map_err(|error| match error {
+            ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
+            ReadError::Manifest(error) => malformed(path.to_owned(), error),
+        })?;
+        let entries = manifest.tree.iter().len();
+        let origins = places.zip(again).map(|(places, file)| places.of(file, entries));
+        Ok((manifest, Self { origins, tree, sha256, trust: Trust::Unsigned, voucher: Voucher::default() }))
     }
 
     /// Where `own`, an entry of the file with this header, came from; `id` is what it is in `tree`.
@@ -349,15 +490,30 @@ fn meanings(header: &Header, lines: &[u8]) -> Vec<Result<Meaning, Problem>> {
     meanings
 }
 
+impl BaselineError {
+    /// Whether only time made it so.
+    pub const fn is_expiry(&self) -> bool {
+        matches!(self, Self::Refused(_, refusal) if refusal.is_expiry())
+    }
+}
+
 impl From<BaselineError> for Failure {
     fn from(error: BaselineError) -> Self {
         match error {
-            BaselineError::Open(path, error) | BaselineError::Read(path, error) => Self::input(path.display(), error),
-            BaselineError::Manifest(..) | BaselineError::Algorithms(..) | BaselineError::TooLarge(_) => {
-                Self::new(Exit::Malformed, error)
-            }
+            BaselineError::Bundle(error) => error.into(),
+            BaselineError::Read(path, error) => Self::input(shown(&path), error),
+            BaselineError::Manifest(..)
+            | BaselineError::Statement(..)
+            | BaselineError::Beside(..)
+            | BaselineError::Algorithms(..)
+            | BaselineError::TooLarge(_) => Self::new(Exit::Malformed, error),
             BaselineError::None | BaselineError::TooMany(_) | BaselineError::Same(..) => Self::new(Exit::Usage, error),
-            BaselineError::NotSigned(_) => Self::new(Exit::Refused, error),
+            BaselineError::NotSigned(_)
+            | BaselineError::NoKey(_)
+            | BaselineError::Refused(..)
+            | BaselineError::Swapped { .. }
+            | BaselineError::Unlike(..)
+            | BaselineError::NotAssigned { .. } => Self::new(Exit::Refused, error),
         }
     }
 }
@@ -421,7 +577,7 @@ mod tests {
                 Manifest { header: Header::new(Profile::Portable, Algorithm::Blake3, Excludes::none()), tree };
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), manifest.encode()).unwrap();
-            let baseline = Baseline::load(file.path(), Accept::Unsigned).unwrap();
+            let baseline = Baseline::load(file.path(), &Accept::Unsigned).unwrap();
             let forwards: Vec<EntryId> = manifest.tree.iter().collect();
             for id in forwards.iter().chain(forwards.iter().rev()) {
                 assert_eq!(baseline.manifest().tree.origin(*id), Origin::default(), "held in memory");

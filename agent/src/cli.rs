@@ -2,6 +2,7 @@
 //! need the host.
 
 mod policy;
+mod trust;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::scan::IdView;
 pub use policy::{
     FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
 };
+pub use trust::{AssignArgs, AttachArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, SignerArgs, VerifyArgs};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -36,10 +38,20 @@ pub enum Verb {
     Scan(ScanArgs),
     /// Compare two manifests, or anything that seal reads
     Diff(DiffArgs),
-    /// Show what a manifest holds
+    /// Show what a manifest or a bundle holds, unverified
     Show(ShowArgs),
     /// Write what other programs check a tree with: mtree, sha256sum, b3sum
     Export(ExportArgs),
+    /// Make a key that signs manifests
+    Keygen(KeygenArgs),
+    /// Sign a manifest, or add a signature to a bundle or an assignment
+    Sign(SignArgs),
+    /// Verify who signed a bundle, and show what they state
+    Verify(VerifyArgs),
+    /// Put a bundle beside its image in a registry
+    Attach(AttachArgs),
+    /// Sign which manifest a target must match
+    Assign(AssignArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
     /// Ask the agent on this host what it watches, how well, what is open, and what it is doing
@@ -92,12 +104,15 @@ pub struct SealArgs {
     /// What to seal
     #[arg(value_name = "SOURCE")]
     pub source: String,
-    /// Where the manifest goes; - is stdout
+    /// Where the manifest goes; - is stdout. Signed, it is where the bundle goes
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// The terms.
     #[command(flatten)]
     pub terms: TermsArgs,
+    /// Signing it.
+    #[command(flatten)]
+    pub sign: SealSignArgs,
     /// Leave the informational SHA-256 of each file out
     #[arg(long)]
     pub no_sha256: bool,
@@ -115,10 +130,21 @@ pub struct SealArgs {
 /// `driftlock scan`.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    /// What the tree must match; given several times, all of them, each laid over those before it: base, application,
+    /// What the tree must match: a manifest, or a bundle with its manifest beside it; given several times, all of them, each laid over those before it: base, application,
     /// configuration
-    #[arg(long = "manifest", value_name = "FILE", required = true)]
+    #[arg(long = "manifest", value_name = "FILE", required_unless_present = "image")]
     pub manifests: Vec<PathBuf>,
+    /// An image in a registry, registry:HOST/REPO@sha256:DIGEST, whose signed manifest is found there, where driftlock attach
+    /// put it, and must be signed by a --key. Several that are signed and differ are refused
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["manifests", "allow_unsigned"], requires = "keys")]
+    pub image: Option<String>,
+    /// A public key (PEM) that must have signed it, given several times: any one of them. A manifest without a bundle is
+    /// then refused
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// Take a bundle without a key, as if nobody had signed it
+    #[arg(long, conflicts_with_all = ["keys", "require_signed"])]
+    pub allow_unsigned: bool,
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t = FormatArg::Text)]
     pub format: FormatArg,
@@ -145,7 +171,7 @@ pub struct ScanArgs {
     /// that are one line else; the other forms have each in any case
     #[arg(long)]
     pub all: bool,
-    /// Refuse a manifest that is not signed: in this version every one
+    /// Refuse a manifest that is not signed by a --key, also where none is given
     #[arg(long)]
     pub require_signed: bool,
     /// Remember in FILE what was found as sealed, and read the next time only what stat says has moved since, and within
@@ -194,7 +220,7 @@ pub struct DiffArgs {
 /// `driftlock show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The manifest
+    /// The manifest, or a bundle, which is shown without verifying it
     pub file: PathBuf,
     /// List every path, as ls -l does, with the layers that gave it and their build steps
     #[arg(short, long)]

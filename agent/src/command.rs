@@ -2,10 +2,13 @@
 
 pub mod agent;
 mod ask;
+pub mod assign;
+pub mod attach;
 pub mod check_config;
 pub mod diff;
 pub mod doctor;
 pub mod export;
+pub mod keygen;
 pub mod policy;
 pub mod rescan;
 pub mod scan;
@@ -13,6 +16,8 @@ pub mod seal;
 pub mod show;
 pub mod status;
 pub mod wait;
+pub mod sign;
+pub mod verify;
 
 use driftlock_common::exit::Exit;
 
@@ -27,6 +32,11 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Diff(args) => diff::run(args),
         Verb::Show(args) => show::run(args),
         Verb::Export(args) => export::run(args),
+        Verb::Keygen(args) => keygen::run(args),
+        Verb::Sign(args) => sign::run(args),
+        Verb::Verify(args) => verify::run(args),
+        Verb::Attach(args) => attach::run(args),
+        Verb::Assign(args) => assign::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rescan(args) => rescan::run(args),

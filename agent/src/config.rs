@@ -134,6 +134,10 @@ pub struct Target {
     pub manifests: Vec<PathBuf>,
     /// The file that says what may change, absolute; `None`: nothing may.
     pub policy: Option<PathBuf>,
+    /// Who must have signed what it is compared with.
+    pub trust: Trust,
+    /// The file that says which manifest it must match, absolute; `None`: the one that is there.
+    pub assignment: Option<PathBuf>,
     /// Whether a manifest without a signature is accepted.
     pub allow_unsigned: bool,
     /// Local excludes.
@@ -144,6 +148,18 @@ pub struct Target {
     pub mounts_allowed: BTreeSet<TreePath>,
     /// Whose view of users and groups is compared.
     pub id_map: IdView,
+}
+
+/// Who must have signed a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// Nobody is trusted.
+    #[default]
+    Nobody,
+    /// Any one of the keys in these files, absolute; at least one.
+    AnyOf(Vec<PathBuf>),
+    /// Whom a trust file says, absolute.
+    File(PathBuf),
 }
 
 /// Where a target's tree is.
@@ -298,6 +314,8 @@ impl Target {
             root: Location::Directory(root.into()),
             manifests: vec![manifest.into()],
             policy: None,
+            trust: Trust::default(),
+            assignment: None,
             allow_unsigned: false,
             exclude: Excludes::none(),
             mounts: Mounts::default(),
@@ -310,6 +328,19 @@ impl Target {
 /// Two: hashing must not be all that a host does.
 pub(crate) const fn default_threads() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(1)
+}
+
+// === impl Trust ===
+
+impl Trust {
+    /// The files that it names.
+    pub fn files(&self) -> &[PathBuf] {
+        match self {
+            Self::Nobody => &[],
+            Self::AnyOf(keys) => keys,
+            Self::File(file) => std::slice::from_ref(file),
+        }
+    }
 }
 
 // === impl Location ===
@@ -511,7 +542,16 @@ mod tests {
             ("state_dir = 'Memory'", "state_dir is not an absolute path, nor \"memory\""),
             ("target = 1", "target is written [[target]]"),
             ("[target]\nname = 'a'", "target is written [[target]]"),
-            ("[[target]]\ntrust = ['/k']", "target.trust is not available in this version"),
+            ("[[target]]\ntrust = []", "target.trust is an empty list"),
+            ("[[target]]\ntrust = ['k']", "target.trust is not an absolute path"),
+            ("[[target]]\ntrust = 7", "target.trust is not"),
+            ("[[target]]\ntrust = ['/k', '/k']", "target.trust names /k twice"),
+            ("[[target]]\nallow_unsigned = true\ntrust = ['/k']", "leave allow_unsigned out"),
+            ("[[target]]\nassignment = '/a'\nallow_unsigned = true", "target.assignment needs target.trust"),
+            (
+                "[[target]]\nassignment = '/a'\ntrust = '/t'\nmanifest = ['/a', '/b']",
+                "an assignment names one manifest",
+            ),
             ("[[target]]\nmanifest = 1", "target.manifest is not a text or a list of texts"),
             ("[[target]]\nmanifest = ['/a', 1]", "target.manifest is not a text or a list of texts"),
             ("[[target]]\nmanifest = []", "target.manifest is one file, or a list of at most 16"),

@@ -27,6 +27,7 @@ use driftlock_common::finding::{Finding, ManifestView, PolicyView, Summary};
 use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
 use driftlock_common::status::TargetStatus;
+use driftlock_common::trust::Timestamp;
 
 pub use clock::Now;
 
@@ -90,6 +91,10 @@ pub struct TargetPlan {
     pub manifest: Option<ManifestView>,
     /// Why its present manifest was not accepted; empty if it was.
     pub refused: String,
+    /// Why it is accepted no longer, because its time is over; empty if it is not.
+    pub expired: String,
+    /// When `manifest` will be accepted no longer; `None`: never, as far as is known.
+    pub until: Option<Timestamp>,
     /// What may differ; `None`: nothing may, or no policy was ever accepted.
     pub policy: Option<PolicyView>,
     /// Why its present policy was not accepted; empty if it was, or there is none.
@@ -422,9 +427,13 @@ impl Monitor {
             }
             for (reason, detail) in [
                 (ConditionReason::ManifestRefused, &target.refused),
+                (ConditionReason::ManifestExpired, &target.expired),
                 (ConditionReason::PolicyRefused, &target.policy_refused),
             ] {
+                let is_over = target.until.is_some_and(|until| until.unix().saturating_mul(1000) <= now.unix_ms);
                 actions.extend(match detail.as_str() {
+                    // That of the last one that was accepted; it is said below.
+                    "" if reason == ConditionReason::ManifestExpired && is_over => None,
                     "" => self.conditions.resolve(Some(&target.name), reason).map(record),
                     detail => self.conditions.open(Some(&target.name), reason, detail).map(record),
                 });
@@ -561,6 +570,11 @@ impl Monitor {
         for (name, target) in &mut self.targets {
             if let Some(detail) = target.becomes_stale(now.elapsed) {
                 let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
+                actions.extend(body.map(record));
+            }
+            if let Some(end) = target.has_expired(now) {
+                let detail = format!("what was signed counted until {end}: sign it anew");
+                let body = self.conditions.open(Some(name), ConditionReason::ManifestExpired, &detail);
                 actions.extend(body.map(record));
             }
             actions.extend(target.held_back(now.elapsed).into_iter().map(record));

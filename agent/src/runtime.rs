@@ -327,7 +327,7 @@ impl Runtime {
         let mut targets = Vec::with_capacity(self.config.targets.len());
         for target in &self.config.targets {
             let before = self.live.remove(&target.name);
-            let (now, plan) = Live::load(target.clone(), before, &self.config.watch, &self.state_dir).await;
+            let (now, plan) = Live::load(target.clone(), before, &self.config, &self.state_dir).await;
             targets.push(plan);
             live.insert(target.name.clone(), now);
         }

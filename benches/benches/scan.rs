@@ -232,7 +232,7 @@ impl Sealed {
     /// Loads the manifest in this process.
     fn load(&self) -> Result<Duration> {
         let began = Instant::now();
-        let baseline = Baseline::load(&self.manifest, Accept::Unsigned)?;
+        let baseline = Baseline::load(&self.manifest, &Accept::Unsigned)?;
         let took = began.elapsed();
         drop(baseline);
         Ok(took)
@@ -374,7 +374,7 @@ fn grow(wish: &Wish, promises: &mut Promises) -> Result<()> {
 /// A sweep as the agent does it, in this process; pressure is not looked at, because it depends on the machine.
 fn budget(wish: &Wish, promises: &mut Promises) -> Result<()> {
     let sealed = Sealed::make(wish, wish.trees.first().copied().unwrap_or(Kind::Usr))?;
-    let baseline = Baseline::load(&sealed.manifest, Accept::Unsigned)?;
+    let baseline = Baseline::load(&sealed.manifest, &Accept::Unsigned)?;
     let (root, pool) = (Root::open(&sealed.root)?, Pool::new(None)?);
     let least = Duration::from_millis(if wish.smoke { 500 } else { 20_000 });
     let allowance = Allowance::new(Limits { cpu: Some(SHARE), ..Limits::default() });

@@ -159,6 +159,7 @@ const fn blinds(reason: ConditionReason) -> bool {
         ConditionReason::RootLost
         | ConditionReason::MountOver
         | ConditionReason::ManifestRefused
+| ConditionReason::ManifestExpired
         // What the newer policy alerts on, the older one may tolerate.
         | ConditionReason::PolicyRefused
         | ConditionReason::CoverageStale

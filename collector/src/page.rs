@@ -103,6 +103,8 @@ struct Sealed {
     tree: String,
     short: String,
     trust: Shown,
+    /// The names of the keys that count.
+    key: Option<Shown>,
     origin: Shown,
     /// Names of what was laid over each other.
     parts: Vec<Shown>,
@@ -302,6 +304,7 @@ impl Sealed {
             short: shortened(&tree),
             tree,
             trust: Shown::name(&manifest.trust),
+            key: manifest.key.as_deref().map(Shown::name),
             origin: Shown::name(origin),
             parts: manifest.parts.iter().map(|part| Shown::escaped_text(&part.name)).collect(),
         }

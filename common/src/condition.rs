@@ -12,6 +12,8 @@ pub enum ConditionReason {
     MountOver,
     /// A target's manifest could not be accepted.
     ManifestRefused,
+    /// Who signed a target's manifest or assignment no longer counts, because its time is over.
+    ManifestExpired,
     /// A target's policy could not be accepted.
     PolicyRefused,
     /// No complete look at a target for too long.
@@ -44,7 +46,7 @@ pub enum ConditionReason {
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 17] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 18] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (
             Self::MountOver,
@@ -52,6 +54,11 @@ impl ConditionReason {
             "something is mounted over a part of the target, and hides what was sealed there",
         ),
         (Self::ManifestRefused, "manifest_refused", "the manifest was not accepted; the last accepted one stays"),
+        (
+            Self::ManifestExpired,
+            "manifest_expired",
+            "the time of who signed the manifest or its assignment is over; the last accepted one stays",
+        ),
         (
             Self::PolicyRefused,
             "policy_refused",

@@ -214,6 +214,9 @@ pub struct ManifestView {
     pub sha256: Digest,
     /// `signed` or `unsigned`.
     pub trust: Cow<'static, str>,
+    /// The names of the keys that count, with spaces between; absent if it is not signed, or has parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// `image`, `archive`, `dir`, …; `several` for what is of different ones.
     pub origin: Cow<'static, str>,
     /// What was laid over each other, in order, the last on top; absent if it is one manifest. Then `tree` is the digest of
@@ -234,6 +237,9 @@ pub struct PartView {
     pub sha256: Digest,
     /// `signed` or `unsigned`.
     pub trust: Cow<'static, str>,
+    /// The names of the keys that count, with spaces between; absent if it is not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// `image`, `archive`, `dir`, ….
     pub origin: Cow<'static, str>,
     /// The profile that it was sealed under; what is compared is the least of them.

@@ -6,6 +6,7 @@
 //! What of it counts is what is [`compared`]; what may differ all the same, and how loudly to say so, is a [`policy`].
 //! A drift is reported as a [`finding`]; trouble with the watching is a [`condition`], what can be vouched
 //! for is [`coverage`]; all travel as an [`event`].
+//! Who sealed a manifest is said by signed statements ([`trust`]).
 //! [`key`] says which known key an unknown one was meant to be. [`exit`] has the exit codes of both binaries.
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -16,11 +17,15 @@ pub mod profile;
 pub mod tree;
 pub mod canonical;
 pub mod pattern;
+mod json;
+pub mod key;
+mod section;
 pub mod manifest;
+pub mod trust;
 pub mod gap;
 pub mod drift;
 pub mod compared;
-pub mod key;
+
 pub mod policy;
 pub mod finding;
 pub mod condition;

@@ -2,7 +2,6 @@
 //! [`Manifest::write`] (format version 1). Must not own files, signatures or trust.
 
 mod header;
-mod json;
 mod line;
 mod entry;
 mod part;

@@ -11,7 +11,6 @@ mod index;
 mod judge;
 mod read;
 pub mod rotation;
-mod section;
 mod sensitive;
 pub mod simulate;
 
@@ -19,6 +18,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::section::Problem;
 pub use judge::{Cause, Context, Judged, Moment, Passed, Ruling, Verdict};
 
 use crate::digest::{Digest, OciDigest};
@@ -146,17 +146,6 @@ pub struct Policy {
 pub struct PolicyError {
     /// At least one, in the order of the text.
     pub problems: Vec<Problem>,
-}
-
-/// One thing that is wrong, where.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// From 1; 0 if it concerns the whole.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
-    /// What, and what to do.
-    pub what: String,
 }
 
 // === impl Policy ===
@@ -332,14 +321,5 @@ impl fmt::Display for PolicyError {
             fmt::Display::fmt(problem, f)?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line > 0 {
-            write!(f, "{}:{}: ", self.line, self.column)?;
-        }
-        f.write_str(&self.what)
     }
 }

@@ -271,12 +271,12 @@ mod tests {
     fn view(digest: u8, parts: Vec<PartView>) -> ManifestView {
         let digest = Digest::from_bytes([digest; 32]);
         let (trust, origin) = ("unsigned".into(), "dir".into());
-        ManifestView { tree: OciDigest::blake3(digest), sha256: digest, trust, origin, parts }
+        ManifestView { tree: OciDigest::blake3(digest), sha256: digest, trust, origin, key: None, parts }
     }
 
     fn part(digest: u8) -> PartView {
         let ManifestView { tree, sha256, trust, origin, .. } = view(digest, Vec::new());
-        PartView { name: "p".to_owned(), tree, sha256, trust, origin, profile: Profile::Portable }
+        PartView { name: "p".to_owned(), tree, sha256, trust, origin, key: None, profile: Profile::Portable }
     }
 
     fn target(exit: u8, look: Option<(u64, bool, ManifestView)>) -> TargetStatus {

@@ -37,6 +37,8 @@ pub struct AgentHome {
     pub limits: String,
     /// What is logged: `DRIFTLOCK_LOG`.
     pub log: String,
+    /// Whether every target takes what nobody signed.
+    pub unsigned: bool,
     /// Further keys of every target.
     pub keys: String,
     /// Lines of `[control]`.
@@ -69,6 +71,7 @@ impl AgentHome {
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
+            unsigned: true,
             keys: String::new(),
             control: String::new(),
         };
@@ -134,7 +137,8 @@ impl AgentHome {
     pub fn config(&self) -> String {
         let mut text = format!("state_dir = {:?}\n\n[host]\nid = {:?}\n", self.state_dir(), self.id);
         for (name, root, manifest) in &self.targets {
-            let target = format!("name = {name:?}\nroot = {root:?}\nmanifest = {manifest}\nallow_unsigned = true\n");
+            let unsigned = if self.unsigned { "allow_unsigned = true\n" } else { "" };
+            let target = format!("name = {name:?}\nroot = {root:?}\nmanifest = {manifest}\n{unsigned}");
             let _infallible = write!(text, "\n[[target]]\n{target}{}\n", self.keys);
         }
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);

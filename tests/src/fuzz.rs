@@ -30,6 +30,7 @@ use driftlock_common::policy::simulate::Simulation;
 use driftlock_common::policy::{Context, Moment, Policy};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::archive_path;
+use driftlock_common::trust::{Assignment, Envelope, PAYLOAD_TYPE, Statement};
 
 /// Checks some bytes; panics if an invariant does not hold.
 pub type Target = fn(&[u8]);
@@ -48,6 +49,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("history", history),
     ("registry", registry),
     ("mtree", mtree),
+    ("bundle", bundle),
     ("fanotify", fanotify),
 ];
 
@@ -63,6 +65,37 @@ pub fn manifest(data: &[u8]) {
     assert!(again.encode() == bytes, "one manifest was written in two ways");
     assert!(again.tree_digest() == manifest.tree_digest(), "one tree has two digests");
     assert!(diff(&manifest.tree, &manifest.tree).is_empty(), "a tree differs from itself");
+}
+
+/// A bundle, and whatever it states: what is read is written and read again as the same value.
+pub fn bundle(data: &[u8]) {
+    let envelope = match Envelope::parse(data) {
+        Ok(envelope) => envelope,
+        Err(error) => return assert_shown(&error.to_string()),
+    };
+    let bytes = envelope.encode();
+    let again = Envelope::parse(&bytes).expect("what was written can be read");
+    assert!(again == envelope && again.encode() == bytes, "reading and writing changed a bundle");
+    let claim = envelope.verify([]);
+    assert!(claim.by().is_empty(), "nobody verified it");
+    let written = |payload| Envelope::new(PAYLOAD_TYPE, payload);
+    match Statement::read(&claim) {
+        Ok(statement) => {
+            let again = written(statement.encode());
+            let again = Statement::read(&again.verify([])).expect("what was written can be read");
+            assert!(again == statement, "reading and writing changed a statement");
+            assert!(!statement.is_about(statement.manifest), "a manifest is no image");
+        }
+        Err(error) => assert_shown(&error.to_string()),
+    }
+    match Assignment::read(&claim) {
+        Ok((assignment, _)) => {
+            let again = written(assignment.encode());
+            let (again, _) = Assignment::read(&again.verify([])).expect("what was written can be read");
+            assert!(again == assignment, "reading and writing changed an assignment");
+        }
+        Err(error) => assert_shown(&error.to_string()),
+    }
 }
 
 /// An exclude pattern, a line feed, and a path.

@@ -43,6 +43,7 @@ pub mod require;
 pub mod sandbox;
 pub mod saved;
 pub mod schema;
+pub mod signed;
 pub mod storm;
 pub mod tamper;
 pub mod told;

@@ -73,6 +73,8 @@ pub enum Requirement {
     MemoryGroup,
     /// Tells the class of I/O of a thread.
     Ionice,
+    /// Runs a command under another clock.
+    Faketime,
     /// The kernel's measure of who has to wait.
     Pressure,
     /// Mounting what only a test sees.
@@ -109,6 +111,10 @@ pub enum Requirement {
     Rsync,
     /// Checks files out.
     Git,
+    /// Python with securesystemslib and in-toto-attestation.
+    AttestationPython,
+    /// Node.js with the verifier of Sigstore.
+    AttestationNode,
     /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
     Readers,
 }
@@ -200,6 +206,7 @@ impl Requirement {
             Self::Catatonit => &["catatonit"],
             Self::Fincore => &["fincore"],
             Self::Ionice => &["ionice"],
+            Self::Faketime => &["faketime"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
             Self::Xmllint => &["xmllint"],
             Self::CargoDeb => &["cargo-deb"],
@@ -221,6 +228,8 @@ impl Requirement {
             Self::Vim => &["vim", "vim.tiny"],
             Self::Rsync => &["rsync"],
             Self::Git => &["git"],
+            Self::AttestationPython => &["attestation-python"],
+            Self::AttestationNode => &["attestation-node"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

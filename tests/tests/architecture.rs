@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use driftlock_common::exit;
 
-/// The crates that the core may use, and why each is pure: encoding, hashing, JSON, TOML, likeness of words, error types.
-const CORE_DEPENDENCIES: [&str; 9] =
-    ["base64", "blake3", "hex", "serde", "serde_json", "sha2", "strsim", "thiserror", "toml"];
+/// The crates that the core may use, and why each is pure: encoding, hashing, signatures, JSON, TOML, likeness of words, error types.
+const CORE_DEPENDENCIES: [&str; 11] =
+    ["base64", "blake3", "ed25519-dalek", "hex", "p256", "serde", "serde_json", "sha2", "strsim", "thiserror", "toml"];
 
 /// What the core does not do: no files, no network, no clock, no threads, no printing, no logging.
 const NOT_IN_THE_CORE: [&str; 17] = [
@@ -129,6 +129,35 @@ fn exit_codes_are_in_one_table_in_order() {
         .collect();
     if !documented.is_empty() {
         assert_eq!(documented, codes, "the exit codes of the README are not those of common::exit");
+    }
+}
+
+/// A test is named as `file`: `test`, `test`.
+#[test]
+fn the_security_document_names_tests_that_are_there() {
+    let document = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let mut named = 0;
+    for line in document.lines() {
+        let spans: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+        let mut file = None;
+        for span in spans {
+            if span.ends_with(".rs") {
+                file = Some((span, fs::read_to_string(root().join(span)).unwrap_or_else(|_| panic!("no file {span}"))));
+            } else if let Some((name, text)) = &file {
+                let is_there = text.contains(&format!("fn {span}()")) || text.contains(&format!("{span}\""));
+                assert!(is_there, "{name} has no test {span:?}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 30, "only {named} tests are named");
+    // Each kind of access has a row, and each row a test.
+    for access in document.split("\n## ").filter(|section| section.starts_with("Who ")) {
+        let rows: Vec<&str> = access.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+        assert!(!rows.is_empty(), "{access}");
+        for row in rows {
+            assert!(row.contains(".rs`: `"), "no test: {row}");
+        }
     }
 }
 

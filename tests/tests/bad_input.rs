@@ -463,6 +463,137 @@ const SCAN: BadCommand = BadCommand { name: "", arguments: &[], unprivileged: fa
 
 const COMMANDS: &[BadCommand] = &[
     BadCommand {
+        name: "a key over one that is there",
+        arguments: &["keygen", "-o", "{}/k"],
+        code: 73,
+        says: &["/k.key: there is such a file already, and a key is never written over it"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a key in a directory that is not there",
+        arguments: &["keygen", "-o", "{}/nowhere/k"],
+        code: 73,
+        says: &["/nowhere/k.key", "No such file"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a manifest signed by a key that is not there",
+        arguments: &["sign", "{}/good.manifest", "--key", "{}/no.key", "-o", "{}/b"],
+        says: &["/no.key", "No such file"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a manifest signed by no key",
+        arguments: &["sign", "{}/good.manifest", "--key", "{}/file", "-o", "{}/b"],
+        code: 65,
+        says: &["/file: not a key: a PEM file begins with -----BEGIN"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a manifest signed by a public key",
+        arguments: &["sign", "{}/good.manifest", "--key", "{}/k.pub", "-o", "{}/b"],
+        code: 65,
+        says: &["/k.pub: a public key where a private one is needed"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a manifest signed without a bundle named",
+        arguments: &["sign", "{}/good.manifest", "--key", "{}/k.key"],
+        code: 64,
+        says: &["/good.manifest is a manifest", "-o BUNDLE"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "something signed that is nothing",
+        arguments: &["sign", "{}/file", "--key", "{}/k.key", "-o", "{}/b"],
+        code: 65,
+        says: &["/file: ", "line 1"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a bundle verified by no key",
+        arguments: &["verify", "{}/good.bundle", "--key", "{}/file"],
+        code: 65,
+        says: &["/file: not a key"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a manifest verified",
+        arguments: &["verify", "{}/good.manifest", "--key", "{}/k.pub"],
+        code: 77,
+        says: &["/good.manifest: refused, because nobody signed it"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a bundle that is not there verified",
+        arguments: &["verify", "{}/no.bundle", "--key", "{}/k.pub"],
+        says: &["/no.bundle", "No such file"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a bundle verified by an impossible number of keys",
+        arguments: &["verify", "{}/good.bundle", "--key", "{}/k.pub", "--threshold", "2"],
+        code: 64,
+        says: &["--threshold 2: only 1 different key(s) were given"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a bundle verified by a trust file that is a key",
+        arguments: &["verify", "{}/good.bundle", "--trust", "{}/k.pub"],
+        code: 65,
+        says: &["/k.pub: a key, not a trust file"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a bundle attached to a directory",
+        arguments: &["attach", "{}/good.bundle", "dir:{}/tree"],
+        code: 64,
+        says: &["not an image in a registry: write registry:HOST/REPO@sha256:DIGEST"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a bundle that is not there attached",
+        arguments: &[
+            "attach",
+            "{}/no.bundle",
+            "registry:127.0.0.1:1/app@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+        ],
+        says: &["/no.bundle", "No such file"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a scan of an image nobody serves",
+        arguments: &[
+            "scan",
+            "--key",
+            "{}/k.pub",
+            "--image",
+            "registry:127.0.0.1:1/app@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "{}/tree",
+        ],
+        code: 69,
+        says: &["127.0.0.1:1 cannot be reached"],
+        ..SCAN
+    },
+    BadCommand {
+        name: "a manifest assigned",
+        arguments: &[
+            "assign",
+            "{}/good.manifest",
+            "--target",
+            "app",
+            "--serial",
+            "1",
+            "--key",
+            "{}/k.key",
+            "-o",
+            "{}/a",
+        ],
+        code: 64,
+        says: &["/good.manifest: a manifest, which no agent with an assignment takes"],
+        ..SCAN
+    },
+    BadCommand {
         name: "a root that does not exist",
         arguments: &["scan", "--manifest", "{}/good.manifest", "{}/nowhere"],
         says: &["/nowhere", "No such file"],
@@ -617,6 +748,12 @@ fn a_bad_command(row: &BadCommand) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let tree = small_tree(&sandbox)?;
     small_manifest(&sandbox, &tree)?;
+    if row.arguments.iter().any(|argument| argument.contains("/k.") || argument.ends_with("/k")) {
+        let path = |name: &str| sandbox.path(name).display().to_string();
+        sandbox.driftlock(["keygen", "-o", &path("k")]).run()?.expect(0)?;
+        let sign = ["sign", &path("good.manifest"), "--key", &path("k.key"), "-o", &path("good.bundle")];
+        sandbox.driftlock(sign).run()?.expect(0)?;
+    }
     sandbox.write("file", "a file\n")?;
     sandbox.write("locked/inside", "nobody may read this\n")?;
     fs::set_permissions(sandbox.path("locked"), fs::Permissions::from_mode(0o000))?;
@@ -710,10 +847,10 @@ const CONFIGURATIONS: &[BadConfiguration] = &[
         says: &["agent.toml:", "allow_unsigned"],
     },
     BadConfiguration {
-        name: "keys to trust, which come later",
+        name: "keys to trust, and the wish for none",
         from: "allow_unsigned = true",
         to: "allow_unsigned = true\ntrust = [\"/etc/driftlock/build.pub\"]",
-        says: &["agent.toml:", "trust"],
+        says: &["agent.toml:", "trust", "leave allow_unsigned out"],
     },
     BadConfiguration {
         name: "a token without an endpoint",

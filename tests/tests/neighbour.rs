@@ -108,7 +108,7 @@ fn a_scan_makes_room() -> Result<()> {
     for index in 0..300 {
         tree.file(format!("d{}/{index}", index % 7), index.to_string())?;
     }
-    let baseline = Baseline::load(&seal(&sandbox, &tree)?, Accept::Unsigned)?;
+    let baseline = Baseline::load(&seal(&sandbox, &tree)?, &Accept::Unsigned)?;
     let (root, pool) = (Root::open(tree.root())?, Pool::new(None)?);
     let never = AtomicBool::new(false);
     let allowance = Allowance::new(Limits { yields: true, ..Limits::default() });

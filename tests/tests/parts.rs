@@ -366,8 +366,8 @@ fn refused() -> Result<()> {
         (&[good.clone(), second.clone(), link], 64, "link are the same file"),
         (&too_many, 64, "17 manifests: at most 16 are laid over each other"),
         (&[good.clone(), other], 65, "sha256 with sha256: seal them with the same content digest"),
-        (&[good.clone(), broken.clone()], 65, "broken: not a manifest that can be used"),
-        (&[broken, good.clone()], 65, "broken: not a manifest that can be used"),
+        (&[good.clone(), broken.clone()], 65, "broken: no manifest, and not a bundle: "),
+        (&[broken, good.clone()], 65, "broken: no manifest, and not a bundle: "),
         (&[good.clone(), second, absent], 66, "absent: No such file"),
     ] {
         let finished = scan(&sandbox, named, tree.root(), &[])?;

@@ -30,7 +30,7 @@ pub(crate) fn manifest(profile: Profile, excludes: &[&str], paths: &[&str]) -> M
 /// Written and read again.
 pub(crate) fn load(parts: &[Manifest]) -> Result<Baseline, BaselineError> {
     let dir = tempfile::tempdir().unwrap();
-    Baseline::load_all(&write(dir.path(), parts), Accept::Unsigned)
+    Baseline::load_all(&write(dir.path(), parts), &Accept::Unsigned)
 }
 
 /// Each as a file `0`, `1`, … of a directory.

@@ -9,6 +9,7 @@ use driftlock_common::manifest::{Header, MAX_PART_NAME, Manifest, Part};
 use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::tree::{EntryId, Origin, Overlay, Places, Tree};
+use driftlock_common::trust::Timestamp;
 
 use super::{BaselineError, Provenance};
 
@@ -62,6 +63,11 @@ impl Laid {
         self.provenances[part].origin(&self.parts[part].header, own, tree, id)
     }
 
+    /// When the first of them can no longer be trusted.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        self.provenances.iter().filter_map(|provenance| provenance.voucher.until).min()
+    }
+
     pub(super) fn view(&self, tree: OciDigest) -> ManifestView {
         let parts: Vec<PartView> = self.parts.iter().zip(&self.provenances).map(view).collect();
         let digests: String = parts.iter().map(|part| format!("{}\n", part.sha256)).collect();
@@ -73,6 +79,8 @@ impl Laid {
             tree,
             sha256: Digest::sha256(digests.as_bytes()),
             trust: weakest.map_or("unsigned", super::Trust::name).into(),
+            // Each part says who signed it.
+            key: None,
             origin: origin.unwrap_or_else(|| "several".into()),
             parts,
         }
@@ -85,6 +93,7 @@ fn view((part, provenance): (&Part, &Provenance)) -> PartView {
         tree: provenance.tree,
         sha256: provenance.sha256,
         trust: provenance.trust.name().into(),
+        key: provenance.voucher.shown(),
         origin: super::origin(&part.header).into(),
         profile: part.header.profile,
     }
@@ -104,6 +113,7 @@ fn name(index: usize, path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Arc;
 
     use driftlock_common::digest::Algorithm;
     use driftlock_common::manifest::{Source, SourceKind};
@@ -113,7 +123,7 @@ mod tests {
     use driftlock_common::tree::MAX_PARTS;
 
     use super::super::kit::{load, manifest, write};
-    use super::super::{Accept, Baseline};
+    use super::super::{Accept, Baseline, Terms};
     use super::*;
     use crate::failure::Failure;
 
@@ -121,7 +131,7 @@ mod tests {
     fn one_manifest_is_what_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let paths = write(dir.path(), &[manifest(Profile::Content, &["a"], &["b"])]);
-        let (one, all) = (Baseline::load(&paths[0], Accept::Unsigned), Baseline::load_all(&paths, Accept::Unsigned));
+        let (one, all) = (Baseline::load(&paths[0], &Accept::Unsigned), Baseline::load_all(&paths, &Accept::Unsigned));
         let (one, all) = (one.unwrap(), all.unwrap());
         assert_eq!(one.view(), all.view());
         assert_eq!(one.manifest(), all.manifest());
@@ -135,7 +145,7 @@ mod tests {
             manifest(Profile::Portable, &["x/**"], &["a/", "a/b", "c"]),
             manifest(Profile::Portable, &["y"], &["a/", "a/d", "c/", "c/e"]),
         ];
-        let baseline = Baseline::load_all(&write(dir.path(), &parts), Accept::Unsigned).unwrap();
+        let baseline = Baseline::load_all(&write(dir.path(), &parts), &Accept::Unsigned).unwrap();
         let whole = manifest(Profile::Portable, &["x/**", "y"], &["a/", "a/b", "a/d", "c/", "c/e"]);
         assert_eq!(*baseline.manifest(), whole);
         let view = baseline.view();
@@ -184,7 +194,7 @@ mod tests {
             Manifest { header, tree: Tree::from_sorted(entries).unwrap() }
         };
         let paths = write(dir.path(), &[part(&["a", "b", "c"], 1), part(&["b", "d"], 2)]);
-        let load = || Baseline::load_all(&paths, Accept::Unsigned).unwrap();
+        let load = || Baseline::load_all(&paths, &Accept::Unsigned).unwrap();
         let (baseline, later) = (load(), load());
         let tree = &baseline.manifest().tree;
         let origins = |baseline: &Baseline| -> Vec<Option<u16>> {
@@ -215,16 +225,17 @@ mod tests {
             (vec![0, 1, 0], 64, "/0 are the same file"),
             (vec![0, 1, 3], 64, "/link are the same file"),
             (vec![0, 1, 2], 65, "/0 is sealed with blake3, and "),
-            (vec![0, 4], 65, "/broken: not a manifest that can be used: line 1"),
+            (vec![0, 4], 65, "/broken: no manifest, and not a bundle: "),
             (vec![0, 5], 66, "/absent: No such file"),
         ] {
             let named: Vec<PathBuf> = named.iter().map(|index| paths[*index].clone()).collect();
-            let failure = Failure::from(Baseline::load_all(&named, Accept::Unsigned).unwrap_err());
+            let failure = Failure::from(Baseline::load_all(&named, &Accept::Unsigned).unwrap_err());
             let said = failure.to_string();
             assert!(said.contains(words) && !said.contains('\n'), "{said}");
             assert_eq!(failure.exit.code(), code, "{said}");
         }
-        let signed = Baseline::load_all(&paths[..2], Accept::Signed).unwrap_err();
+        let terms = Terms { anchors: Arc::default(), now: Timestamp::EARLIEST, assigned: None };
+        let signed = Baseline::load_all(&paths[..2], &Accept::Signed(terms)).unwrap_err();
         assert!(matches!(signed, BaselineError::NotSigned(path) if path == paths[0]));
     }
 

@@ -8,7 +8,8 @@ use driftlock_common::path::Escaped;
 use driftlock_common::policy::Policy;
 
 use super::agent;
-use crate::baseline::{Accept, Baseline};
+use crate::admit::{self, AdmitError};
+use crate::baseline::Baseline;
 use crate::cli::CheckConfigArgs;
 use crate::config::{Config, Location, Target};
 use crate::deliver::{Client, Timeouts};
@@ -35,7 +36,7 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
     }
     write_agent(&mut text, &config);
     for target in &config.targets {
-        let manifest = Baseline::load_all(&target.manifests, Accept::Unsigned);
+        let manifest = admit::look(target, &config.host.labels, &config.state);
         let policy = target.policy.as_deref().map(policy_file::load);
         write_target(
             &mut text,
@@ -47,8 +48,15 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
             exit: failure.exit,
             error: failure.error.context(format!("target {}", target.name)),
         };
-        if let Err(error) = manifest {
-            refuse(about(error.into()));
+        match manifest {
+            Err(AdmitError::Anchors(error)) => {
+                error
+                    .lines()
+                    .into_iter()
+                    .for_each(|line| refuse(about(Failure::new(Exit::Configuration, anyhow!(line)))));
+            }
+            Err(error) => refuse(about(error.into())),
+            Ok(_) => {}
         }
         match policy {
             Some(Err(PolicyFileError::Malformed(lines))) => {
@@ -109,12 +117,23 @@ fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>,
     for manifest in &target.manifests {
         line(text, "  manifest", &manifest.display().to_string());
     }
+    for file in target.trust.files() {
+        line(text, "  trusts", &file.display().to_string());
+    }
+    if let Some(file) = &target.assignment {
+        line(text, "  assignment", &file.display().to_string());
+    }
     if let Some(baseline) = baseline {
         let (view, manifest) = (baseline.view(), baseline.manifest());
         line(text, "  tree", &view.tree.to_string());
         line(text, "  entries", &manifest.tree.len().to_string());
         line(text, "  profile", manifest.header.profile.name());
         line(text, "  trust", &view.trust);
+        let keys = view.key.iter().chain(view.parts.iter().filter_map(|part| part.key.as_ref()));
+        keys.for_each(|key| line(text, "  key", key));
+        if let Some(until) = baseline.until() {
+            line(text, "  trusted until", &until.to_string());
+        }
     }
     if let Some(file) = &target.policy {
         line(text, "  policy", &file.display().to_string());

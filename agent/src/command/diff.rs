@@ -159,6 +159,7 @@ fn view(manifest: &Manifest) -> ManifestView {
         tree: manifest.name(),
         sha256: Digest::sha256(&manifest.encode()),
         trust: "unsigned".into(),
+        key: None,
         origin: origin.into(),
         parts: Vec::new(),
     }

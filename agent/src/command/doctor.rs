@@ -11,7 +11,8 @@ use driftlock_common::exit::Exit;
 use driftlock_common::path::{Escaped, TreePath};
 
 use super::agent;
-use crate::baseline::{Accept, Baseline, LeftOut};
+use crate::admit;
+use crate::baseline::LeftOut;
 use crate::cli::{AnswerFormatArg, DoctorArgs};
 use crate::config::{self, Config, Location, Origin, Watch};
 use crate::failure::{Failure, Outcome};
@@ -41,7 +42,7 @@ pub fn run(args: DoctorArgs) -> Outcome {
     };
     let host = Host::read();
     let targets: Vec<Target> =
-        config.iter().flat_map(|config| &config.targets).map(|target| look(&host, target)).collect();
+        config.iter().flat_map(|config| config.targets.iter().map(|target| look(&host, config, target))).collect();
     let setting = setting(config.as_ref());
     let rows = judge(&host, &setting, &targets);
     let name = there.then(|| origin.to_string());
@@ -61,8 +62,8 @@ fn setting(config: Option<&Config>) -> Setting {
     Setting { watch: config.map_or_else(Watch::default, |config| config.watch.clone()), threads: threads.get() as u64 }
 }
 
-fn look(host: &Host, target: &config::Target) -> Target {
-    let baseline = Baseline::load_all(&target.manifests, Accept::Unsigned).map(Arc::new);
+fn look(host: &Host, config: &Config, target: &config::Target) -> Target {
+    let baseline = admit::look(target, &config.host.labels, &config.state).map(Arc::new);
     let left_out = LeftOut::new(baseline.as_ref().ok().cloned(), target.exclude.clone());
     let mut mounts_allowed = target.mounts_allowed.clone();
     let site = match &target.root {

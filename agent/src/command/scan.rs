@@ -1,5 +1,6 @@
 //! `driftlock scan`: compares a tree with a manifest, once.
 
+mod image;
 mod only;
 mod progress;
 mod remembered;
@@ -13,11 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::anyhow;
 use driftlock_common::compared::Compared;
 use driftlock_common::exit::Exit;
+use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
 use super::policy;
-use crate::baseline::{Accept, Baseline};
+use crate::anchor_file;
+use crate::baseline::{Accept, Baseline, Terms};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
@@ -29,14 +32,26 @@ use crate::scan::{COLLAPSE, Growing, HELD, Options, Root, ScanReport, report};
 use crate::watch::when_ended;
 
 /// Runs the verb.
-pub fn run(args: ScanArgs) -> Outcome {
+pub fn run(mut args: ScanArgs) -> Outcome {
+    let accept = accept(&args)?;
+    // Its threads end before signals are blocked: what waits for a network is ended by them.
+    let fetched = match (&args.image, &accept) {
+        (Some(image), Accept::Signed(terms)) => Some(image::fetch(image, &terms.anchors, terms.now)?),
+        _ => None,
+    };
+    args.manifests.extend(fetched.as_ref().map(|fetched| fetched.bundle.clone()));
     // Before any thread is there, so that every thread has the same signals blocked.
     let cancel = signals::cancel_on_signals()?;
     let local_excludes = Excludes::new(args.exclude.iter().map(String::as_str), []).map_err(usage)?;
     let only = args.only.as_deref().map(only::parse).transpose().map_err(usage)?;
     let gate = args.fail_on.as_deref().map(Gate::parse).transpose().map_err(usage)?.unwrap_or_default();
-    let accept = if args.require_signed { Accept::Signed } else { Accept::Unsigned };
-    let baseline = Baseline::load_all(&args.manifests, accept)?;
+    let baseline = Baseline::load_all(&args.manifests, &accept).map_err(|error| match &args.image {
+        Some(image) => {
+            let failure = Failure::from(error);
+            Failure { error: failure.error.context(Escaped(image.as_bytes()).to_string()), ..failure }
+        }
+        None => error.into(),
+    })?;
     let sealed = baseline.manifest().header.profile;
     let profile = args.profile.map(Profile::from);
     if let Some(profile) = profile.filter(|profile| *profile > sealed) {
@@ -98,6 +113,18 @@ pub fn run(args: ScanArgs) -> Outcome {
     }
     hint(&result, &root);
     Ok(Exit::Found(exit))
+}
+
+/// What is accepted: with a key, or the wish, only what is signed.
+fn accept(args: &ScanArgs) -> Result<Accept, Failure> {
+    if args.allow_unsigned {
+        return Ok(Accept::Unsigned);
+    }
+    if args.keys.is_empty() && !args.require_signed {
+        return Ok(Accept::Bare);
+    }
+    let anchors = Arc::new(anchor_file::any_of(&args.keys)?);
+    Ok(Accept::Signed(Terms { anchors, now: anchor_file::now(), assigned: None }))
 }
 
 fn pace(read: NonZeroU64) -> Arc<Pace> {

@@ -1,13 +1,16 @@
-//! `driftlock seal`: a source becomes a manifest file, whole or not at all.
+//! `driftlock seal`: a source becomes a manifest file, or a bundle with the manifest beside it, whole or not at all.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use driftlock_common::exit::Exit;
-use driftlock_common::manifest::{MAX_LINE, Manifest};
+use driftlock_common::manifest::Manifest;
 use driftlock_common::pattern::Excludes;
 
+use super::sign;
+use crate::attestation::{self, write_lines};
 use crate::cli::{SealArgs, TermsArgs};
+use crate::draft;
 use crate::failure::{Failure, Outcome};
 use crate::pool::Pool;
 use crate::source::{self, Code, Source, Terms};
@@ -24,9 +27,27 @@ pub fn run(args: SealArgs) -> Outcome {
         return Err(Failure::new(Exit::Usage, anyhow::Error::msg(text)));
     }
     let terms = terms(&args.terms, !args.no_sha256, args.strict)?;
+    // What is wrong with a key is said before the work is done.
+    let signer = sign::signer(&args.sign)?;
+    let created_at = signer.is_some().then(sign::created_at).transpose()?;
+    if signer.is_some() {
+        sign::check_output(&args.output)?;
+    }
     let pool = Pool::new(args.threads).map_err(|error| Failure::new(Exit::Io, error))?;
     let sealed = source::read(&source, &terms, &pool)?;
-    write(&sealed.manifest, &args.output)?;
+    match (&signer, created_at) {
+        (Some(signer), Some(created_at)) => {
+            let name = match (args.sign.name, &source) {
+                (Some(name), _) => name,
+                (None, Source::Registry { repository, .. }) => repository.to_string(),
+                (None, _) => String::new(),
+            };
+            let draft = attestation::write_manifest(&sealed.manifest, &args.output)?;
+            let envelope = attestation::about(&sealed.manifest, draft.sha256, &name, created_at);
+            sign::sign_and_write(signer, envelope, Some(draft), &args.output)?;
+        }
+        _ => write(&sealed.manifest, &args.output)?,
+    }
     let totals = sealed.manifest.totals();
     let mut stderr = io::stderr().lock();
     // Nothing can be said on a closed stream.
@@ -47,6 +68,10 @@ pub fn run(args: SealArgs) -> Outcome {
         }
         writeln!(stderr, "sealed {} entries, {} bytes, tree blake3:{}", totals.entries, totals.bytes, totals.tree)
     })();
+    drop(stderr);
+    if let Some(signer) = &signer {
+        sign::say(signer.public());
+    }
     Ok(Exit::Found(0))
 }
 
@@ -85,34 +110,8 @@ fn write(manifest: &Manifest, output: &Path) -> Result<(), Failure> {
 /// # Errors
 /// If `fill` fails, or the file cannot be written.
 pub(super) fn write_whole(output: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
-    let fail = |error| Failure::output(output.display(), error);
-    let buffered = |output: &mut dyn Write| {
-        let mut output = BufWriter::with_capacity(256 * 1024, output);
-        fill(&mut output)?;
-        output.flush()
-    };
-    if output.as_os_str() == "-" {
-        return buffered(&mut io::stdout().lock()).map_err(|error| Failure::output("stdout", error));
-    }
-    let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // A manifest is no secret; the umask decides as for any file.
-    builder.prefix(".driftlock-").permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(directory).map_err(fail)?;
-    buffered(&mut file.as_file()).map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
-    file.persist(output).map_err(|error| fail(error.error))?;
-    Ok(())
-}
-
-fn write_lines(manifest: &Manifest, output: &mut dyn Write) -> io::Result<()> {
-    manifest.write(&mut |line: &[u8]| {
-        // What no reader would take must not be written.
-        if line.len() > MAX_LINE + 1 {
-            return Err(io::Error::other("a line is longer than the format allows: seal with fewer excludes"));
-        }
-        output.write_all(line)
-    })
+    let name = if output.as_os_str() == "-" { "stdout".to_owned() } else { output.display().to_string() };
+    draft::write(output, fill).map_err(|error| Failure::output(name, error))
 }
 
 #[cfg(test)]
@@ -120,7 +119,7 @@ mod tests {
     use std::fs;
 
     use driftlock_common::digest::Algorithm;
-    use driftlock_common::manifest::Header;
+    use driftlock_common::manifest::{Header, MAX_LINE};
     use driftlock_common::profile::Profile;
     use driftlock_common::tree::Tree;
 

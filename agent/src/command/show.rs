@@ -1,6 +1,7 @@
-//! `driftlock show`: what a manifest holds, for a person or as JSON.
+//! `driftlock show`: what a manifest holds, for a person or as JSON. Of a bundle, nothing is verified, and that is said.
 
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use driftlock_common::exit::Exit;
 use driftlock_common::finding::{ManifestView, NodeView, path_fields};
@@ -8,9 +9,11 @@ use driftlock_common::manifest::{Diagnostic, Header, Manifest, Source};
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::Escaped;
 use driftlock_common::tree::{EntryId, Origin};
+use driftlock_common::trust::Statement;
 use serde::Serialize;
 
-use crate::baseline::{Accept, Baseline};
+use crate::baseline::{Accept, Baseline, BaselineError};
+use crate::bundle;
 use crate::cli::{ShowArgs, ShowFormatArg};
 use crate::failure::{Failure, Outcome};
 use crate::output::layer_and_step;
@@ -20,12 +23,13 @@ use crate::output::layer_and_step;
 /// # Errors
 /// If the file is not a manifest or stdout cannot be written.
 pub fn run(args: ShowArgs) -> Outcome {
-    let baseline = Baseline::load(&args.file, Accept::Unsigned)?;
+    let baseline = Baseline::load(&args.file, &Accept::Unsigned)?;
+    let shown = Shown { baseline: &baseline, bundle: bundle(&args.file)? };
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match args.format {
-        ShowFormatArg::Text => text(&baseline, args.list, &mut out),
-        ShowFormatArg::Json => json(&baseline, args.list, &mut out),
-        ShowFormatArg::Ndjson => ndjson(&baseline, args.list, &mut out),
+        ShowFormatArg::Text => text(&shown, args.list, &mut out),
+        ShowFormatArg::Json => json(&shown, args.list, &mut out),
+        ShowFormatArg::Ndjson => ndjson(&shown, args.list, &mut out),
     };
     match written.and_then(|()| out.flush()) {
         // `show … | head` is no failure.
@@ -35,11 +39,41 @@ pub fn run(args: ShowArgs) -> Outcome {
     }
 }
 
+/// A manifest, and the bundle that it lies beside.
+struct Shown<'a> {
+    baseline: &'a Baseline,
+    bundle: Option<Unverified>,
+}
+
+/// What a bundle says of itself. Nobody verified any of it.
+#[derive(Serialize)]
+struct Unverified {
+    verified: bool,
+    /// Who the signatures say that they are by.
+    signed_by: Vec<String>,
+    created_at: String,
+}
+
+fn bundle(path: &Path) -> Result<Option<Unverified>, Failure> {
+    let opened = bundle::open(path)?;
+    // What can be read only once was a manifest, and is read by now.
+    if opened.is_manifest() {
+        return Ok(None);
+    }
+    let envelope = opened.envelope()?;
+    let statement = Statement::read(&envelope.verify([]))
+        .map_err(|error| Failure::from(BaselineError::Statement(path.to_owned(), error)))?;
+    let signed_by = envelope.signatures().iter().map(|signature| signature.key_id.clone()).collect();
+    Ok(Some(Unverified { verified: false, signed_by, created_at: statement.created_at }))
+}
+
 /// A manifest's header and trailer, as JSON.
 #[derive(Serialize)]
 struct Overview<'a> {
     #[serde(flatten)]
     manifest: ManifestView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<&'a Unverified>,
     profile: &'static str,
     content: &'static str,
     entries: u64,
@@ -71,12 +105,14 @@ struct Listed {
     meta_step: Option<String>,
 }
 
-fn overview(baseline: &Baseline) -> Overview<'_> {
+fn overview<'a>(shown: &'a Shown<'_>) -> Overview<'a> {
+    let baseline = shown.baseline;
     let manifest = baseline.manifest();
     let totals = manifest.totals();
     let header = &manifest.header;
     Overview {
         manifest: baseline.view(),
+        bundle: shown.bundle.as_ref(),
         profile: header.profile.name(),
         content: header.content.name(),
         entries: totals.entries,
@@ -107,7 +143,7 @@ fn entries(manifest: &Manifest) -> impl Iterator<Item = EntryId> + '_ {
     manifest.tree.iter().skip(usize::from(!root_line))
 }
 
-fn json(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()> {
+fn json(all: &Shown<'_>, list: bool, out: &mut impl Write) -> io::Result<()> {
     #[derive(Serialize)]
     struct Whole<'a> {
         #[serde(flatten)]
@@ -115,22 +151,22 @@ fn json(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()>
         #[serde(skip_serializing_if = "Option::is_none")]
         list: Option<Vec<Listed>>,
     }
-    let list = list.then(|| listed(baseline).collect());
-    serde_json::to_writer(&mut *out, &Whole { overview: overview(baseline), list })?;
+    let list = list.then(|| listed(all.baseline).collect());
+    serde_json::to_writer(&mut *out, &Whole { overview: overview(all), list })?;
     out.write_all(b"\n")
 }
 
-fn ndjson(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()> {
+fn ndjson(all: &Shown<'_>, list: bool, out: &mut impl Write) -> io::Result<()> {
     #[derive(Serialize)]
     struct First<'a> {
         r#type: &'static str,
         #[serde(flatten)]
         overview: Overview<'a>,
     }
-    serde_json::to_writer(&mut *out, &First { r#type: "manifest", overview: overview(baseline) })?;
+    serde_json::to_writer(&mut *out, &First { r#type: "manifest", overview: overview(all) })?;
     out.write_all(b"\n")?;
     if list {
-        for entry in listed(baseline) {
+        for entry in listed(all.baseline) {
             serde_json::to_writer(&mut *out, &entry)?;
             out.write_all(b"\n")?;
         }
@@ -138,11 +174,18 @@ fn ndjson(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<(
     Ok(())
 }
 
-fn text(baseline: &Baseline, list: bool, out: &mut impl Write) -> io::Result<()> {
-    let all = overview(baseline);
+fn text(all: &Shown<'_>, list: bool, out: &mut impl Write) -> io::Result<()> {
+    let baseline = all.baseline;
+    let all = overview(all);
     let shown = |text: &str| Escaped(text.as_bytes()).to_string();
     writeln!(out, "tree      {}", all.manifest.tree)?;
     writeln!(out, "file      sha256:{}, {}", all.manifest.sha256, all.manifest.trust)?;
+    if let Some(Unverified { signed_by, created_at, .. }) = all.bundle {
+        writeln!(out, "bundle    not verified (driftlock verify does that), stated {}", shown(created_at))?;
+        for key in signed_by {
+            writeln!(out, "  says to be signed by {}", if key.is_empty() { "nobody".to_owned() } else { shown(key) })?;
+        }
+    }
     writeln!(out, "profile   {}, content digests {}", all.profile, all.content)?;
     writeln!(out, "entries   {}, {} bytes in files", all.entries, all.bytes)?;
     if let Some(source) = all.source {

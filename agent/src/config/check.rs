@@ -13,7 +13,7 @@ use super::read::{At, Raw, RawTarget};
 use super::{
     Asked, Config, ConfigError, DEFAULT_CPU, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_READ,
     DEFAULT_SPOOL, DEFAULT_STATE_DIR, Host, Limits, Location, MIN_READ, MIN_SPOOL, Place, Problem, Report, Sink,
-    Socket, State, Target, Watch, default_threads,
+    Socket, State, Target, Trust, Watch, default_threads,
 };
 use crate::process::Selector;
 use crate::scan::FULL;
@@ -196,16 +196,38 @@ impl Check {
                 self.complain(&raw.place, format!("target.{key} is missing"));
             }
         }
-        let allow_unsigned = raw.allow_unsigned.is_some_and(|at| at.value);
+        let allow_unsigned = raw.allow_unsigned.as_ref().is_some_and(|at| at.value);
         let name = self.name("target.name", raw.name);
         let root = self.location(&raw.place, raw.root, raw.process);
         let manifests = raw.manifest.map(|at| {
-            if !allow_unsigned {
-                let what = "manifests without a signature are refused unless target.allow_unsigned = true \
-                            (signatures come in a later version)";
+            let place = at.place.clone();
+            (self.manifests(at), place)
+        });
+        let trust = raw.trust.map(|at| self.trust(at));
+        if let (Some(at), true) = (&raw.allow_unsigned, trust.is_some() && allow_unsigned) {
+            let what = "target.trust and target.allow_unsigned are both set: what is trusted is signed, leave \
+                        allow_unsigned out";
+            self.complain(&at.place, what);
+        }
+        if let Some((_, place)) = &manifests
+            && trust.is_none()
+            && !allow_unsigned
+        {
+            self.complain(
+                place,
+                "nobody is trusted with this manifest: name the keys that sign it, target.trust = [\"…\"], or \
+                     set target.allow_unsigned = true",
+            );
+        }
+        let assignment = raw.assignment.map(|at| {
+            if trust.is_none() {
+                self.complain(&at.place, "target.assignment needs target.trust: somebody must have signed it");
+            }
+            if manifests.as_ref().is_some_and(|(manifests, _)| manifests.len() > 1) {
+                let what = "target.manifest is a list, and target.assignment is set: an assignment names one manifest";
                 self.complain(&at.place, what);
             }
-            self.manifests(at)
+            self.absolute("target.assignment", at)
         });
         let policy = raw.policy.map(|policy| self.absolute("target.policy", policy));
         let exclude = match raw.exclude {
@@ -224,14 +246,37 @@ impl Check {
         Some(Target {
             name: name?,
             root: root?,
-            manifests: manifests?,
+            manifests: manifests?.0,
             policy,
+            trust: trust.unwrap_or_default(),
+            assignment,
             allow_unsigned,
             exclude,
             mounts,
             mounts_allowed,
             id_map: id_map.unwrap_or_default(),
         })
+    }
+
+    fn trust(&mut self, At { value, place }: At<Trust>) -> Trust {
+        match value {
+            Trust::Nobody => Trust::Nobody,
+            Trust::File(value) => Trust::File(self.absolute("target.trust", At { value, place })),
+            Trust::AnyOf(keys) => {
+                if keys.is_empty() {
+                    self.complain(&place, "target.trust is an empty list: nobody would be trusted");
+                }
+                let mut files: Vec<PathBuf> = Vec::with_capacity(keys.len());
+                for value in keys {
+                    let file = self.absolute("target.trust", At { value, place: place.clone() });
+                    if files.contains(&file) {
+                        self.complain(&place, format!("target.trust names {} twice", file.display()));
+                    }
+                    files.push(file);
+                }
+                Trust::AnyOf(files)
+            }
+        }
     }
 
     fn manifests(&mut self, At { value, place }: At<Vec<PathBuf>>) -> Vec<PathBuf> {

@@ -66,7 +66,10 @@ impl Config {
             // A file that is added changes the directory.
             own.push(drop_ins(path));
         }
-        own.extend(self.targets.iter().flat_map(|target| target.manifests.iter().chain(&target.policy).cloned()));
+        own.extend(self.targets.iter().flat_map(|target| {
+            let named = target.manifests.iter().chain(&target.policy).chain(&target.assignment);
+            named.chain(target.trust.files()).cloned()
+        }));
         own.extend(self.report.token_file.iter().chain(&self.report.ca_file).cloned());
         own
     }

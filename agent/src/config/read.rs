@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::words::{CONTROL, HOST, LIMITS, REPORT, SINK, TARGET, TOP, WATCH, Words, not_available};
-use super::{Endpoint, EndpointError, Mode, Place, Problem, Sink, units};
+use super::{Endpoint, EndpointError, Mode, Place, Problem, Sink, Trust, units};
 use crate::scan::Mounts;
 
 /// A value and where it was written.
@@ -56,6 +56,8 @@ pub(super) struct RawTarget {
     pub(super) process: Option<At<String>>,
     pub(super) manifest: Option<At<Vec<PathBuf>>>,
     pub(super) policy: Option<At<PathBuf>>,
+    pub(super) trust: Option<At<Trust>>,
+    pub(super) assignment: Option<At<PathBuf>>,
     pub(super) allow_unsigned: Option<At<bool>>,
     pub(super) exclude: Option<At<Vec<String>>>,
     pub(super) mounts: Option<At<Mounts>>,
@@ -222,6 +224,17 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Keys in a list, or one trust file.
+    fn trust(&mut self) -> Option<At<Trust>> {
+        self.take("trust", "a trust file, or a list of keys", |value| {
+            let path = |value: &DeValue<'_>| value.as_str().filter(|text| !text.is_empty()).map(PathBuf::from);
+            match value.as_array() {
+                Some(list) => list.iter().map(|item| path(item.get_ref())).collect::<Option<_>>().map(Trust::AnyOf),
+                None => path(value).map(Trust::File),
+            }
+        })
+    }
+
     /// Empty stands for not set.
     fn optional_path(&mut self, key: &str) -> Option<At<PathBuf>> {
         self.path(key).filter(|path| !path.value.as_os_str().is_empty())
@@ -331,7 +344,6 @@ impl<'a> Section<'a> {
     }
 
     fn target(&mut self, place: Place) -> RawTarget {
-        self.nothing("trust");
         RawTarget {
             place,
             name: self.text("name"),
@@ -339,6 +351,8 @@ impl<'a> Section<'a> {
             process: self.text("process"),
             manifest: self.paths("manifest"),
             policy: self.optional_path("policy"),
+            trust: self.trust(),
+            assignment: self.optional_path("assignment"),
             allow_unsigned: self.flag("allow_unsigned"),
             exclude: self.texts("exclude"),
             mounts: self.parsed("mounts", "one of report, skip, cross", |word| match word {

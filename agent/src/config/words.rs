@@ -26,6 +26,7 @@ pub(super) const TARGET: Words = Words {
         "manifest",
         "policy",
         "trust",
+        "assignment",
         "allow_unsigned",
         "exclude",
         "mounts",

@@ -1,7 +1,8 @@
 //! Runs `agent/cases/*.toml`: each a story told to a monitor, with what it must do at every step.
 //!
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
-//! `configured NAME[@MANIFEST][+POLICY][?][!]…` (`!` = its manifest was refused, `?` = its policy), `armed NAME [degraded]`,
+//! `configured NAME[@MANIFEST][+POLICY][<SECONDS][?][!][~]…` (`<` = accepted for so long after time 0; `!` = its manifest was
+//! refused, `~` = because its time is over, `?` = its policy), `armed NAME [degraded]`,
 //! `away NAME`, `mounted NAME PATH…` (all that is mounted over it), `remounted NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
 //! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished #SCAN [HOURSh]` (since when every file was read), `interrupted|lost #SCAN`, `trouble|over REASON`, `nothing #SCAN PATH sealed|absent`, `resync`, `tick`, `clock MS`
 //! (which nobody says), `set MS` (which the kernel says), `shutdown`.
@@ -25,6 +26,7 @@ use driftlock_common::finding::{ExcludedView, Finding, ManifestView, NodeView, P
 use driftlock_common::path::TreePath;
 use driftlock_common::policy::{Ruling, Severity};
 use driftlock_common::profile::Profile;
+use driftlock_common::trust::Timestamp;
 use serde::Deserialize;
 
 use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan, Whole};
@@ -220,6 +222,7 @@ fn manifest(name: &str) -> ManifestView {
         tree: OciDigest::blake3(Digest::blake3(name.as_bytes())),
         sha256: Digest::sha256(name.as_bytes()),
         trust: "unsigned".into(),
+        key: None,
         origin: "image".into(),
         parts: Vec::new(),
     }
@@ -256,8 +259,9 @@ fn summary() -> Summary {
 
 pub(super) fn plan(targets: &[&str]) -> Plan {
     let targets = targets.iter().map(|word| {
-        let (refused, policy_refused) = (word.contains('!'), word.contains('?'));
-        let word = word.trim_end_matches(['!', '?']);
+        let (refused, policy_refused, expired) = (word.contains('!'), word.contains('?'), word.contains('~'));
+        let word = word.trim_end_matches(['!', '?', '~']);
+        let (word, ends) = word.split_once('<').map_or((word, None), |(word, ends)| (word, Some(ends)));
         let (word, policy) = word.split_once('+').map_or((word, None), |(word, policy)| (word, Some(policy)));
         let (name, named) = word.split_once('@').unwrap_or((word, "m"));
         TargetPlan {
@@ -265,6 +269,8 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             root: format!("/srv/{name}"),
             manifest: (named != "none").then(|| manifest(named)),
             refused: if refused { "truncated".to_owned() } else { String::new() },
+            expired: if expired { "too old".to_owned() } else { String::new() },
+            until: ends.map(|seconds| Timestamp::from_unix(1_700_000_000 + seconds.parse::<i64>().unwrap())),
             policy: policy.map(|name| PolicyView {
                 name: name.to_owned(),
                 digest: OciDigest::blake3(Digest::blake3(name.as_bytes())),

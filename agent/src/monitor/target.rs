@@ -10,6 +10,7 @@ use driftlock_common::finding::{Finding, Summary, Unjudged};
 use driftlock_common::gap::Reason;
 use driftlock_common::path::TreePath;
 use driftlock_common::status::{Activity, Bounds, Doing, Look, TargetStatus};
+use driftlock_common::trust::Timestamp;
 
 use super::conditions::Conditions;
 use super::dirty::{Dirty, Taken, path_of};
@@ -55,6 +56,10 @@ pub(super) struct Target {
     stale: bool,
     /// Since when every sealed file was read: how long ago that was, when it was said.
     read: Option<(Duration, Duration)>,
+    /// When what it is compared with is accepted no longer, by the clock that cannot be set.
+    expiry: Option<Duration>,
+    /// Whether that was said.
+    expired: bool,
     /// Of the last finished look at everything.
     last_full_time: Option<String>,
     unverifiable: u64,
@@ -129,6 +134,8 @@ impl Target {
             last_full: now,
             stale: false,
             read: None,
+            expiry: None,
+            expired: false,
             last_full_time: None,
             unverifiable: 0,
             gaps: BTreeMap::new(),
@@ -153,10 +160,17 @@ impl Target {
     /// Takes another plan; a changed one is looked at from the beginning.
     pub(super) fn reconfigure(&mut self, plan: TargetPlan, now: Duration) -> Option<Action> {
         // How often is looked, and why something was refused, is no reason to look again.
-        let (refused, policy_refused) = (self.plan.refused.clone(), self.plan.policy_refused.clone());
-        let same =
-            TargetPlan { refused, policy_refused, sweeps: self.plan.sweeps, full: self.plan.full, ..plan.clone() }
-                == self.plan;
+        let same = TargetPlan {
+            refused: self.plan.refused.clone(),
+            expired: self.plan.expired.clone(),
+            policy_refused: self.plan.policy_refused.clone(),
+            until: self.plan.until,
+            sweeps: self.plan.sweeps,
+            full: self.plan.full,
+            ..plan.clone()
+        } == self.plan;
+        self.expired = false;
+        self.expiry = None;
         self.plan = plan;
         if same {
             return None;
@@ -473,6 +487,16 @@ impl Target {
         }
     }
 
+    /// When what it is compared with ended to be accepted, said once. Between two looks the clock may have been set.
+    pub(super) fn has_expired(&mut self, now: Now) -> Option<Timestamp> {
+        let end = self.plan.until.filter(|_| !self.expired)?;
+        let left = end.unix().saturating_mul(1000).saturating_sub(now.unix_ms);
+        self.expired = left <= 0;
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
+        self.expiry = (!self.expired).then(|| now.elapsed + left);
+        self.expired.then_some(end)
+    }
+
     fn stale_at(&self) -> Duration {
         self.last_full + self.usual_period() * STALE_PERIODS
     }
@@ -494,7 +518,7 @@ impl Target {
         let can_scan =
             self.scan.is_none() && self.plan.manifest.is_some() && matches!(self.watch, Watching::Armed { .. });
         let scan = if can_scan { self.dirty.next_due().into_iter().chain([self.next_sweep]).min() } else { None };
-        [stale, arm, hurry, scan, self.findings.next_held_back()].into_iter().flatten().min()
+        [stale, arm, hurry, scan, self.expiry, self.findings.next_held_back()].into_iter().flatten().min()
     }
 
     // --- reports ---

@@ -114,6 +114,7 @@ fn properties(whole: &Whole<'_>) -> Vec<(&'static str, String)> {
         ("complete", summary.complete.to_string()),
         ("exit_code", whole.exit.to_string()),
     ];
+    properties.extend(summary.manifest.key.clone().map(|key| ("manifest.key", key)));
     if !parts.is_empty() {
         properties.push(("manifest.parts", parts.join("\n")));
     }

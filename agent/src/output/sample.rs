@@ -98,6 +98,7 @@ pub(super) fn summary() -> Summary {
             tree: OciDigest::blake3(Digest::blake3(b"tree")),
             sha256: Digest::sha256(b"manifest"),
             trust: "unsigned".into(),
+            key: None,
             origin: "image".into(),
             parts: Vec::new(),
         },

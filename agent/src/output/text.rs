@@ -130,11 +130,11 @@ pub fn summary_lines(summary: &Summary) -> String {
     );
     text.extend(not_failing(summary));
     text.extend(summary.policy.as_ref().map(|policy| policy_line(policy, summary.unjudged)));
-    let ManifestView { tree, trust, origin, parts, .. } = &summary.manifest;
-    let _infallible = writeln!(text, "manifest      {}", sealed_as(tree, trust, origin));
-    for (index, PartView { name, tree, trust, origin, .. }) in parts.iter().enumerate() {
+    let ManifestView { tree, trust, key, origin, parts, .. } = &summary.manifest;
+    let _infallible = writeln!(text, "manifest      {}", sealed_as(tree, trust, key.as_deref(), origin));
+    for (index, PartView { name, tree, trust, key, origin, .. }) in parts.iter().enumerate() {
         let number = format!("part {}", index + 1);
-        let _infallible = writeln!(text, "{number:<12}  {}: {name}", sealed_as(tree, trust, origin));
+        let _infallible = writeln!(text, "{number:<12}  {}: {name}", sealed_as(tree, trust, key.as_deref(), origin));
     }
     let _infallible = write!(text, "scope         {}, profile {}", summary.scope, summary.profile.name());
     if summary.compared != Compared::all(summary.profile).attributes() {
@@ -163,9 +163,10 @@ fn policy_line(policy: &PolicyView, unjudged: Unjudged) -> String {
     format!("policy        {}, {}{unread}\n", policy.name, policy.digest)
 }
 
-fn sealed_as(tree: &OciDigest, trust: &str, origin: &str) -> String {
+fn sealed_as(tree: &OciDigest, trust: &str, key: Option<&str>, origin: &str) -> String {
+    let by = key.map(|key| format!(" by {key}")).unwrap_or_default();
     let learned = if origin == "dir" { ", learned from a directory" } else { "" };
-    format!("{tree}, {trust}{learned}, origin {origin}")
+    format!("{tree}, {trust}{by}{learned}, origin {origin}")
 }
 
 /// A line about what was found and does not fail, so that nobody takes a passed gate for a clean tree.

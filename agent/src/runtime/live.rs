@@ -1,7 +1,7 @@
 //! Owns what the runtime holds for one target: its baseline, its root, its watches, its scan. Must not own when any of it is
 //! used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,11 @@ use tokio::sync::mpsc;
 use super::hold::Hold;
 use super::remembered::Remembered;
 use super::{Done, look};
-use crate::baseline::{Accept, Baseline, LeftOut};
-use crate::config::{Config, Location, Target, Watch};
+use crate::admit::{self, Admitted};
+use crate::anchor_file;
+use crate::assigned::Serials;
+use crate::baseline::{Baseline, LeftOut};
+use crate::config::{Config, Location, Target};
 use crate::failure::Failure;
 use crate::monitor::{ScanId, TargetPlan};
 use crate::policy_file;
@@ -30,6 +33,8 @@ use crate::watch::{Names, Watched, Watcher};
 pub(super) struct Live {
     target: Target,
     baseline: Option<Arc<Baseline>>,
+    /// Of the assignments that were taken.
+    serials: Serials,
     /// The last one that was accepted, if one is configured.
     policy: Option<Arc<Policy>>,
     remembered: Remembered,
@@ -66,21 +71,21 @@ impl Live {
     pub(super) async fn load(
         target: Target,
         before: Option<Self>,
-        watch: &Watch,
+        config: &Config,
         state_dir: &Path,
     ) -> (Self, TargetPlan) {
-        let paths = target.manifests.clone();
-        let loaded = tokio::task::spawn_blocking(move || Baseline::load_all(&paths, Accept::Unsigned)).await;
-        let (loaded, refused) = match loaded {
-            Ok(Ok(_)) if !target.allow_unsigned => {
-                (None, format!("{} has no signature, and allow_unsigned is false", target.manifest_names()))
+        let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), state_dir));
+        let loaded = load_baseline(target.clone(), config.host.labels.clone(), live.serials.clone()).await;
+        let (loaded, refused, expired) = match loaded {
+            Loaded::Admitted(baseline, serials) => {
+                live.serials = serials;
+                (Some(baseline), String::new(), String::new())
             }
-            Ok(Ok(baseline)) => (Some(Arc::new(baseline)), String::new()),
-            Ok(Err(error)) => (None, Failure::from(error).to_string()),
-            Err(error) => (None, error.to_string()),
+            Loaded::Refused(why) => (None, why, String::new()),
+            Loaded::Expired(why) => (None, String::new(), why),
         };
         let (policy, policy_refused) = load_policy(target.policy.clone()).await;
-        let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), state_dir));
+        let watch = &config.watch;
         if live.target.root != target.root {
             // Nothing that was known is about another root.
             live.hold = Hold::default();
@@ -102,6 +107,8 @@ impl Live {
             root: Escaped(live.target.root.to_string().as_bytes()).to_string(),
             manifest: live.baseline.as_ref().map(|baseline| baseline.view()),
             refused,
+            expired,
+            until: live.baseline.as_ref().and_then(|baseline| baseline.until()),
             policy: live.policy.as_deref().map(PolicyView::from),
             policy_refused,
             excluded: live.target.exclude.iter().map(str::to_owned).collect(),
@@ -118,6 +125,7 @@ impl Live {
     fn nothing(target: Target, state_dir: &Path) -> Self {
         Self {
             remembered: Remembered::of(&target.name, state_dir),
+            serials: Serials::of(&target.name, state_dir),
             target,
             baseline: None,
             policy: None,
@@ -259,6 +267,32 @@ impl Live {
         if let Some(scanning) = self.scan.as_ref().filter(|scanning| scanning.id == scan) {
             scanning.pace.hurry();
         }
+    }
+}
+
+/// What became of a manifest.
+enum Loaded {
+    Admitted(Arc<Baseline>, Serials),
+    /// Why, in one line.
+    Refused(String),
+    /// It would be accepted at another time.
+    Expired(String),
+}
+
+async fn load_baseline(target: Target, labels: BTreeMap<String, String>, mut serials: Serials) -> Loaded {
+    let load = move || {
+        let admitted = admit::admit(&target, &labels, &mut serials, anchor_file::now());
+        let admitted = admitted.map_err(|error| (error.is_expiry(), Failure::from(error)))?;
+        let Admitted { baseline, mark } = admitted;
+        // An assignment that could be forgotten could be followed by an older one.
+        mark.map_or(Ok(()), |mark| serials.keep(mark)).map_err(|error| (false, Failure::from(error)))?;
+        Ok((Arc::new(baseline), serials))
+    };
+    match tokio::task::spawn_blocking(load).await {
+        Ok(Ok((baseline, serials))) => Loaded::Admitted(baseline, serials),
+        Ok(Err((true, failure))) => Loaded::Expired(failure.to_string()),
+        Ok(Err((false, failure))) => Loaded::Refused(failure.to_string()),
+        Err(error) => Loaded::Refused(error.to_string()),
     }
 }
 

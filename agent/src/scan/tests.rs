@@ -293,7 +293,7 @@ fn a_directory_that_stands_for_what_was_added_below_it_counts_if_it_was_added_it
     let manifest = seal(temp.path(), Profile::Content);
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), manifest.encode()).unwrap();
-    let view: ManifestView = Baseline::load(file.path(), Accept::Unsigned).unwrap().view();
+    let view: ManifestView = Baseline::load(file.path(), &Accept::Unsigned).unwrap().view();
     fs::create_dir(temp.path().join("new")).unwrap();
     for n in 0..5 {
         fs::write(temp.path().join(format!("sealed/{n}")), "").unwrap();

@@ -126,6 +126,9 @@ pub enum Problem {
     /// Several images, or none that fits.
     #[error("{0}")]
     Choice(String),
+    /// What is signed, but not by whom it must be, or not only one thing.
+    #[error("refused: {0}")]
+    Untrusted(String),
     /// No image for the platform.
     #[error("{0}")]
     NoImage(String),
@@ -343,7 +346,7 @@ impl From<SourceError> for Failure {
             Problem::Choice(_) => Exit::Usage,
             Problem::NoImage(_) => Exit::NoInput,
             Problem::Cache(_) => Exit::CannotCreate,
-            Problem::ForeignCache => Exit::Refused,
+            Problem::ForeignCache | Problem::Untrusted(_) => Exit::Refused,
             Problem::Registry(error) => error.exit(),
             _ => Exit::Malformed,
         };

@@ -1,5 +1,5 @@
 //! Owns reading an image from a registry by its digest (OCI distribution-spec v1.1, "Pulling manifests" and "Pulling
-//! blobs"). Must not own the documents' meaning, or layers' contents.
+//! blobs"), and the signed manifests beside it. Must not own the documents' meaning, or layers' contents.
 //!
 //! A registry is believed in nothing: every document and layer has to have the digest and size that was stated before it
 //! was asked for, and the first digest comes from the command line.
@@ -8,6 +8,8 @@ pub mod challenge;
 pub mod credentials;
 pub mod range;
 pub mod reference;
+mod artifact;
+mod attach;
 mod body;
 mod client;
 mod download;
@@ -15,8 +17,10 @@ mod error;
 mod helper;
 pub mod limits;
 mod media;
+mod referrers;
 mod route;
 mod token;
+mod write;
 
 #[cfg(test)]
 mod tests;
@@ -29,12 +33,15 @@ use driftlock_common::digest::{Digest, OciDigest};
 use rayon::prelude::*;
 use reqwest::header::CONTENT_TYPE;
 
+pub use self::artifact::{MAX_BUNDLES, MAX_REFERRERS};
+pub use self::attach::{Attachment, Listing, attach};
 use self::body::Body;
-use self::client::{Client, Request, Tries};
+use self::client::{Access, Client, Request, Tries};
 use self::download::Download;
 pub use self::error::RegistryError;
 use self::limits::Limits;
 pub use self::reference::{Reference, ReferenceError, Repository};
+pub use self::referrers::{Found, find};
 use super::cache::{self, Cache, Key};
 use super::image::{self, Blobs, Descriptor, Image, MAX_MANIFEST, blob_place};
 use super::layer::{self, Layer, Options};
@@ -59,7 +66,7 @@ pub(super) struct Registry {
 /// If it cannot be learned.
 pub fn digest_of_tag(repository: &Repository, tag: &str) -> Result<Digest, SourceError> {
     let at = |problem: Problem| problem.at(format!("registry:{repository}:{tag}"));
-    let client = Client::new(repository, Limits::once()).map_err(|error| at(error.into()))?;
+    let client = Client::new(repository, Limits::once(), Access::Pull).map_err(|error| at(error.into()))?;
     let registry = Registry { client };
     let bytes = registry.manifest_named(tag, None).map_err(at)?;
     Ok(Digest::sha256(&bytes))
@@ -67,11 +74,15 @@ pub fn digest_of_tag(repository: &Repository, tag: &str) -> Result<Digest, Sourc
 
 impl Registry {
     pub(super) fn open(repository: &Repository) -> Result<Self, SourceError> {
-        Self::with(repository, Limits::default())
+        Self::with(repository, Limits::default(), Access::Pull)
     }
 
-    fn with(repository: &Repository, limits: Limits) -> Result<Self, SourceError> {
-        let client = Client::new(repository, limits);
+    fn open_to_write(repository: &Repository) -> Result<Self, SourceError> {
+        Self::with(repository, Limits::default(), Access::Push)
+    }
+
+    fn with(repository: &Repository, limits: Limits, access: Access) -> Result<Self, SourceError> {
+        let client = Client::new(repository, limits, access);
         let client = client.map_err(|error| Problem::from(error).at(format!("registry:{repository}")))?;
         Ok(Self { client })
     }

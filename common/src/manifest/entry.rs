@@ -1,9 +1,9 @@
 //! Owns what the keys of an entry line mean under the header's terms, and which of them may not stand. Must not own JSON.
 
-use super::json::Text;
 use super::line::{RawEntry, RawXattr};
 use super::{Header, Problem};
 use crate::digest::{Algorithm, Digest};
+use crate::json::Text;
 use crate::node::{Device, FileType, Kind, Node, Presence, Xattrs};
 use crate::path::{self, MAX_PATH, TreePath};
 use crate::profile::{CAPABILITY, normal_capability};

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{objects, present, present_object};
 use super::step::step;
 use crate::digest::{Algorithm, OciDigest};
+use crate::json::{objects, present, present_object};
 use crate::pattern::Excludes;
 use crate::profile::Profile;
 

@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::json::{Text, UnknownKeys};
 use crate::digest::OciDigest;
+use crate::json::{Text, UnknownKeys};
 
 /// The trailer as written.
 #[derive(Clone, Copy, Debug)]

@@ -4,10 +4,10 @@
 use serde::de::Deserialize;
 
 use super::header::HeaderLine;
-use super::json::{Checked, Object};
 use super::line::{Line, Trailer};
 use super::{Header, MAX_LINE, Manifest, VERSION};
 use crate::digest::OciDigest;
+use crate::json::{Checked, Object};
 use crate::node::{FileType, Kind, Node};
 use crate::path::{PathError, TreePath, is_hidden};
 use crate::pattern::{Excludes, PatternError};

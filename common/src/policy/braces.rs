@@ -1,8 +1,8 @@
 //! Owns lists in braces, which stand for several patterns: `app.log.{1..14}` and `{a,b}`. They are expanded when a policy
 //! is read, and only there: excludes have none. Must not own patterns.
 
-use super::section::quoted;
 use super::{MAX_EXPANSION, MAX_PATTERN};
+use crate::section::quoted;
 
 /// Every text that `text` stands for, in order; itself if it has no braces. `{1..14}` counts up, with leading zeros
 /// where its first number has them; `{a,b}` lists; several multiply. A backslash takes the meaning of the next character.

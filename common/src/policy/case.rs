@@ -7,12 +7,12 @@ use toml::de::{DeTable, DeValue};
 use toml::value::{Datetime, Offset};
 
 use super::rotation::{Cut, Fate, Rotated};
-use super::section::{Problems, Section, quoted, table_of, text_of};
-use super::{Context, Moment, Policy, PolicyError, Severity, Verdict};
+use super::{Context, MAX_POLICY, Moment, Policy, PolicyError, Severity, Verdict};
 use crate::drift::{Attribute, Attributes, Change, Delta, Drift, Sealed};
 use crate::gap::Reason;
 use crate::node::{Device, FileType, Kind, Node, Xattrs};
 use crate::path::{TreePath, from_base64};
+use crate::section::{Problems, Section, quoted, table_of, text_of};
 use crate::tree::Origin;
 
 /// The most cases of one file.
@@ -76,7 +76,7 @@ impl Cases {
     /// Everything that is wrong with it, at once.
     pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
         let one = |problem| PolicyError::new(vec![problem]);
-        let text = text_of(bytes).map_err(one)?;
+        let text = text_of(bytes, MAX_POLICY).map_err(one)?;
         let table = table_of(text).map_err(one)?;
         let mut problems = Problems::new(text);
         let top = Section::new("", TOP, table.get_ref(), &mut problems);

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use toml::de::DeTable;
 
 use super::braces;
-use super::section::{At, Problems, Section, quoted, table_of, text_of};
 use super::{
-    Allow, MAX_ID, MAX_KEEP, MAX_PATTERN, MAX_PATTERNS, MAX_REASON, MAX_ROTATED, MAX_RULES, PolicyError, Privilege,
-    Rotation, Rule, Severity,
+    Allow, MAX_ID, MAX_KEEP, MAX_PATTERN, MAX_PATTERNS, MAX_POLICY, MAX_REASON, MAX_ROTATED, MAX_RULES, PolicyError,
+    Privilege, Rotation, Rule, Severity,
 };
 use crate::drift::{Attribute, Attributes, Change};
 use crate::node::FileType;
 use crate::pattern::Pattern;
+use crate::section::{At, Problems, Section, quoted, table_of, text_of};
 
 const TOP: &[&str] = &["version", "name", "rule"];
 const RULE: &[&str] =
@@ -22,7 +22,7 @@ const RULE: &[&str] =
 /// The name and the rules of a policy.
 pub(super) fn read(bytes: &[u8]) -> Result<(String, Vec<Rule>), PolicyError> {
     let one = |problem| PolicyError::new(vec![problem]);
-    let text = text_of(bytes).map_err(one)?;
+    let text = text_of(bytes, MAX_POLICY).map_err(one)?;
     let table = table_of(text).map_err(one)?;
     let mut problems = Problems::new(text);
     let top = Section::new("", TOP, table.get_ref(), &mut problems);

@@ -344,7 +344,7 @@ fn hashed_up_to_a_limit() -> Result<()> {
 fn a_signed_manifest_is_required() -> Result<()> {
     let sealed = Sealed::new()?;
     let finished = sealed.scan(&["--require-signed"]).run()?;
-    one_line(&finished, 77, &["full.manifest", "not signed", "no signatures", "leave --require-signed out"])?;
+    one_line(&finished, 77, &["full.manifest", "refused", "nobody signed it", "name a bundle"])?;
     let broken = sealed.sandbox.write("broken.manifest", &fs::read(&sealed.manifest)?[..100])?;
     let nowhere = sealed.sandbox.path("no.manifest");
     let (tree, no_tree) = (sealed.tree.root(), sealed.sandbox.path("no-tree"));

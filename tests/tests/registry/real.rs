@@ -29,17 +29,17 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 /// Bcrypt of [`PASSWORD`] for the user `u`, as `htpasswd -nbB` writes it.
-const HTPASSWD: &str = "u:$2b$05$abcdefghijklmnopqrstuuZ0Fx87Pb/Aqb0E90lfvCwzXnaFKUHpS\n";
+pub(super) const HTPASSWD: &str = "u:$2b$05$abcdefghijklmnopqrstuuZ0Fx87Pb/Aqb0E90lfvCwzXnaFKUHpS\n";
 
 /// A real registry. Ends when dropped.
-struct Registry {
-    address: String,
+pub(super) struct Registry {
+    pub(super) address: String,
     _process: Process,
 }
 
 impl Registry {
     /// With `more` in its configuration.
-    fn start(sandbox: &Sandbox, name: &str, http: &str, more: &str) -> Result<Self> {
+    pub(super) fn start(sandbox: &Sandbox, name: &str, http: &str, more: &str) -> Result<Self> {
         let storage = sandbox.path(format!("{name}-storage"));
         let config = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
@@ -58,12 +58,12 @@ impl Registry {
         Ok(Self { address, _process: process })
     }
 
-    fn open(sandbox: &Sandbox) -> Result<Self> {
+    pub(super) fn open(sandbox: &Sandbox) -> Result<Self> {
         Self::start(sandbox, "registry", "", "")
     }
 
     /// Copies a layout into it, indexes whole.
-    fn push(&self, sandbox: &Sandbox, source: &str, tag: &str, more: &[&str]) -> Result<()> {
+    pub(super) fn push(&self, sandbox: &Sandbox, source: &str, tag: &str, more: &[&str]) -> Result<()> {
         let to = format!("docker://{}/{tag}", self.address);
         let first = ["--insecure-policy", "copy", "--all", "--preserve-digests", "--dest-tls-verify=false"];
         let arguments = first.iter().chain(more).copied().chain([source, to.as_str()]);
@@ -71,7 +71,7 @@ impl Registry {
         Ok(())
     }
 
-    fn source(&self, name: &str, digest: &str) -> String {
+    pub(super) fn source(&self, name: &str, digest: &str) -> String {
         format!("registry:{}/{name}@sha256:{digest}", self.address)
     }
 }

@@ -37,6 +37,7 @@ pub(super) struct Asked<'a> {
     pub(super) image: &'a Image,
     pub(super) head: &'a Head,
     pub(super) path: &'a str,
+    pub(super) body: &'a [u8],
     /// How many requests for the same path came before.
     pub(super) nth: usize,
     /// Of this server.
@@ -158,7 +159,8 @@ impl State {
         let head = Head::read(&mut reader)?.context("a request")?;
         // What is not read makes the kernel break the connection off before the answer is there.
         let length: u64 = head.header("content-length").unwrap_or("0").parse()?;
-        reader.take(length).read_to_end(&mut Vec::new())?;
+        let mut body = Vec::new();
+        reader.take(length).read_to_end(&mut body)?;
         let path = head.first.split(' ').nth(1).context("a path")?.to_owned();
         let nth = {
             let mut requests = lock(&self.requests);
@@ -166,7 +168,7 @@ impl State {
             requests.push(head.clone());
             nth
         };
-        let asked = Asked { image: &self.image, head: &head, path: &path, nth, address };
+        let asked = Asked { image: &self.image, head: &head, path: &path, body: &body, nth, address };
         let reply = (self.act)(&asked).unwrap_or_else(|| honest(&asked));
         match reply {
             Reply::Whole(status, headers, body) => {

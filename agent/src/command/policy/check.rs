@@ -11,7 +11,7 @@ use crate::failure::Outcome;
 
 pub(super) fn run(args: &PolicyCheckArgs) -> Outcome {
     let policy = load(&args.file)?;
-    let baseline = args.manifest.as_ref().map(|path| Baseline::load(path, Accept::Unsigned)).transpose()?;
+    let baseline = args.manifest.as_ref().map(|path| Baseline::load(path, &Accept::Unsigned)).transpose()?;
     let warnings = policy.check(baseline.as_ref().map(|baseline| &baseline.manifest().tree));
     let mut text = String::new();
     let file = shown(&args.file);

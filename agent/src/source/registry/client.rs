@@ -31,11 +31,21 @@ pub(super) struct Client {
     runtime: Runtime,
     pub(super) repository: Repository,
     pub(super) limits: Limits,
+    pub(super) access: Access,
     plain: OnceLock<reqwest::Client>,
     secure: OnceLock<reqwest::Client>,
     /// Looked up once a registry asks for it.
     credential: OnceCell<Option<Credential>>,
     grant: Mutex<Option<Grant>>,
+}
+
+/// What a registry is asked to allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Reading alone.
+    Pull,
+    /// Writing too.
+    Push,
 }
 
 /// Why a request got no answer.
@@ -63,7 +73,7 @@ pub(super) struct Request<'a> {
 }
 
 impl Client {
-    pub(super) fn new(repository: &Repository, limits: Limits) -> Result<Self, RegistryError> {
+    pub(super) fn new(repository: &Repository, limits: Limits, access: Access) -> Result<Self, RegistryError> {
         // The worker keeps connections going while hashing threads do not read.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -75,6 +85,7 @@ impl Client {
             runtime,
             repository: repository.clone(),
             limits,
+            access,
             plain: OnceLock::new(),
             secure: OnceLock::new(),
             credential: OnceCell::new(),
@@ -172,9 +183,19 @@ impl Client {
 
     /// Sends, and waits for the head of the answer.
     pub(super) async fn send(&self, request: RequestBuilder, url: &Url) -> Result<Response, Stop> {
+        self.send_within(request, url, self.limits.silence).await
+    }
+
+    /// The same, for what takes longer to send.
+    pub(super) async fn send_within(
+        &self,
+        request: RequestBuilder,
+        url: &Url,
+        patience: Duration,
+    ) -> Result<Response, Stop> {
         let host = route::host(url);
-        match timeout(self.limits.silence, request.send()).await {
-            Err(_) => Err(RegistryError::Silent { host, seconds: self.limits.silence.as_secs() }.into()),
+        match timeout(patience, request.send()).await {
+            Err(_) => Err(RegistryError::Silent { host, seconds: patience.as_secs() }.into()),
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 let connects = error.is_connect();
@@ -225,13 +246,13 @@ impl Client {
         body.map(|body| Code::read(&body.unwrap_or_default())).unwrap_or_default()
     }
 
-    fn granted(&self) -> Option<HeaderValue> {
+    pub(super) fn granted(&self) -> Option<HeaderValue> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
         grant.as_ref().filter(|grant| grant.until.is_none_or(|until| Instant::now() < until)).map(|g| g.header.clone())
     }
 
     /// Gets what a registry that answered 401 wants to see.
-    async fn authenticate(&self, registry: &Url, response: Response) -> Result<(), Stop> {
+    pub(super) async fn authenticate(&self, registry: &Url, response: Response) -> Result<(), Stop> {
         let host = route::host(registry);
         let fields = response.headers().get_all(reqwest::header::WWW_AUTHENTICATE).iter();
         let challenges: Vec<_> =
@@ -272,7 +293,7 @@ impl Client {
         Ok(None)
     }
 
-    fn no_address(&self) -> RegistryError {
+    pub(super) fn no_address(&self) -> RegistryError {
         RegistryError::RedirectAddress { host: self.repository.authority() }
     }
 }

@@ -142,6 +142,18 @@ pub enum RegistryError {
         /// Where to.
         to: String,
     },
+    /// A redirect of something that is written.
+    #[error("{host} redirects what is written to it, which is not followed")]
+    RedirectWrite {
+        /// Which server.
+        host: String,
+    },
+    /// It takes no blob.
+    #[error("{host} does not say where a blob is to be written")]
+    NoUpload {
+        /// Which server.
+        host: String,
+    },
     /// A body that goes on.
     #[error("{host} sends more than the {size} bytes that it should have")]
     TooLong {
@@ -210,6 +222,8 @@ impl RegistryError {
             | Self::Token { .. }
             | Self::Redirects { .. }
             | Self::RedirectAddress { .. }
+            | Self::RedirectWrite { .. }
+            | Self::NoUpload { .. }
             | Self::TooLong { .. }
             | Self::Range { .. } => Exit::Malformed,
             Self::Anonymous { .. } | Self::Denied { .. } | Self::Realm { .. } | Self::RedirectUnencrypted { .. } => {

@@ -44,7 +44,7 @@ impl Server {
         let Ok(Reference::Tagged(repository, _)) = Reference::parse(&format!("{}/app", self.address)) else {
             panic!("{}", self.address)
         };
-        Registry::with(&repository, limits).unwrap()
+        Registry::with(&repository, limits, Access::Pull).unwrap()
     }
 }
 

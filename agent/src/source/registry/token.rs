@@ -11,7 +11,7 @@ use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
 use super::body::Body;
-use super::client::{Client, Stop};
+use super::client::{Access, Client, Stop};
 use super::credentials::Credential;
 use super::error::RegistryError;
 use super::route;
@@ -40,7 +40,7 @@ struct Answer {
     expires_in: Option<serde_json::Value>,
 }
 
-/// Gets a token to read the repository; nothing more is asked for, whatever the challenge names.
+/// Gets a token to read the repository, or to write to it; nothing more is asked for, whatever the challenge names.
 pub(super) async fn ask(
     client: &Client,
     endpoint: Url,
@@ -48,7 +48,11 @@ pub(super) async fn ask(
     credential: Option<&Credential>,
 ) -> Result<Grant, Stop> {
     let host = route::host(&endpoint);
-    let scope = format!("repository:{}:pull", client.repository.name());
+    let actions = match client.access {
+        Access::Pull => "pull",
+        Access::Push => "pull,push",
+    };
+    let scope = format!("repository:{}:{actions}", client.repository.name());
     let http = client.http(&endpoint)?;
     let request = if let Some(Credential::Identity(token)) = credential {
         // The library for addresses also writes forms.

@@ -1,22 +1,34 @@
 //! Owns reading one table of a TOML text strictly: keys that are known, values of the type that was meant, problems with
 //! their places. Must not own what the keys mean.
 
+use std::fmt;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{MAX_POLICY, Problem};
 use crate::key;
+
+/// One thing that is wrong with a text, where.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// From 1; 0 if it concerns the whole.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What, and what to do.
+    pub what: String,
+}
 
 /// A value and where it begins.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    pub(super) value: T,
-    pub(super) offset: usize,
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) offset: usize,
 }
 
 /// Where in a text, and what was wrong with it so far.
 #[derive(Debug)]
-pub(super) struct Problems<'a> {
+pub(crate) struct Problems<'a> {
     text: &'a str,
     /// Where each line begins.
     lines: Vec<usize>,
@@ -25,7 +37,7 @@ pub(super) struct Problems<'a> {
 
 /// One table, while it is read.
 #[derive(Debug)]
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
     /// Before a key in a problem: `rule.`, or nothing.
     prefix: &'static str,
     table: &'a DeTable<'a>,
@@ -34,10 +46,10 @@ pub(super) struct Section<'a> {
 /// As many problems are said; more help nobody.
 const MAX_PROBLEMS: usize = 100;
 
-/// The text of some bytes, if it is one and not too long.
-pub(super) fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
-    if bytes.len() > MAX_POLICY {
-        return Err(whole(format!("larger than {MAX_POLICY} bytes")));
+/// The text of some bytes, if it is one and of at most `max` bytes.
+pub(crate) fn text_of(bytes: &[u8], max: usize) -> Result<&str, Problem> {
+    if bytes.len() > max {
+        return Err(whole(format!("larger than {max} bytes")));
     }
     std::str::from_utf8(bytes).map_err(|error| {
         let good = bytes.get(..error.valid_up_to()).and_then(|good| std::str::from_utf8(good).ok()).unwrap_or_default();
@@ -47,7 +59,7 @@ pub(super) fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
 }
 
 /// The table of a text.
-pub(super) fn table_of(text: &str) -> Result<Spanned<DeTable<'_>>, Problem> {
+pub(crate) fn table_of(text: &str) -> Result<Spanned<DeTable<'_>>, Problem> {
     DeTable::parse(text).map_err(|error| {
         let what = error.message().lines().collect::<Vec<_>>().join(" ");
         let (line, column) = error.span().map_or((0, 0), |span| place(text, span.start));
@@ -56,7 +68,7 @@ pub(super) fn table_of(text: &str) -> Result<Spanned<DeTable<'_>>, Problem> {
 }
 
 /// A problem of the whole text.
-pub(super) const fn whole(what: String) -> Problem {
+pub(crate) const fn whole(what: String) -> Problem {
     Problem { line: 0, column: 0, what }
 }
 
@@ -68,7 +80,7 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
 }
 
 /// A text as problems quote it: shortened, on one line, without anything that acts on a terminal.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut shown: String = text.chars().take(key::MAX_SHOWN).collect();
     if shown.len() < text.len() {
         shown.push('…');
@@ -79,27 +91,27 @@ pub(super) fn quoted(text: &str) -> String {
 // === impl Problems ===
 
 impl<'a> Problems<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
         Self { text, lines: std::iter::once(0).chain(ends).collect(), found: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, offset: usize, what: impl Into<String>) {
+    pub(crate) fn add(&mut self, offset: usize, what: impl Into<String>) {
         if self.found.len() < MAX_PROBLEMS {
             let (line, column) = place(self.text, offset);
             self.found.push(Problem { line, column, what: what.into() });
         }
     }
 
-    pub(super) fn add_whole(&mut self, what: impl Into<String>) {
+    pub(crate) fn add_whole(&mut self, what: impl Into<String>) {
         self.found.push(whole(what.into()));
     }
 
-    pub(super) fn line(&self, offset: usize) -> usize {
+    pub(crate) fn line(&self, offset: usize) -> usize {
         self.lines.partition_point(|start| *start <= offset)
     }
 
-    pub(super) fn finish(self) -> Vec<Problem> {
+    pub(crate) fn finish(self) -> Vec<Problem> {
         self.found
     }
 }
@@ -107,7 +119,7 @@ impl<'a> Problems<'a> {
 // === impl Section ===
 
 impl<'a> Section<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         prefix: &'static str,
         known: &'static [&'static str],
         table: &'a DeTable<'a>,
@@ -122,12 +134,12 @@ impl<'a> Section<'a> {
     }
 
     /// Where the value of a key begins.
-    pub(super) fn offset(&self, key: &str) -> Option<usize> {
+    pub(crate) fn offset(&self, key: &str) -> Option<usize> {
         self.table.get(key).map(|value: &Spanned<_>| value.span().start)
     }
 
     /// The value of `key` through `convert`, or a problem that says what it is to be.
-    pub(super) fn take<T>(
+    pub(crate) fn take<T>(
         &self,
         key: &str,
         problems: &mut Problems<'_>,
@@ -143,11 +155,11 @@ impl<'a> Section<'a> {
         converted.map(|value| At { value, offset })
     }
 
-    pub(super) fn text(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<&'a str>> {
+    pub(crate) fn text(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<&'a str>> {
         self.take(key, problems, "a text", DeValue::as_str)
     }
 
-    pub(super) fn number(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<u64>> {
+    pub(crate) fn number(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<u64>> {
         self.take(key, problems, "a whole number", |value| {
             let number = value.as_integer()?;
             u64::from_str_radix(number.as_str(), number.radix()).ok()
@@ -155,7 +167,7 @@ impl<'a> Section<'a> {
     }
 
     /// One text, or a list of texts that is not empty.
-    pub(super) fn texts(&self, key: &str, problems: &mut Problems<'_>) -> Option<Vec<At<&'a str>>> {
+    pub(crate) fn texts(&self, key: &str, problems: &mut Problems<'_>) -> Option<Vec<At<&'a str>>> {
         let value: &'a Spanned<DeValue<'a>> = self.table.get(key)?;
         let should = "a text, nor a list of texts that is not empty";
         let list = self.take(key, problems, should, |found| {
@@ -172,7 +184,7 @@ impl<'a> Section<'a> {
     }
 
     /// Words of which each has a value, without repetition.
-    pub(super) fn words<T: PartialEq>(
+    pub(crate) fn words<T: PartialEq>(
         &self,
         key: &str,
         problems: &mut Problems<'_>,
@@ -193,7 +205,7 @@ impl<'a> Section<'a> {
     }
 
     /// One word.
-    pub(super) fn word<T>(
+    pub(crate) fn word<T>(
         &self,
         key: &str,
         problems: &mut Problems<'_>,
@@ -208,8 +220,20 @@ impl<'a> Section<'a> {
         value
     }
 
+    /// The table of `key`.
+    pub(crate) fn table(
+        &self,
+        key: &str,
+        problems: &mut Problems<'_>,
+        prefix: &'static str,
+        known: &'static [&'static str],
+    ) -> Option<Self> {
+        let table = self.take(key, problems, &format!("a table: [{}{key}]", self.prefix), DeValue::as_table)?;
+        Some(Section::new(prefix, known, table.value, problems))
+    }
+
     /// The tables of `key`, each with where it begins.
-    pub(super) fn tables(&self, key: &str, problems: &mut Problems<'_>) -> Vec<At<&'a DeTable<'a>>> {
+    pub(crate) fn tables(&self, key: &str, problems: &mut Problems<'_>) -> Vec<At<&'a DeTable<'a>>> {
         let tables = self.take(key, problems, &format!("written [[{key}]], with two brackets"), |value| {
             let table = |item: &'a Spanned<DeValue<'a>>| {
                 Some(At { value: item.get_ref().as_table()?, offset: item.span().start })
@@ -224,5 +248,14 @@ fn not_one_of(key: &str, word: &str, known: &[&str]) -> String {
     match key::nearest(known, word) {
         Some(nearest) => format!("{key} is not {}; did you mean {nearest}?", quoted(word)),
         None => format!("{key} is not {}: one of {}", quoted(word), known.join(", ")),
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "{}:{}: ", self.line, self.column)?;
+        }
+        f.write_str(&self.what)
     }
 }

@@ -8,27 +8,28 @@ use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 /// A string, borrowed where the JSON has no escapes.
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
 
 /// Any value, checked for duplicate and critical keys and then forgotten.
-pub(super) struct Checked;
+pub(crate) struct Checked;
 
 /// The keys of one object that were not known, to find duplicates among them.
 #[derive(Default)]
-pub(super) struct UnknownKeys(BTreeSet<String>);
+pub(crate) struct UnknownKeys(BTreeSet<String>);
 
 /// A value that must be written as an object: derived code takes a list of the fields as well.
-pub(super) struct Object<T>(pub(super) T);
+pub(crate) struct Object<T>(pub(crate) T);
 
 /// For `#[serde(deserialize_with)]`: an optional key is absent or has a value; null is a value that no key has.
-pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
 /// As [`present`], for a value that must be an object.
-pub(super) fn present_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(crate) fn present_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -37,7 +38,7 @@ where
 }
 
 /// For `#[serde(deserialize_with)]`: a list of objects.
-pub(super) fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+pub(crate) fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -48,7 +49,7 @@ where
 
 impl UnknownKeys {
     /// Passes over the value of a key that is not known, unless the key is critical or a duplicate.
-    pub(super) fn pass<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+    pub(crate) fn pass<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         self.check(key)?;
         map.next_value::<Checked>().map(|_| ())
     }
@@ -96,6 +97,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
         }
         deserializer.deserialize_map(Keys(PhantomData))
+    }
+}
+
+impl<T: Serialize> Serialize for Object<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
     }
 }
 

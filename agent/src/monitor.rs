@@ -86,6 +86,8 @@ pub struct TargetPlan {
     pub expired: String,
     /// When `manifest` will be accepted no longer; `None`: never, as far as is known.
     pub until: Option<Timestamp>,
+    /// While a path may still be as in the manifest before.
+    pub switching: Option<Switching>,
     /// What may differ; `None`: nothing may, or no policy was ever accepted.
     pub policy: Option<PolicyView>,
     /// Why its present policy was not accepted; empty if it was, or there is none.
@@ -102,6 +104,15 @@ pub struct TargetPlan {
     pub sweep: Duration,
     /// Time between sweeps while a part is not watched.
     pub blind_sweep: Duration,
+}
+
+/// A switch from one manifest to another that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switching {
+    /// How long it goes on.
+    pub left: Duration,
+    /// By the clock, for showing it.
+    pub until: Timestamp,
 }
 
 /// What happened.
@@ -331,7 +342,7 @@ impl Monitor {
         for target in &plan.targets {
             let findings = self.recovered.remove(&target.name);
             match self.targets.get_mut(&target.name) {
-                Some(known) => actions.extend(known.reconfigure(target.clone())),
+                Some(known) => actions.extend(known.reconfigure(target.clone(), now.elapsed)),
                 None => {
                     let findings = findings.unwrap_or_else(Findings::none);
                     let new = Target::new(target.clone(), findings, now.elapsed);
@@ -451,6 +462,7 @@ impl Monitor {
                 let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
                 actions.extend(body.map(record));
             }
+            target.end_switch(now.elapsed);
             if let Some(end) = target.has_expired(now) {
                 let detail = format!("what was signed counted until {end}: sign it anew");
                 let body = self.conditions.open(Some(name), ConditionReason::ManifestExpired, &detail);

@@ -11,6 +11,7 @@ mod memory;
 mod remembered;
 mod sink;
 mod spool;
+mod switch;
 mod tell;
 
 #[cfg(test)]

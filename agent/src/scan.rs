@@ -30,6 +30,7 @@ mod readers;
 mod report;
 mod root;
 mod state;
+mod transition;
 mod walk;
 mod xattr;
 
@@ -58,6 +59,7 @@ pub use progress::Progress;
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
 pub use state::{Distrust, FULL, Identity, Rely, State};
+pub use transition::Transition;
 
 /// The collapse limit of the design: more added paths than this below one directory are one finding.
 pub const COLLAPSE: u64 = 10_000;
@@ -99,6 +101,8 @@ pub struct Options {
     pub policy: Option<Arc<Policy>>,
     /// What is remembered of files that the policy lets grow; `None`: what was written to them is not judged to be that.
     pub growing: Option<Arc<Growing>>,
+    /// What a path may be as besides; then no observed tree is named, and the scope is partial.
+    pub transition: Option<Transition>,
     /// How fast it may go; `None` is as fast as it can.
     pub pace: Option<Arc<Pace>>,
     /// Counts what is done while it is done, for showing it.

@@ -88,6 +88,9 @@ pub struct Coverage {
     /// How often something sealed was changed and as sealed again when it was looked at, since the agent started.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub put_back: u64,
+    /// RFC 3339: until when a path may be as in the manifest before too; absent while no switch is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_until: Option<String>,
     /// What was not read in the last complete look because the policy allows anything there.
     #[serde(default, skip_serializing_if = "Unjudged::is_nothing")]
     pub unjudged: Unjudged,

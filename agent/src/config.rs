@@ -50,6 +50,9 @@ pub const DEFAULT_READ: NonZeroU64 = NonZeroU64::new(200 * 1000 * 1000).expect("
 /// The smallest rate at which is read, in bytes a second: less is a mistake.
 pub const MIN_READ: u64 = 100 * 1000;
 
+/// The longest time in which a path may be as in the manifest before.
+pub const MAX_SWITCH_WINDOW: Duration = Duration::from_hours(1);
+
 /// A configuration that can be used. Every field may be set in code; [`Config::new`] has the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -138,6 +141,8 @@ pub struct Target {
     pub trust: Trust,
     /// The file that says which manifest it must match, absolute; `None`: the one that is there.
     pub assignment: Option<PathBuf>,
+    /// How long after a switch to another manifest a path may be as in the one before; zero: not at all.
+    pub switch_window: Duration,
     /// Whether a manifest without a signature is accepted.
     pub allow_unsigned: bool,
     /// Local excludes.
@@ -316,6 +321,7 @@ impl Target {
             policy: None,
             trust: Trust::default(),
             assignment: None,
+            switch_window: Duration::ZERO,
             allow_unsigned: false,
             exclude: Excludes::none(),
             mounts: Mounts::default(),
@@ -542,6 +548,8 @@ mod tests {
             ("state_dir = 'Memory'", "state_dir is not an absolute path, nor \"memory\""),
             ("target = 1", "target is written [[target]]"),
             ("[target]\nname = 'a'", "target is written [[target]]"),
+            ("[[target]]\nswitch_window = '2h'", "target.switch_window is at most 1h"),
+            ("[[target]]\nswitch_window = 7", "target.switch_window is not a time like"),
             ("[[target]]\ntrust = []", "target.trust is an empty list"),
             ("[[target]]\ntrust = ['k']", "target.trust is not an absolute path"),
             ("[[target]]\ntrust = 7", "target.trust is not"),

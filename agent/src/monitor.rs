@@ -95,6 +95,8 @@ pub struct TargetPlan {
     pub expired: String,
     /// When `manifest` will be accepted no longer; `None`: never, as far as is known.
     pub until: Option<Timestamp>,
+    /// While a path may still be as in the manifest before.
+    pub switching: Option<Switching>,
     /// What may differ; `None`: nothing may, or no policy was ever accepted.
     pub policy: Option<PolicyView>,
     /// Why its present policy was not accepted; empty if it was, or there is none.
@@ -113,6 +115,15 @@ pub struct TargetPlan {
     pub sweeps: Sweeps,
     /// In this time everything is read once more.
     pub full: Duration,
+}
+
+/// A switch from one manifest to another that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switching {
+    /// How long it goes on.
+    pub left: Duration,
+    /// By the clock, for showing it.
+    pub until: Timestamp,
 }
 
 /// What happened.
@@ -572,6 +583,7 @@ impl Monitor {
                 let body = self.conditions.open(Some(name), ConditionReason::CoverageStale, detail);
                 actions.extend(body.map(record));
             }
+            target.end_switch(now.elapsed);
             if let Some(end) = target.has_expired(now) {
                 let detail = format!("what was signed counted until {end}: sign it anew");
                 let body = self.conditions.open(Some(name), ConditionReason::ManifestExpired, &detail);

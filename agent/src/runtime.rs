@@ -13,6 +13,7 @@ mod memory;
 mod remembered;
 mod sink;
 mod spool;
+mod switch;
 mod tell;
 
 #[cfg(test)]

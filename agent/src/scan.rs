@@ -31,6 +31,7 @@ mod readers;
 mod report;
 mod root;
 mod state;
+mod transition;
 mod walk;
 mod xattr;
 
@@ -60,6 +61,7 @@ pub use progress::Progress;
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
 pub use state::{ClockWatch, Distrust, FULL, Identity, Rely, State};
+pub use transition::Transition;
 
 /// The collapse limit of the design: more added paths than this below one directory are one finding.
 pub const COLLAPSE: u64 = 10_000;
@@ -103,6 +105,8 @@ pub struct Options {
     pub growing: Option<Arc<Growing>>,
     /// Where the inodes of sealed entries are noted, for who has to know them by that.
     pub inodes: Option<Arc<Inodes>>,
+    /// What a path may be as besides; then no observed tree is named, and the scope is partial.
+    pub transition: Option<Transition>,
     /// How fast it may go; `None` is as fast as it can.
     pub pace: Option<Arc<Pace>>,
     /// Counts what is done while it is done, for showing it.

@@ -90,6 +90,9 @@ pub struct Coverage {
     /// back, or touched; once for as long as it keeps changing. What was said to differ in between is not counted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub put_back: u64,
+    /// RFC 3339: until when a path may be as in the manifest before too; absent while no switch is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_until: Option<String>,
     /// What was not read in the last complete look because the policy allows anything there.
     #[serde(default, skip_serializing_if = "Unjudged::is_nothing")]
     pub unjudged: Unjudged,

@@ -2,6 +2,7 @@
 //! what an agent does then. Belongs here: what needs the real command or the real agent. Attacks on the bytes themselves
 //! are beside the code.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         trial("a_key_file_replaced_while_running_takes_effect", &[], a_key_file_replaced),
         trial("without_a_trusted_manifest_heartbeats_go_on", &[], untrusted_from_the_start),
         trial("an_assignment_moves_a_target_on_and_back_and_a_replayed_one_is_refused", &[], assignments),
+        trial("a_new_release_is_no_alarm_in_its_window_and_what_is_stale_is_one_finding_after_it", &[], switching),
         trial("what_expires_while_an_agent_runs_is_said_at_that_moment", &[], expiry),
     ])
 }
@@ -330,6 +332,73 @@ fn assignments() -> Result<()> {
     assign(&file, 1, 3, old, None)?;
     stage.eventually("manifest_refused", false)?;
     stage.collector.eventually_host(HOST, "clean")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    Ok(())
+}
+
+fn switching() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.tree.file("share/old", "old\n")?.file("share/stale", "stale\n")?;
+    let old = stage.sandbox.seal(format!("dir:{}", stage.tree.root().display()), "old.manifest")?;
+    bundle(&old, &stage.bundle, &[1])?;
+    let next = stage.sandbox.tree("next")?;
+    next.file("etc/app.toml", "level = 2\n")?.file("bin/app", "program\n")?.file("share/new", "new\n")?;
+    let new = stage.sandbox.seal(format!("dir:{}", next.root().display()), "new.manifest")?;
+    let keys = stage.home.keys.clone();
+    stage.home.keys = format!("{keys}switch_window = \"1h\"\n");
+    let agent = stage.start()?;
+    stage.collector.eventually_host(HOST, "clean")?;
+
+    let switched = bundle(&new, &stage.bundle, &[1])?;
+    let is_switching = |wanted: bool| {
+        eventually(&format!("switching {wanted}"), || {
+            let target = stage.target()?;
+            ensure!(target["manifest"]["sha256"] == switched.to_string(), "{target}");
+            ensure!(target["coverage"]["switch_until"].is_string() == wanted, "{target}");
+            Ok::<_, anyhow::Error>(())
+        })
+    };
+    is_switching(true)?;
+    // Nothing of the new release is there yet, and that is no finding; what is in neither is one at once.
+    let foreign: BTreeSet<Drift> = [Drift::added("share/foreign")].into();
+    stage.tree.file("share/foreign", "foreign\n")?;
+    stage.collector.eventually_open(&foreign)?;
+    // Step by step.
+    stage.tree.file("etc/app.toml", "level = 2\n")?.file("share/new", "new\n")?;
+    fs::remove_file(stage.tree.path("share/old"))?;
+    // A restart meanwhile forgets nothing: the file that stays is looked at again, and is not said.
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    stage.tree.file("share/foreign", "other\n")?;
+    let agent = stage.start()?;
+    is_switching(true)?;
+    eventually("the foreign file as it is now", || {
+        let open = stage.collector.findings("open")?;
+        ensure!(open.len() == 1 && open[0]["observed"]["size"] == 6, "{open:#?}");
+        Ok::<_, anyhow::Error>(())
+    })?;
+    // The end of it: what is still as before is found, once.
+    fs::write(stage.home.config_file(), stage.home.config().replace("\"1h\"", "\"0s\""))?;
+    is_switching(false)?;
+    stage.collector.eventually_open(&[Drift::added("share/foreign"), Drift::added("share/stale")].into())?;
+    fs::remove_file(stage.tree.path("share/foreign"))?;
+    fs::remove_file(stage.tree.path("share/stale"))?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    let mut said: Vec<_> = stage.collector.findings("")?.iter().map(|finding| finding["path"].clone()).collect();
+    said.sort_by_key(ToString::to_string);
+    ensure!(said == ["share/foreign", "share/stale"], "{said:?}");
+
+    // The other way its end comes by itself.
+    fs::write(stage.home.config_file(), stage.home.config().replace("\"1h\"", "\"3s\""))?;
+    bundle(&old, &stage.bundle, &[1])?;
+    stage.collector.eventually_open(
+        &[
+            Drift::changed("etc/app.toml", &["content"]),
+            Drift::removed("share/old"),
+            Drift::removed("share/stale"),
+            Drift::added("share/new"),
+        ]
+        .into(),
+    )?;
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
     Ok(())
 }

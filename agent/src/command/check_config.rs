@@ -123,6 +123,9 @@ fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>,
     if let Some(file) = &target.assignment {
         line(text, "  assignment", &file.display().to_string());
     }
+    if !target.switch_window.is_zero() {
+        line(text, "  switch_window", &format!("{:?}", target.switch_window));
+    }
     if let Some(baseline) = baseline {
         let (view, manifest) = (baseline.view(), baseline.manifest());
         line(text, "  tree", &view.tree.to_string());

@@ -12,8 +12,8 @@ use driftlock_common::tree::MAX_PARTS;
 use super::read::{At, Raw, RawTarget};
 use super::{
     Asked, Config, ConfigError, DEFAULT_CPU, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_READ,
-    DEFAULT_SPOOL, DEFAULT_STATE_DIR, Host, Limits, Location, MIN_READ, MIN_SPOOL, Place, Problem, Report, Sink,
-    Socket, State, Target, Trust, Watch, default_threads,
+    DEFAULT_SPOOL, DEFAULT_STATE_DIR, Host, Limits, Location, MAX_SWITCH_WINDOW, MIN_READ, MIN_SPOOL, Place, Problem,
+    Report, Sink, Socket, State, Target, Trust, Watch, default_threads,
 };
 use crate::process::Selector;
 use crate::scan::FULL;
@@ -229,6 +229,12 @@ impl Check {
             }
             self.absolute("target.assignment", at)
         });
+        let switch_window = raw.switch_window.map(|At { value, place }| {
+            if value > MAX_SWITCH_WINDOW {
+                self.complain(&place, "target.switch_window is at most 1h");
+            }
+            value
+        });
         let policy = raw.policy.map(|policy| self.absolute("target.policy", policy));
         let exclude = match raw.exclude {
             None => Excludes::none(),
@@ -250,6 +256,7 @@ impl Check {
             policy,
             trust: trust.unwrap_or_default(),
             assignment,
+            switch_window: switch_window.unwrap_or_default(),
             allow_unsigned,
             exclude,
             mounts,

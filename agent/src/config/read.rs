@@ -58,6 +58,7 @@ pub(super) struct RawTarget {
     pub(super) policy: Option<At<PathBuf>>,
     pub(super) trust: Option<At<Trust>>,
     pub(super) assignment: Option<At<PathBuf>>,
+    pub(super) switch_window: Option<At<Duration>>,
     pub(super) allow_unsigned: Option<At<bool>>,
     pub(super) exclude: Option<At<Vec<String>>>,
     pub(super) mounts: Option<At<Mounts>>,
@@ -353,6 +354,7 @@ impl<'a> Section<'a> {
             policy: self.optional_path("policy"),
             trust: self.trust(),
             assignment: self.optional_path("assignment"),
+            switch_window: self.parsed("switch_window", "a time like \"10m\"", units::duration),
             allow_unsigned: self.flag("allow_unsigned"),
             exclude: self.texts("exclude"),
             mounts: self.parsed("mounts", "one of report, skip, cross", |word| match word {

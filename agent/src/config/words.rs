@@ -27,6 +27,7 @@ pub(super) const TARGET: Words = Words {
         "policy",
         "trust",
         "assignment",
+        "switch_window",
         "allow_unsigned",
         "exclude",
         "mounts",

@@ -1,7 +1,7 @@
 //! Runs `agent/cases/*.toml`: each a story told to a monitor, with what it must do at every step.
 //!
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
-//! `configured NAME[@MANIFEST][+POLICY][<SECONDS][?][!][~]…` (`<` = accepted for so long after time 0; `!` = its manifest was
+//! `configured NAME[@MANIFEST][+POLICY][<SECONDS][%SECONDS][?][!][~]…` (`<` = accepted for so long after time 0; `%` = a switch goes on for so long; `!` = its manifest was
 //! refused, `~` = because its time is over, `?` = its policy), `armed NAME [degraded]`,
 //! `away NAME`, `mounted NAME PATH…` (all that is mounted over it), `remounted NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
 //! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished #SCAN [HOURSh]` (since when every file was read), `interrupted|lost #SCAN`, `trouble|over REASON`, `nothing #SCAN PATH sealed|absent`, `resync`, `tick`, `clock MS`
@@ -29,7 +29,7 @@ use driftlock_common::profile::Profile;
 use driftlock_common::trust::Timestamp;
 use serde::Deserialize;
 
-use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, TargetPlan, Whole};
+use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, Switching, TargetPlan, Whole};
 use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;
 use crate::scan::{IdView, Mounts, Scope};
@@ -261,6 +261,7 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
     let targets = targets.iter().map(|word| {
         let (refused, policy_refused, expired) = (word.contains('!'), word.contains('?'), word.contains('~'));
         let word = word.trim_end_matches(['!', '?', '~']);
+        let (word, left) = word.split_once('%').map_or((word, None), |(word, left)| (word, Some(left)));
         let (word, ends) = word.split_once('<').map_or((word, None), |(word, ends)| (word, Some(ends)));
         let (word, policy) = word.split_once('+').map_or((word, None), |(word, policy)| (word, Some(policy)));
         let (name, named) = word.split_once('@').unwrap_or((word, "m"));
@@ -271,6 +272,10 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             refused: if refused { "truncated".to_owned() } else { String::new() },
             expired: if expired { "too old".to_owned() } else { String::new() },
             until: ends.map(|seconds| Timestamp::from_unix(1_700_000_000 + seconds.parse::<i64>().unwrap())),
+            switching: left.map(|seconds| Switching {
+                left: Duration::from_secs(seconds.parse().unwrap()),
+                until: Timestamp::from_unix(1_700_000_000),
+            }),
             policy: policy.map(|name| PolicyView {
                 name: name.to_owned(),
                 digest: OciDigest::blake3(Digest::blake3(name.as_bytes())),

@@ -56,6 +56,8 @@ pub(super) struct Target {
     stale: bool,
     /// Since when every sealed file was read: how long ago that was, when it was said.
     read: Option<(Duration, Duration)>,
+    /// When a path may no longer be as in the manifest before.
+    switch_ends: Option<Duration>,
     /// When what it is compared with is accepted no longer, by the clock that cannot be set.
     expiry: Option<Duration>,
     /// Whether that was said.
@@ -121,6 +123,7 @@ impl Scanning {
 impl Target {
     pub(super) fn new(plan: TargetPlan, findings: Findings, now: Duration) -> Self {
         Self {
+            switch_ends: plan.switching.map(|switching| now + switching.left),
             plan,
             findings,
             dirty: Dirty::default(),
@@ -165,6 +168,7 @@ impl Target {
             expired: self.plan.expired.clone(),
             policy_refused: self.plan.policy_refused.clone(),
             until: self.plan.until,
+            switching: self.plan.switching,
             sweeps: self.plan.sweeps,
             full: self.plan.full,
             ..plan.clone()
@@ -172,6 +176,10 @@ impl Target {
         self.expired = false;
         self.expiry = None;
         self.plan = plan;
+        let switch_ends = self.plan.switching.map(|switching| now + switching.left);
+        if std::mem::replace(&mut self.switch_ends, switch_ends).is_some() && switch_ends.is_none() {
+            self.dirty.mark_due(Scope::All, now);
+        }
         if same {
             return None;
         }
@@ -487,6 +495,14 @@ impl Target {
         }
     }
 
+    /// Once the manifest before no longer counts, everything is looked at: what is still as in that one is found now.
+    pub(super) fn end_switch(&mut self, now: Duration) {
+        if self.switch_ends.take_if(|end| *end <= now).is_some() {
+            self.plan.switching = None;
+            self.dirty.mark_due(Scope::All, now);
+        }
+    }
+
     /// When what it is compared with ended to be accepted, said once. Between two looks the clock may have been set.
     pub(super) fn has_expired(&mut self, now: Now) -> Option<Timestamp> {
         let end = self.plan.until.filter(|_| !self.expired)?;
@@ -518,7 +534,10 @@ impl Target {
         let can_scan =
             self.scan.is_none() && self.plan.manifest.is_some() && matches!(self.watch, Watching::Armed { .. });
         let scan = if can_scan { self.dirty.next_due().into_iter().chain([self.next_sweep]).min() } else { None };
-        [stale, arm, hurry, scan, self.expiry, self.findings.next_held_back()].into_iter().flatten().min()
+        [stale, arm, hurry, scan, self.switch_ends, self.expiry, self.findings.next_held_back()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     // --- reports ---
@@ -627,6 +646,7 @@ impl Target {
                     .map(|at| at.escaped().to_string())
                     .collect(),
                 virtual_mounts: self.virtual_mounts.clone(),
+                switch_until: self.plan.switching.map(|switching| switching.until.to_string()),
             },
         }
     }

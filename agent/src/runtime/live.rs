@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use driftlock_common::coverage::WatchMode;
 use driftlock_common::finding::PolicyView;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::hold::Hold;
 use super::remembered::Remembered;
+use super::switch::{self, Switch};
 use super::{Done, look};
 use crate::admit::{self, Admitted};
 use crate::anchor_file;
@@ -33,6 +35,8 @@ use crate::watch::{Names, Watched, Watcher};
 pub(super) struct Live {
     target: Target,
     baseline: Option<Arc<Baseline>>,
+    /// From the baseline before to this one, while it is under way.
+    switch: Option<Switch>,
     /// Of the assignments that were taken.
     serials: Serials,
     /// The last one that was accepted, if one is configured.
@@ -92,6 +96,9 @@ impl Live {
             live.baseline = None;
             live.policy = None;
         }
+        if let Some(new) = &loaded {
+            live.switch_to(new, target.switch_window, state_dir).await;
+        }
         // A manifest that is refused leaves the one that was accepted last.
         live.baseline = loaded.or_else(|| live.baseline.take());
         // Entries of another tree.
@@ -108,6 +115,7 @@ impl Live {
             manifest: live.baseline.as_ref().map(|baseline| baseline.view()),
             refused,
             expired,
+            switching: live.switch.as_ref().and_then(Switch::switching),
             until: live.baseline.as_ref().and_then(|baseline| baseline.until()),
             policy: live.policy.as_deref().map(PolicyView::from),
             policy_refused,
@@ -122,9 +130,32 @@ impl Live {
         (live, plan)
     }
 
+    /// Another manifest than before begins a switch; a restart goes on with the one that was under way.
+    async fn switch_to(&mut self, new: &Arc<Baseline>, window: Duration, state_dir: &Path) {
+        let to = new.view().sha256;
+        let path = switch::path(&self.target.name, state_dir);
+        let switch = match &self.baseline {
+            _ if window.is_zero() => None,
+            Some(before) if before.view().sha256 == to => return,
+            before => {
+                let before = before.clone();
+                let begin = move || match before {
+                    Some(before) => Some(Switch::begin(path, before, to, window)),
+                    None => Switch::recover(path, to),
+                };
+                // Writing a manifest takes its time.
+                tokio::task::spawn_blocking(begin).await.unwrap_or_default()
+            }
+        };
+        if let Some(over) = std::mem::replace(&mut self.switch, switch) {
+            over.end();
+        }
+    }
+
     fn nothing(target: Target, state_dir: &Path) -> Self {
         Self {
             remembered: Remembered::of(&target.name, state_dir),
+            switch: None,
             serials: Serials::of(&target.name, state_dir),
             target,
             baseline: None,
@@ -221,7 +252,15 @@ impl Live {
         let cancel = Arc::new(AtomicBool::new(false));
         let pace = Pace::new(allowance, occasion);
         self.scan = Some(Scanning { id: scan, cancel: cancel.clone(), pace: pace.clone() });
+        // Over: the manifest before is let go.
+        if let Some(over) = self.switch.take_if(|switch| switch.transition().is_none()) {
+            over.end();
+        }
+        let transition = self.switch.as_ref().and_then(Switch::transition);
         let options = Options {
+            // What stands for others would hide which of them are as before.
+            collapse: transition.is_none().then_some(COLLAPSE),
+            transition,
             local_excludes: self.target.exclude.clone(),
             hash_limit: Some(config.limits.hash_limit),
             mounts: self.target.mounts,
@@ -230,7 +269,6 @@ impl Live {
             own_state,
             policy: self.policy.clone(),
             inodes: self.inodes.clone(),
-            collapse: Some(COLLAPSE),
             held: Some(HELD),
             pace: Some(pace),
             ..Options::default()

@@ -79,6 +79,9 @@ pub fn compare(
     let compared = options.compared(manifest.header.profile);
     let walked = AtomicBool::new(false);
     let found = |drift: Drift| {
+        if options.transition.as_ref().is_some_and(|transition| transition.covers(&drift, compared)) {
+            return;
+        }
         // What is taken apart after the end of a process is not what it ran with. After the walk it is known whether it
         // lived until then.
         if walked.load(Ordering::Relaxed) || root.process().is_none_or(Process::is_alive) {
@@ -177,6 +180,7 @@ pub fn compare(
         gaps,
         unjudged: Unjudged { entries: met.unjudged.into_inner(), bytes: met.unjudged_bytes.into_inner() },
         partial: !options.local_excludes.is_empty()
+            || options.transition.is_some()
             || compared != Compared::all(manifest.header.profile)
             || expected.is_narrowed()
             || own_state.is_some()

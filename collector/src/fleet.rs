@@ -276,6 +276,8 @@ mod tests {
                 reason,
                 ConditionReason::WatchDegraded
                     | ConditionReason::SinkFailed
+                    | ConditionReason::BinaryReplaced
+                    | ConditionReason::ConfigReplaced
                     | ConditionReason::ConfigRefused
                     | ConditionReason::CollectorRefused
             );

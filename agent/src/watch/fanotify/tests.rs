@@ -465,13 +465,10 @@ fn what_cannot_be_watched_is_refused_with_the_reason() {
         return;
     }
     let (sender, _hints) = channel();
-    for (root, reason) in [
-        ("/proc", "its file system does not decode handles, as overlayfs does not"),
-        ("/sys", "its file system does not decode handles, as overlayfs does not"),
-    ] {
+    for root in ["/proc", "/sys"] {
         let root = Arc::new(Root::open(Path::new(root)).unwrap());
         let refusal = arm(&"app".into(), watched(), &root, &sender).unwrap_err();
-        assert_eq!(refusal.to_string(), reason, "{root:?}");
+        assert!(matches!(refusal, Refusal::Mark(Errno::EOPNOTSUPP)), "{refusal:?} of {root:?}");
     }
 }
 

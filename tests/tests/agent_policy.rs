@@ -156,8 +156,9 @@ impl Stage {
     }
 
     fn writer(&self) -> Result<Process> {
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(WRITER).arg(self.log(""));
+        // What is ignored when a shell begins it cannot trap, and under nohup SIGHUP is.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", "sh", "-c", WRITER]).arg(self.log(""));
         Process::spawn("writer", &mut command)
     }
 }

@@ -171,7 +171,9 @@ impl Logged {
 
     /// A process that writes the log, until it is dropped.
     pub(super) fn writer(&self) -> Result<Process> {
-        Process::spawn("writer", Command::new("sh").arg("-c").arg(WRITER).arg(self.log()))
+        // What is ignored when a shell begins it cannot trap, and under nohup SIGHUP is.
+        let mut shell = Command::new("env");
+        Process::spawn("writer", shell.args(["--default-signal=HUP", "sh", "-c", WRITER]).arg(self.log()))
     }
 
     /// Waits until the log has some lines more than it has now.

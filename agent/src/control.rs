@@ -3,7 +3,7 @@
 //!
 //! HTTP/1.1, one request for each connection, so that `curl --unix-socket` is a client:
 //!
-//! - `GET /v1/status`: a [`Status`](driftlock_common::status::Status).
+//! - `GET /v1/status`: a [`Status`].
 //! - `GET /metrics`: the same in the text format of Prometheus.
 //! - `POST /v1/rescan[?target=NAME]`: looks at everything now; [`Tickets`](driftlock_common::status::Tickets) for waiting.
 //! - `GET /v1/wait?target=NAME[&run=RUN&after=N][&manifest=SHA256][&timeout_s=N]`: is answered with a

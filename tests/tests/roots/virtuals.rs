@@ -201,6 +201,8 @@ fn crossing_agent() -> Result<()> {
     let mut home =
         AgentHome::new(&sandbox, "host")?.target("system", tree.root(), &manifest).reports_to(wire.address());
     home.keys = "mounts = \"cross\"".to_owned();
+    // Its watches can be counted.
+    home.watch = "inotify".to_owned();
     let mut command = sandbox.bare_command(Path::new("unshare"));
     command.args(within(tree.root(), &format!("{MOUNTS}{TMPFS}"), [&binaries().driftlock]));
     let mut agent = home.start_by(command)?;

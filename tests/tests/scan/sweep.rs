@@ -291,7 +291,7 @@ fn distrusted() -> Result<()> {
         ("longer", [&good[..], b"x"].concat(), "it is damaged or cut off"),
         ("a mark changed", flipped(good.len() - 40), "it is damaged or cut off"),
         ("the key changed", flipped(60), "it is damaged or cut off"),
-        ("of a later version", flipped(17), "is not known: this driftlock reads version 1"),
+        ("of a later version", flipped(17), "is not known: this driftlock reads version 2"),
         ("another identity", flipped(30), "it is about another root, another baseline, or other attributes"),
     ];
     let expect = |what: &str, why: &str| {

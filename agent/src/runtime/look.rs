@@ -8,7 +8,7 @@ use std::time::Duration;
 use driftlock_common::drift::Drift;
 use driftlock_common::finding::Finding;
 use driftlock_common::manifest::SealedIn;
-use driftlock_common::policy::Judged;
+use driftlock_common::policy::{Judged, Severity};
 use tokio::sync::mpsc;
 
 use super::Done;
@@ -18,7 +18,7 @@ use crate::baseline::Baseline;
 use crate::config::Location;
 use crate::monitor::{Ending, Event, ScanId, Whole};
 use crate::pool::Pool;
-use crate::scan::{Options, Outcome, Rely, Root, ScanReport, Scope, Stats, compare, report};
+use crate::scan::{Growing, Options, Outcome, Rely, Root, ScanReport, Scope, Stats, compare, report};
 
 /// A scan.
 pub(super) struct Look {
@@ -104,7 +104,10 @@ impl Look {
     fn found(&self, judged: &Judged<'_>, sealed_in: SealedIn<'_>) {
         let finding = Box::new(Finding::of(judged, sealed_in));
         let path = judged.drift.path.clone();
-        let settled = self.options.growing.as_ref().is_none_or(|growing| growing.is_settled(&path));
+        // What is critical waits for nothing.
+        let alert = judged.severity().is_some_and(|severity| severity != Severity::Critical);
+        let passes = |growing: &Arc<Growing>| growing.may_pass(&path, alert) || !growing.is_settled(&path);
+        let settled = !self.options.growing.as_ref().is_some_and(passes);
         self.send(Event::Found { scan: self.scan, path, finding, settled });
     }
 

@@ -72,6 +72,8 @@ struct Entry {
     met: u64,
     /// Whether it was missing, and nothing explained it.
     is_missing: bool,
+    /// Since when it is not as it may be, whatever it held.
+    wrong: Option<Instant>,
 }
 
 /// What a file had, and what is nowhere.
@@ -197,6 +199,18 @@ impl Growing {
     pub fn is_settled(&self, path: &TreePath) -> bool {
         let entry = lock(&self.entries).get(path).map(Arc::clone);
         entry.is_none_or(|entry| lock(&entry).lost.as_ref().is_none_or(|lost| lost.settled))
+    }
+
+    /// Whether an alert about the file at `path`, or none, may be over in a moment: a rotation makes the new file first and
+    /// gives it its mode and its owner after.
+    pub fn may_pass(&self, path: &TreePath, alert: bool) -> bool {
+        let Some(entry) = lock(&self.entries).get(path).map(Arc::clone) else { return false };
+        let mut entry = lock(&entry);
+        if !alert {
+            entry.wrong = None;
+            return false;
+        }
+        self.goes_on && entry.wrong.get_or_insert_with(Instant::now).elapsed() < SETTLE
     }
 
     /// Begins a comparison of `root` under a policy.

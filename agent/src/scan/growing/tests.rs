@@ -306,6 +306,24 @@ fn what_became_of_a_log_is_said_once_it_is_settled_and_stays() {
     }
 }
 
+/// A rotation gives the new file its mode last.
+#[test]
+fn an_alert_about_a_log_may_pass_for_a_moment_in_an_agent_alone() {
+    let log = TreePath::new(LOG).unwrap();
+    let world = World::watched();
+    assert!(world.growing.may_pass(&log, true));
+    let long_ago = Instant::now().checked_sub(SETTLE);
+    assert!(long_ago.is_some());
+    let begun = || lock(&world.growing.entries).get(&log).map(Arc::clone).unwrap();
+    lock(&begun()).wrong = long_ago;
+    assert!(!world.growing.may_pass(&log, true), "what lasts is said");
+    assert!(!world.growing.may_pass(&log, false) && lock(&begun()).wrong.is_none(), "it is right again");
+    assert!(!world.growing.may_pass(&TreePath::new("bin/app").unwrap(), true), "it does not grow");
+    let once = World::new(Algorithm::Blake3, Growing::once());
+    once.look();
+    assert!(!once.growing.may_pass(&log, true), "nobody looks again");
+}
+
 /// The same in one scan of what was sealed only: nothing is to be settled.
 #[test]
 fn a_single_scan_knows_what_was_sealed() {

@@ -1,13 +1,15 @@
-//! Owns remembering one path exactly as it was, and putting it back. Must not own what is done to it in between.
+//! Owns remembering one path exactly as it was, and putting it back, never through a link. Must not own what is done to it
+//! in between.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink};
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{Mode, OFlags, XattrFlags};
 
-use crate::naive::capability;
-use crate::tamper::set_capability;
+use crate::naive::{CAPABILITY, capability};
 
 /// A path as it was. Restores content, owner, mode and file capability; times are not kept.
 #[derive(Clone, Debug)]
@@ -67,12 +69,14 @@ impl Saved {
             Was::Absent => clear(path)?,
             Was::File { content, mode, uid, gid, capability } => {
                 clear(path)?;
-                fs::write(path, content)?;
+                // Exactly this file, whoever puts a link there meanwhile.
+                let mut file = File::create_new(path)?;
+                file.write_all(content)?;
                 // In this order: a change of owner drops capabilities and the setuid bit.
-                lchown(path, Some(*uid), Some(*gid))?;
-                fs::set_permissions(path, Permissions::from_mode(*mode))?;
+                fchown(&file, Some(*uid), Some(*gid))?;
+                file.set_permissions(Permissions::from_mode(*mode))?;
                 if let Some(capability) = capability {
-                    set_capability(path, capability)?;
+                    rustix::fs::fsetxattr(&file, CAPABILITY, capability, XattrFlags::empty())?;
                 }
             }
             Was::Symlink { target, uid, gid } => {
@@ -85,8 +89,10 @@ impl Saved {
                     clear(path)?;
                     fs::create_dir(path)?;
                 }
-                lchown(path, Some(*uid), Some(*gid))?;
-                fs::set_permissions(path, Permissions::from_mode(*mode))?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let directory = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+                fchown(&directory, Some(*uid), Some(*gid))?;
+                directory.set_permissions(Permissions::from_mode(*mode))?;
             }
         }
         Ok(())

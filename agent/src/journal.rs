@@ -4,7 +4,8 @@
 //!
 //! On disk: `lock`, held by the one agent; `host`, the host's id; `checkpoint`, the state up to a sequence; and segments
 //! `EPOCH-FIRST.log` of records that only grow. State is the fold of events over the checkpoint, so nothing of it is held
-//! in memory. What is torn at the very end was never given and is cut off; what is damaged anywhere else ends the epoch:
+//! in memory. A checkpoint is made when the segments since the last one have grown to its size, so that what is written for
+//! checkpoints is at most as much as what is written for events, however much is open. What is torn at the very end was never given and is cut off; what is damaged anywhere else ends the epoch:
 //! the collector is then told everything anew.
 
 mod checkpoint;
@@ -36,7 +37,7 @@ use state::State;
 /// A segment that has grown to this, in bytes, is closed.
 const SEGMENT_BYTES: u64 = 1024 * 1024;
 /// The most bytes written before the next flush, so that a large report does not hold up the first of it.
-const MAX_WRITE: usize = 4 * 1024 * 1024;
+const MAX_WRITE: u64 = 4 * 1024 * 1024;
 
 /// The state directory, while this agent holds it.
 #[derive(Debug)]
@@ -50,12 +51,32 @@ pub struct Journal {
     sequence: u64,
     /// The highest sequence acknowledged.
     acked: u64,
-    /// Where the first event after `acked` may stand, in the first segment.
-    cursor: u64,
+    /// Where the first event after `acked` may stand.
+    cursor: Cursor,
+    /// What the checkpoint on disk holds.
+    checkpointed: Checkpointed,
     /// Bound of all segments together, in bytes.
     limit: u64,
     /// `None` if they cannot be counted, as on a full disk.
     starts: Option<Starts>,
+}
+
+/// A place in the segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cursor {
+    /// From the first one there is.
+    segment: usize,
+    /// In bytes.
+    offset: u64,
+}
+
+/// A checkpoint on disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Checkpointed {
+    /// The sequence up to which it has everything.
+    sequence: u64,
+    /// In bytes.
+    len: u64,
 }
 
 /// An event that has no sequence yet.
@@ -136,7 +157,8 @@ impl Journal {
             segments: VecDeque::new(),
             sequence: 0,
             acked: 0,
-            cursor: 0,
+            cursor: Cursor::default(),
+            checkpointed: Checkpointed::default(),
             limit,
         };
         let recovered = match journal.recover()? {
@@ -185,6 +207,12 @@ impl Journal {
         self.acked == self.sequence
     }
 
+    /// Whether what waits takes up more than half of the room.
+    pub fn is_half_full(&self) -> bool {
+        let waiting = self.segments.iter().skip(self.cursor.segment).map(Segment::len).sum::<u64>();
+        waiting.saturating_sub(self.cursor.offset) > self.limit / 2
+    }
+
     /// Events that are not acknowledged.
     pub const fn undelivered(&self) -> u64 {
         self.sequence.saturating_sub(self.acked)
@@ -222,7 +250,7 @@ impl Journal {
             let event = self.event(entry, self.sequence + 1 + written as u64);
             frame::put(&mut bytes, &Record::Event(event));
             written += 1;
-            if bytes.len() > MAX_WRITE {
+            if bytes.len() as u64 > MAX_WRITE.min(self.limit / 4) {
                 break;
             }
         }
@@ -230,13 +258,18 @@ impl Journal {
             return Ok(Appended { entries: 0, dropped: 0 });
         }
         let mut dropped = 0;
-        if self.bytes() + bytes.len() as u64 > self.limit && !self.segments.is_empty() {
+        let room = self.limit.saturating_sub(bytes.len() as u64);
+        if self.bytes() > room {
+            // What nobody waits for goes first.
+            self.checkpoint()?;
+        }
+        if self.bytes() > room {
             dropped = self.sequence - self.acked;
             self.acked = self.sequence;
             self.checkpoint()?;
         }
         if self.segments.back().is_none_or(|segment| segment.len() > SEGMENT_BYTES) {
-            if !self.segments.is_empty() {
+            if self.bytes_since_checkpoint() > self.checkpointed.len.max(SEGMENT_BYTES) {
                 self.checkpoint()?;
             }
             self.segments.push_back(Segment::create(&self.directory, &self.epoch, self.sequence + 1)?);
@@ -260,8 +293,8 @@ impl Journal {
     /// If they cannot be read.
     pub fn batch(&mut self, max_events: usize) -> Result<Option<Batch>, JournalError> {
         let mut batch = Batch { json: vec![b'['], events: 0, last: 0 };
-        let mut from = self.cursor;
-        for segment in &self.segments {
+        let Cursor { segment, offset: mut from } = self.cursor;
+        for segment in self.segments.iter().skip(segment) {
             for (record, _) in frame::records(&segment.read(from)?) {
                 let Record::Event(event) = record else { continue };
                 if event.sequence <= self.acked {
@@ -294,21 +327,19 @@ impl Journal {
             return Ok(());
         }
         self.acked = sequence;
-        // Closed segments of which nothing waits are covered by the checkpoint made when they were closed.
-        while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.last() <= sequence) {
-            if let Some(segment) = self.segments.pop_front() {
-                segment.remove(&self.directory)?;
-            }
-            self.cursor = 0;
+        let growing = self.segments.len().saturating_sub(1);
+        while self.cursor.segment < growing && self.segments[self.cursor.segment].last() <= sequence {
+            self.cursor = Cursor { segment: self.cursor.segment + 1, offset: 0 };
         }
-        if let Some(segment) = self.segments.front() {
-            for (record, end) in frame::records(&segment.read(self.cursor)?) {
+        if let Some(segment) = self.segments.get(self.cursor.segment) {
+            for (record, end) in frame::records(&segment.read(self.cursor.offset)?) {
                 match record {
                     Record::Event(event) if event.sequence > sequence => break,
-                    Record::Event(_) | Record::Ack(_) => self.cursor += end,
+                    Record::Event(_) | Record::Ack(_) => self.cursor.offset += end,
                 }
             }
         }
+        self.let_go(1)?;
         let mut bytes = Vec::new();
         frame::put(&mut bytes, &Record::Ack(sequence));
         match self.segments.back_mut() {
@@ -325,16 +356,36 @@ impl Journal {
         self.epoch = directory::random_hex()?;
         self.sequence = 0;
         self.acked = 0;
-        self.cursor = 0;
+        self.cursor = Cursor::default();
         self.segments.clear();
         let fresh = Checkpoint { epoch: self.epoch.clone(), acked: 0, state: State::default() };
-        fresh.write(&self.directory)?;
+        self.checkpointed = Checkpointed { sequence: 0, len: fresh.write(&self.directory)? };
         // Segments of another epoch mean nothing any more, also if this is interrupted here.
         segment::remove_others(&self.directory, &self.epoch)
     }
 
     fn bytes(&self) -> u64 {
         self.segments.iter().map(Segment::len).sum()
+    }
+
+    fn bytes_since_checkpoint(&self) -> u64 {
+        let since = self.segments.iter().filter(|segment| segment.last() > self.checkpointed.sequence);
+        since.map(Segment::len).sum()
+    }
+
+    /// Removes the segments of which nothing waits and the checkpoint has everything, but for the last `keep`.
+    fn let_go(&mut self, keep: usize) -> Result<(), JournalError> {
+        let over = self.acked.min(self.checkpointed.sequence);
+        while self.segments.len() > keep && self.segments.front().is_some_and(|segment| segment.last() <= over) {
+            if let Some(segment) = self.segments.pop_front() {
+                segment.remove(&self.directory)?;
+            }
+            self.cursor = match self.cursor.segment.checked_sub(1) {
+                Some(segment) => Cursor { segment, ..self.cursor },
+                None => Cursor::default(),
+            };
+        }
+        Ok(())
     }
 
     fn event(&self, entry: &Entry, sequence: u64) -> frame::EventRecord {
@@ -368,14 +419,9 @@ impl Journal {
             }
         }
         checkpoint.acked = self.acked;
-        checkpoint.write(&self.directory)?;
-        while self.segments.front().is_some_and(|segment| segment.last() <= self.acked) {
-            if let Some(segment) = self.segments.pop_front() {
-                segment.remove(&self.directory)?;
-            }
-            self.cursor = 0;
-        }
-        Ok(())
+        let sequence = checkpoint.state.sequence();
+        self.checkpointed = Checkpointed { sequence, len: checkpoint.write(&self.directory)? };
+        self.let_go(0)
     }
 
     /// Reads everything back. The inner error says what is damaged.
@@ -389,6 +435,7 @@ impl Journal {
             return Ok(Ok(State::default()));
         };
         let Checkpoint { epoch, acked, mut state } = checkpoint;
+        self.checkpointed = Checkpointed { sequence: state.sequence(), len: self.directory.checkpoint_len()? };
         self.epoch = epoch;
         self.acked = acked;
         segment::remove_others(&self.directory, &self.epoch)?;

@@ -7,6 +7,9 @@ use super::JournalError;
 use super::directory::{CHECKPOINT, Directory};
 use super::state::{State, StateFile};
 
+/// Bytes of the checksum's line.
+const CHECKSUM: usize = 9;
+
 /// A checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Checkpoint {
@@ -30,7 +33,7 @@ impl Checkpoint {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (checksum, json) = bytes.split_at_checked(9)?;
+        let (checksum, json) = bytes.split_at_checked(CHECKSUM)?;
         let checksum = std::str::from_utf8(checksum).ok()?.strip_suffix('\n')?;
         if checksum != format!("{:08x}", crc32fast::hash(json)) {
             return None;
@@ -39,11 +42,14 @@ impl Checkpoint {
         Some(Self { epoch, acked, state: state.into() })
     }
 
-    pub(super) fn write(&self, directory: &Directory) -> Result<(), JournalError> {
-        let file = CheckpointFile { epoch: self.epoch.clone(), acked: self.acked, state: self.state.to_file() };
-        let json = serde_json::to_vec(&file).expect("a checkpoint is strings, numbers and lists of them");
-        let mut bytes = format!("{:08x}\n", crc32fast::hash(&json)).into_bytes();
-        bytes.extend_from_slice(&json);
-        directory.replace(CHECKPOINT, &bytes)
+    /// Puts it on disk, and says how many bytes it has.
+    pub(super) fn write(self, directory: &Directory) -> Result<u64, JournalError> {
+        let file = CheckpointFile { epoch: self.epoch, acked: self.acked, state: self.state.into() };
+        let mut bytes = vec![b'\n'; CHECKSUM];
+        serde_json::to_writer(&mut bytes, &file).expect("a checkpoint is strings, numbers and lists of them");
+        let (head, json) = bytes.split_at_mut(CHECKSUM);
+        head.copy_from_slice(format!("{:08x}\n", crc32fast::hash(json)).as_bytes());
+        directory.replace(CHECKPOINT, &bytes)?;
+        Ok(bytes.len() as u64)
     }
 }

@@ -67,6 +67,12 @@ impl Directory {
         self.path(CHECKPOINT).exists()
     }
 
+    /// Bytes of the checkpoint.
+    pub(super) fn checkpoint_len(&self) -> Result<u64, JournalError> {
+        let path = self.path(CHECKPOINT);
+        path.metadata().map(|metadata| metadata.len()).map_err(|error| JournalError::Io(path, error))
+    }
+
     /// The id made with the directory.
     pub(super) fn host_id(&self) -> Result<String, JournalError> {
         if let Some(bytes) = self.read(HOST)?

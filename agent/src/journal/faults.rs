@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rustix::fs::{FlockOperation, flock};
 
 use super::directory::LOCK;
-use super::{Entry, Journal, JournalError, Recovered};
+use super::{Appended, Entry, Journal, JournalError, Recovered};
 
 const LIMIT: u64 = 64 * 1000 * 1000;
 
@@ -120,6 +120,63 @@ fn closed_segments_go_when_they_are_acknowledged_and_what_is_open_stays() {
     assert_eq!(journal.sequence(), 12);
     assert!(journal.is_delivered());
     assert_eq!(open_paths(&recovered), ["f0", "f1", "f2", "f3", "f4", "f5"]);
+}
+
+/// Otherwise a burst, each event of which adds to what is open, would take time and space by its square.
+#[test]
+fn checkpoints_cost_no_more_than_events() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    let (mut events, mut checkpoints, mut last) = (0, 0, 0);
+    for n in 0..20 {
+        let entries: Vec<Entry> = (0..4000).map(|k| entry(n * 4000 + k)).collect();
+        assert_eq!(journal.append(&entries).unwrap(), Appended { entries: 4000, dropped: 0 });
+        events += journal.segments.back().unwrap().len();
+        let checkpoint = fs::metadata(dir.path().join("checkpoint")).unwrap();
+        if std::mem::replace(&mut last, checkpoint.ino()) != checkpoint.ino() {
+            checkpoints += checkpoint.len();
+        }
+        journal.acknowledge(journal.sequence()).unwrap();
+        assert_eq!(journal.batch(500).unwrap(), None);
+    }
+    // Each is at most as large as the one before, which as much was written since, and what came since.
+    assert!(checkpoints > 0 && checkpoints <= 2 * events, "{checkpoints} bytes of checkpoints, {events} of events");
+    drop(journal);
+    assert_eq!(open(dir.path()).1.findings.len(), 80_000);
+}
+
+/// Segments that nobody waits for stay until a checkpoint has what is in them: none of it is sent again, or lost.
+#[test]
+fn what_is_acknowledged_and_not_yet_in_a_checkpoint_is_neither_sent_again_nor_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    // A checkpoint that is larger than what follows.
+    let large: Vec<Entry> = (0..40_000).map(entry).collect();
+    let mut given = 0;
+    while given < large.len() {
+        given += journal.append(&large[given..]).unwrap().entries;
+    }
+    journal.acknowledge(journal.sequence()).unwrap();
+    journal.checkpoint().unwrap();
+    for n in 0..3 {
+        journal.append(&[resolved(n), filler(1_200_000)]).unwrap();
+    }
+    let sequence = journal.sequence();
+    journal.acknowledge(sequence - 3).unwrap();
+    assert_eq!(journal.segments.len(), 3, "none of them is in a checkpoint");
+    let sequences = |journal: &mut Journal| -> Vec<u64> {
+        events(journal, 500).iter().map(|event| event.sequence_number().unwrap().unwrap()).collect()
+    };
+    assert_eq!(sequences(&mut journal)[0], sequence - 2);
+    drop(journal);
+    let (mut journal, recovered) = open(dir.path());
+    assert_eq!(recovered.findings.len(), 40_000 - 3);
+    assert_eq!(sequences(&mut journal)[0], sequence - 2);
+    journal.acknowledge(sequence).unwrap();
+    assert!(journal.is_delivered());
+    journal.checkpoint().unwrap();
+    assert_eq!(journal.segments.len(), 0);
 }
 
 #[test]

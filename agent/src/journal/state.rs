@@ -77,13 +77,13 @@ impl State {
     pub(super) fn into_open(self) -> (Vec<FindingBody>, Vec<ConditionBody>) {
         (self.findings.into_values().collect(), self.conditions.into_values().collect())
     }
+}
 
-    pub(super) fn to_file(&self) -> StateFile {
-        StateFile {
-            sequence: self.sequence,
-            findings: self.findings.values().cloned().collect(),
-            conditions: self.conditions.values().cloned().collect(),
-        }
+impl From<State> for StateFile {
+    fn from(state: State) -> Self {
+        let sequence = state.sequence;
+        let (findings, conditions) = state.into_open();
+        Self { sequence, findings, conditions }
     }
 }
 

@@ -43,6 +43,11 @@ pub(super) struct Spool {
     disk_after: Option<Instant>,
     /// Events were given up: everything is told anew as soon as the collector has taken what waits.
     owed: bool,
+    /// The sequence with which everything was told anew, until the collector has it; the highest there is before that is on
+    /// disk. Until then it asks for it in every answer.
+    telling: Option<u64>,
+    /// What is told anew waits for the collector to make room.
+    waits_for_room: bool,
     stamp: Stamp,
 }
 
@@ -69,6 +74,8 @@ struct Turn {
     sink: Option<Sink>,
     /// What is still not on disk.
     left: Vec<Entry>,
+    /// Whether that is because there is no room for a snapshot.
+    waits_for_room: bool,
     batch: Option<Batch>,
     dropped: u64,
     error: Option<JournalError>,
@@ -95,6 +102,8 @@ impl Spool {
             new_epoch: false,
             disk_after: None,
             owed: false,
+            telling: None,
+            waits_for_room: false,
             stamp,
         }
     }
@@ -102,6 +111,7 @@ impl Spool {
     /// Takes another way to the collector; what is under way is let go.
     pub(super) fn set_client(&mut self, client: Option<Client>) {
         self.client = client;
+        self.waits_for_room = false;
         if let Some((sending, ..)) = self.sending.take() {
             sending.abort();
         }
@@ -111,7 +121,10 @@ impl Spool {
     pub(super) fn record(&mut self, body: Body, now: Now) {
         if self.pending.len() >= MAX_PENDING {
             self.pending.clear();
-            self.owed = true;
+            self.give_up();
+        }
+        if is_snapshot(&body) {
+            self.telling = Some(u64::MAX);
         }
         self.pending.push(Entry { time: now.rfc3339(), body });
     }
@@ -181,6 +194,12 @@ impl Spool {
         }
     }
 
+    /// Something will not be told as an event.
+    const fn give_up(&mut self) {
+        self.owed = true;
+        self.telling = None;
+    }
+
     fn is_done(&self) -> bool {
         let written = self.pending.is_empty() && self.turn.is_none() && self.acknowledged.is_none();
         written && self.sending.is_none() && (self.client.is_none() || self.stamp.delivered)
@@ -199,7 +218,8 @@ impl Spool {
             return;
         }
         let read = self.wants_batch() && !self.stamp.delivered;
-        if self.pending.is_empty() && self.acknowledged.is_none() && !self.new_epoch && !read {
+        let write = !self.pending.is_empty() && !self.waits_for_room;
+        if !write && self.acknowledged.is_none() && !self.new_epoch && !read {
             return;
         }
         let Some(journal) = self.journal.take() else { return };
@@ -223,13 +243,18 @@ impl Spool {
         self.journal = Some(turn.journal);
         self.sink = turn.sink;
         self.batch = self.batch.take().or(turn.batch);
+        self.waits_for_room = turn.waits_for_room && self.client.is_some();
         // What came meanwhile comes after what is left.
         let came = std::mem::replace(&mut self.pending, turn.left);
         self.pending.extend(came);
         if turn.renewed {
             // Batches of the old epoch mean nothing.
             self.batch = None;
+            self.telling = None;
             step.resync = true;
+        }
+        if self.telling == Some(u64::MAX) && !self.pending.iter().any(|entry| is_snapshot(&entry.body)) {
+            self.telling = Some(self.stamp.sequence);
         }
         match self.sink.as_mut().map_or(Flow::Same, Sink::flow) {
             Flow::Same => {}
@@ -237,7 +262,7 @@ impl Spool {
             Flow::Failing(why) => step.troubles.push((ConditionReason::SinkFailed, Some(why))),
         }
         if turn.dropped > 0 {
-            self.owed = true;
+            self.give_up();
             let detail = format!("{} events were given up; what is open is told again", turn.dropped);
             step.troubles.push((ConditionReason::SpoolOverflow, Some(detail)));
         }
@@ -285,8 +310,10 @@ impl Spool {
         let verdict = self.courier.reply(reply, events, last, self.stamp.sequence, now, random());
         let Verdict { acknowledged, unknown_past, resync, accepted, refused, rejected } = verdict;
         self.acknowledged = acknowledged;
+        self.waits_for_room &= acknowledged.is_none();
+        self.telling = self.telling.filter(|told| acknowledged.is_none_or(|sequence| sequence < *told));
         self.new_epoch |= unknown_past;
-        step.resync = resync;
+        step.resync = resync && self.telling.is_none();
         if unknown_past {
             tracing::warn!("the collector knows events that this state directory never gave: beginning a new epoch");
         }
@@ -311,6 +338,7 @@ fn turn(
     let mut dropped = 0;
     let mut batch = None;
     let mut renewed = false;
+    let mut waits_for_room = false;
     let mut work = |entries: &mut Vec<Entry>| -> Result<(), JournalError> {
         if new_epoch {
             journal.new_epoch()?;
@@ -318,9 +346,12 @@ fn turn(
         } else if let Some(sequence) = acknowledged {
             journal.acknowledge(sequence)?;
         }
-        let appended = journal.append_and_tell(entries, |entry, json| {
+        // However much is open: what is told anew pushes nothing out, itself neither.
+        let snapshot = entries.iter().position(|entry| is_snapshot(&entry.body)).filter(|_| journal.is_half_full());
+        waits_for_room = snapshot == Some(0);
+        let appended = journal.append_and_tell(&entries[..snapshot.unwrap_or(entries.len())], |entry, json| {
             // A snapshot says nothing new.
-            if let (Some(sink), false) = (&mut sink, matches!(entry.body, Body::TargetSnapshot(_))) {
+            if let (Some(sink), false) = (&mut sink, is_snapshot(&entry.body)) {
                 sink.offer(json);
             }
         })?;
@@ -336,7 +367,11 @@ fn turn(
         Ok(())
     };
     let error = work(&mut entries).err();
-    Turn { journal, sink, left: entries, batch, dropped, error, renewed }
+    Turn { journal, sink, left: entries, waits_for_room, batch, dropped, error, renewed }
+}
+
+const fn is_snapshot(body: &Body) -> bool {
+    matches!(body, Body::TargetSnapshot(_))
 }
 
 /// Adds an event to a batch, if it fits.

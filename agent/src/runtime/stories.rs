@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::{News, RunError, StopReason, run_with_news};
-use crate::config::{Config, Target};
+use crate::config::{Config, MIN_SPOOL, Target};
 use crate::pool::Pool;
 use crate::scan::{ObserveTerms, Root, observe};
 
@@ -48,6 +48,8 @@ struct Stored {
     conditions: BTreeSet<(Option<String>, ConditionReason)>,
     in_snapshot: BTreeSet<String>,
     snapshots: usize,
+    /// Asks for everything in every answer until it was told.
+    forgot: bool,
     beat: Option<driftlock_common::event::Heartbeat>,
     stopped: bool,
 }
@@ -92,6 +94,7 @@ impl Stored {
                     let told = std::mem::take(&mut self.in_snapshot);
                     self.open.retain(|(target, path), _| *target != part.target || told.contains(path));
                     self.snapshots += 1;
+                    self.forgot = false;
                 }
             }
             Body::TargetVerified(_) | Body::Heartbeat(_) | Body::Stopped(_) => {}
@@ -110,6 +113,7 @@ impl Stored {
         let epoch = events.first().map(|event| event.epoch.clone());
         let mut answer = Answer { accepted: take as u64, ..Answer::default() };
         events.into_iter().take(take).for_each(|event| self.store(event));
+        answer.resync = self.forgot;
         answer.ack = epoch.and_then(|epoch| self.acks.get(&epoch).copied()).unwrap_or(0);
         match mood {
             Some(Mood::Hangup | Mood::Swallow) => return None,
@@ -366,6 +370,40 @@ async fn a_collector_that_forgot_is_told_everything() {
     }
     world.until_open(&["a"]).await;
     world.stop().await;
+}
+
+/// More than the spool may hold is told, and once: not again for each answer that comes before its end.
+#[tokio::test]
+async fn much_is_told_anew_once_and_pushes_nothing_out() {
+    const LINKS: usize = 1500;
+    let mut world = World::new().await;
+    world.config.report.spool = MIN_SPOOL;
+    let long = "long/".repeat(600);
+    world.start();
+    for n in 1..=LINKS {
+        std::os::unix::fs::symlink(&long, world.root().join(format!("link-{n}"))).unwrap();
+        // As much as there is room for.
+        if n % 250 == 0 {
+            world.until("all is known", |stored| stored.open.len() == n && stored.conditions.is_empty()).await;
+        }
+    }
+    let overflows = |stored: &Stored| {
+        let overflow = |event: &&Event| matches!(&event.body, Body::ConditionOpened(body) if body.reason == ConditionReason::SpoolOverflow);
+        stored.events.iter().filter(overflow).count()
+    };
+    let before = {
+        let mut stored = world.stored.lock().unwrap();
+        let told: usize = stored.open.values().map(|finding| serde_json::to_vec(finding).unwrap().len()).sum();
+        assert!(told as u64 > MIN_SPOOL, "{told} bytes fit into the spool");
+        stored.open.clear();
+        stored.forgot = true;
+        (stored.snapshots, overflows(&stored))
+    };
+    world.until("all is told anew", |stored| stored.open.len() == LINKS && !stored.forgot).await;
+    world.stop().await;
+    let stored = world.stored.lock().unwrap();
+    assert_eq!((stored.snapshots, overflows(&stored)), (before.0 + 1, before.1));
+    assert_eq!(stored.open.len(), LINKS);
 }
 
 #[tokio::test]

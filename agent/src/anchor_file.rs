@@ -3,11 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Anchors, KeyError, MAX_KEY, MAX_KEYS, MAX_ROOTS, PublicKey, RootsError, Timestamp};
+use driftlock_common::trust::{Anchors, KeyError, MAX_KEY, MAX_KEYS, MAX_ROOTS, PublicKey, RootsError};
 
 use crate::config::Trust;
 use crate::failure::Failure;
@@ -80,12 +79,6 @@ fn read(path: &Path, most: usize) -> Result<Vec<u8>, AnchorFileError> {
         File::open(path)?.take(most).read_to_end(&mut bytes).map(|_| bytes)
     };
     read().map_err(|error| AnchorFileError::Read(path.to_owned(), error))
-}
-
-/// What this host's clock says.
-pub fn now() -> Timestamp {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix(i64::try_from(unix.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn shown(path: &Path) -> Escaped<'_> {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use driftlock_common::trust::Timestamp;
 use driftlock_tests::agent::{Agent, AgentHome};
 use driftlock_tests::binaries::binaries;
+use driftlock_tests::clock::Clock;
 use driftlock_tests::collector::{Collector, CollectorHome};
 use driftlock_tests::drift::Drift;
 use driftlock_tests::http;
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
         trial("an_assignment_moves_a_target_on_and_back_and_a_replayed_one_is_refused", &[], assignments),
         trial("a_new_release_is_no_alarm_in_its_window_and_what_is_stale_is_one_finding_after_it", &[], switching),
         trial("what_expires_while_an_agent_runs_is_said_at_that_moment", &[], expiry),
+        trial("a_clock_set_back_under_a_restarted_agent_brings_back_nothing", &[], clock_set_back),
+        trial("a_clock_that_was_ahead_by_mistake_ends_nothing_for_ever", &[], clock_ahead),
     ])
 }
 
@@ -429,6 +432,88 @@ fn expiry() -> Result<()> {
     stage.eventually("manifest_expired", true)?;
     put(&file, roots.replace(&format!("expires = {end}\n"), "").as_bytes())?;
     stage.eventually("manifest_expired", false)?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    Ok(())
+}
+
+const DAY: i64 = 86_400;
+
+/// A trust file with the key 1 until `end`, and the key 2.
+fn until(stage: &Stage, end: Timestamp) -> Result<PathBuf> {
+    let pem = |number| Ok::<_, anyhow::Error>(key(number)?.public().to_pem());
+    let roots = format!(
+        "version = 1\n[[key]]\nname = \"old\"\npem = \"\"\"\n{}\"\"\"\nexpires = {end}\n\
+         [[key]]\nname = \"new\"\npem = \"\"\"\n{}\"\"\"\n[role.manifest]\nkeys = [\"old\", \"new\"]\n",
+        pem(1)?,
+        pem(2)?
+    );
+    stage.sandbox.write("trust.toml", &roots)
+}
+
+/// So many seconds from now.
+fn in_seconds(seconds: i64) -> Result<Timestamp> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    Ok(Timestamp::from_unix(i64::try_from(now)? + seconds))
+}
+
+fn start_with(stage: &Stage, clock: &Clock) -> Result<Agent> {
+    let mut command = stage.sandbox.bare_command(&binaries().driftlock);
+    clock.give(&mut command);
+    stage.home.start_by(command)
+}
+
+fn clock_set_back() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let clock = Clock::new(&stage.sandbox)?;
+    let end = in_seconds(-DAY)?;
+    stage.home.keys = format!("trust = {:?}\n", until(&stage, end)?);
+    bundle(&stage.bare, &stage.bundle, &[2])?;
+    let agent = start_with(&stage, &clock)?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+
+    // By the clock alone the old key counts.
+    clock.set(-30 * DAY)?;
+    bundle(&stage.bare, &stage.bundle, &[1])?;
+    let mut verify = stage.sandbox.bare_command(&binaries().driftlock);
+    clock.give(&mut verify);
+    verify.args(["verify", "--trust"]).arg(stage.sandbox.path("trust.toml")).arg(&stage.bundle);
+    ensure!(verify.output()?.status.success(), "it does not count by the clock");
+    let agent = start_with(&stage, &clock)?;
+    let said = stage.eventually("manifest_expired", true)?;
+    ensure!(said.contains(&format!("old counted until {end}; judged at ")), "{said}");
+    let said = stage.eventually("clock_step", true)?;
+    ensure!(said.contains("stop the agent and remove") && said.contains("time.state"), "{said}");
+    // Who asks what the agent would do hears the same.
+    let mut check = stage.sandbox.bare_command(&binaries().driftlock);
+    clock.give(&mut check);
+    let checked = check.args(["check-config", "--config"]).arg(stage.home.config_file()).output()?;
+    let complaint = String::from_utf8(checked.stderr)?;
+    ensure!(checked.status.code() == Some(78) && complaint.contains("counted until"), "{complaint}");
+    // Set right, nothing is to be said of the clock; a new signature is what it takes.
+    clock.set(0)?;
+    stage.eventually("clock_step", false)?;
+    bundle(&stage.bare, &stage.bundle, &[2])?;
+    stage.eventually("manifest_expired", false)?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    Ok(())
+}
+
+fn clock_ahead() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let clock = Clock::new(&stage.sandbox)?;
+    stage.home.keys = format!("trust = {:?}\n", until(&stage, in_seconds(300 * DAY)?)?);
+    let agent = start_with(&stage, &clock)?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    clock.set(3650 * DAY)?;
+    let agent = start_with(&stage, &clock)?;
+    stage.eventually("manifest_expired", true)?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    clock.set(0)?;
+    let agent = start_with(&stage, &clock)?;
+    stage.eventually("manifest_expired", false)?;
+    stage.collector.eventually_host(HOST, "clean")?;
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::baseline::{Accept, Baseline, Terms};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
+use crate::known_time;
 use crate::output::{self, Output, Reader, Whole};
 use crate::pool::Pool;
 use crate::process::{Process, Selector};
@@ -124,7 +125,7 @@ fn accept(args: &ScanArgs) -> Result<Accept, Failure> {
         return Ok(Accept::Bare);
     }
     let anchors = Arc::new(anchor_file::any_of(&args.keys)?);
-    Ok(Accept::Signed(Terms { anchors, now: anchor_file::now(), assigned: None }))
+    Ok(Accept::Signed(Terms { anchors, now: known_time::now(), assigned: None }))
 }
 
 fn pace(read: NonZeroU64) -> Arc<Pace> {

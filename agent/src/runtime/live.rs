@@ -11,6 +11,7 @@ use driftlock_common::coverage::WatchMode;
 use driftlock_common::finding::PolicyView;
 use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::policy::Policy;
+use driftlock_common::trust::Timestamp;
 use tokio::sync::mpsc;
 
 use super::hold::Hold;
@@ -18,12 +19,11 @@ use super::remembered::Remembered;
 use super::switch::{self, Switch};
 use super::{Done, look};
 use crate::admit::{self, Admitted};
-use crate::anchor_file;
 use crate::assigned::Serials;
 use crate::baseline::{Baseline, LeftOut};
 use crate::config::{Config, Location, Target};
 use crate::failure::Failure;
-use crate::monitor::{ScanId, TargetPlan};
+use crate::monitor::{Expiry, ScanId, TargetPlan};
 use crate::policy_file;
 use crate::pool::Pool;
 use crate::scan::pace::{Allowance, Occasion, Pace};
@@ -77,9 +77,10 @@ impl Live {
         before: Option<Self>,
         config: &Config,
         state_dir: &Path,
+        now: Timestamp,
     ) -> (Self, TargetPlan) {
         let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), state_dir));
-        let loaded = load_baseline(target.clone(), config.host.labels.clone(), live.serials.clone()).await;
+        let loaded = load_baseline(target.clone(), config.host.labels.clone(), live.serials.clone(), now).await;
         let (loaded, refused, expired) = match loaded {
             Loaded::Admitted(baseline, serials) => {
                 live.serials = serials;
@@ -116,7 +117,11 @@ impl Live {
             refused,
             expired,
             switching: live.switch.as_ref().and_then(Switch::switching),
-            until: live.baseline.as_ref().and_then(|baseline| baseline.until()),
+            expiry: live
+                .baseline
+                .as_ref()
+                .and_then(|baseline| baseline.until())
+                .map(|at| Expiry { left: at.since(now), at }),
             policy: live.policy.as_deref().map(PolicyView::from),
             policy_refused,
             excluded: live.target.exclude.iter().map(str::to_owned).collect(),
@@ -317,9 +322,14 @@ enum Loaded {
     Expired(String),
 }
 
-async fn load_baseline(target: Target, labels: BTreeMap<String, String>, mut serials: Serials) -> Loaded {
+async fn load_baseline(
+    target: Target,
+    labels: BTreeMap<String, String>,
+    mut serials: Serials,
+    now: Timestamp,
+) -> Loaded {
     let load = move || {
-        let admitted = admit::admit(&target, &labels, &mut serials, anchor_file::now());
+        let admitted = admit::admit(&target, &labels, &mut serials, now);
         let admitted = admitted.map_err(|error| (error.is_expiry(), Failure::from(error)))?;
         let Admitted { baseline, mark } = admitted;
         // An assignment that could be forgotten could be followed by an older one.

@@ -33,6 +33,7 @@ use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::baseline::remove_others;
 use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State, Trust};
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
@@ -347,6 +348,10 @@ impl Runtime {
         // What is left is no longer configured; the monitor says what to end of it.
         live.append(&mut self.live);
         self.live = live;
+        let (names, state_dir) =
+            (targets.iter().map(|plan| plan.name.clone()).collect::<Vec<_>>(), self.state_dir.clone());
+        // Waited for: the next plan may have targets that this one has not.
+        let _ended = tokio::task::spawn_blocking(move || remove_others(&names, &state_dir)).await;
         Plan {
             host: self.config.host.name.clone().unwrap_or_else(live::kernel_host_name),
             labels: self.config.host.labels.clone(),

@@ -36,6 +36,18 @@ pub enum SchemeArg {
     EcdsaP256,
 }
 
+/// Who must have signed a manifest that is read.
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    /// A public key (PEM) that must have signed what is a manifest, given several times: any one of them. A manifest without a
+    /// bundle is then refused
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// Take a bundle without a key, as if nobody had signed it
+    #[arg(long, conflicts_with = "keys")]
+    pub allow_unsigned: bool,
+}
+
 /// `driftlock sign`.
 #[derive(Debug, Args)]
 #[command(after_help = "\

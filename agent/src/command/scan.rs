@@ -18,13 +18,11 @@ use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
-use super::policy;
-use crate::anchor_file;
-use crate::baseline::{Accept, Baseline, Terms};
+use super::{policy, sealed};
+use crate::baseline::{Accept, Baseline};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
-use crate::known_time;
 use crate::output::{self, Output, Reader, Whole};
 use crate::pool::Pool;
 use crate::process::{Process, Selector};
@@ -124,8 +122,7 @@ fn accept(args: &ScanArgs) -> Result<Accept, Failure> {
     if args.keys.is_empty() && !args.require_signed {
         return Ok(Accept::Bare);
     }
-    let anchors = Arc::new(anchor_file::any_of(&args.keys)?);
-    Ok(Accept::Signed(Terms { anchors, now: known_time::now(), assigned: None }))
+    sealed::signed_by(&args.keys)
 }
 
 fn pace(read: NonZeroU64) -> Arc<Pace> {

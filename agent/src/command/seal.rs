@@ -21,11 +21,6 @@ use crate::source::{self, Code, Source, Terms};
 /// If the source cannot be sealed or the manifest cannot be written.
 pub fn run(args: SealArgs) -> Outcome {
     let source = Source::parse(args.source.as_str())?;
-    if let Source::Manifest(path) = &source {
-        let text =
-            format!("{}: already a manifest, or not something that can be sealed; show FILE reads it", path.display());
-        return Err(Failure::new(Exit::Usage, anyhow::Error::msg(text)));
-    }
     let terms = terms(&args.terms, !args.no_sha256, args.strict)?;
     // What is wrong with a key is said before the work is done.
     let signer = sign::signer(&args.sign)?;

@@ -140,6 +140,9 @@ pub struct ScanArgs {
     /// put it, and must be signed by a --key. Several that are signed and differ are refused
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["manifests", "allow_unsigned"], requires = "keys")]
     pub image: Option<String>,
+    /// Which image of an index
+    #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64", requires = "image")]
+    pub platform: String,
     /// A public key (PEM) that must have signed it, given several times: any one of them. A manifest without a bundle is
     /// then refused
     #[arg(long = "key", value_name = "FILE")]

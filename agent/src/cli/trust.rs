@@ -161,9 +161,12 @@ pub struct AttachArgs {
     /// The bundle; its manifest lies beside it
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
-    /// The image that it is about, registry:HOST/REPO@sha256:DIGEST
+    /// The image that it is about, or an index that has it, registry:HOST/REPO@sha256:DIGEST
     #[arg(value_name = "IMAGE")]
     pub image: String,
+    /// Which image of an index
+    #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64")]
+    pub platform: String,
 }
 
 /// Signing what is sealed.

@@ -35,7 +35,7 @@ pub fn run(mut args: ScanArgs) -> Outcome {
     let accept = accept(&args)?;
     // Its threads end before signals are blocked: what waits for a network is ended by them.
     let fetched = match (&args.image, &accept) {
-        (Some(image), Accept::Signed(terms)) => Some(image::fetch(image, &terms.anchors, terms.now)?),
+        (Some(image), Accept::Signed(terms)) => Some(image::fetch(image, &args.platform, &terms.anchors, terms.now)?),
         _ => None,
     };
     args.manifests.extend(fetched.as_ref().map(|fetched| fetched.bundle.clone()));

@@ -13,6 +13,7 @@ use crate::assigned::{self, Assigned, AssignedError, Assignee, Serials};
 use crate::baseline::{Accept, Baseline, BaselineError, Terms};
 use crate::config::{State, Target};
 use crate::failure::Failure;
+use crate::known_time::{self, KnownTime};
 
 /// What a target is compared with, and why that may be.
 #[derive(Debug)]
@@ -74,16 +75,16 @@ fn bundles(target: &Target, assigned: Option<Assigned>) -> Vec<PathBuf> {
     target.manifests.iter().map(named).collect()
 }
 
-/// As [`admit`], for a command: the serials of the agent are looked at and never written.
+/// As [`admit`], for a command: the serials and the time of the agent are looked at and never written.
 ///
 /// # Errors
 /// As [`admit`].
 pub fn look(target: &Target, labels: &BTreeMap<String, String>, state: &State) -> Result<Baseline, AdmitError> {
-    let mut serials = match state {
-        State::Directory(directory) => Serials::of(&target.name, directory),
-        State::Memory => Serials::none(),
+    let (mut serials, now) = match state {
+        State::Directory(directory) => (Serials::of(&target.name, directory), KnownTime::peek(directory)),
+        State::Memory => (Serials::none(), known_time::now()),
     };
-    admit(target, labels, &mut serials, anchor_file::now()).map(|admitted| admitted.baseline)
+    admit(target, labels, &mut serials, now).map(|admitted| admitted.baseline)
 }
 
 impl AdmitError {

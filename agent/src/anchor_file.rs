@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
-use driftlock_common::trust::{Anchors, KeyError, MAX_KEY, MAX_KEYS, MAX_ROOTS, PublicKey, RootsError, Timestamp};
+use driftlock_common::trust::{Anchors, MAX_KEYS, MAX_ROOTS, RootsError};
 
 use crate::config::Trust;
 use crate::failure::Failure;
+use crate::key_file::{self, KeyFileError};
 
 /// Problems that one line names.
 const MAX_NAMED: usize = 3;
@@ -21,9 +21,9 @@ pub enum AnchorFileError {
     /// A file cannot be read.
     #[error("{}", shown(.0))]
     Read(PathBuf, #[source] io::Error),
-    /// It is no public key.
-    #[error("{}: {}", shown(.0), .1)]
-    Key(PathBuf, KeyError),
+    /// The file of a key.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
     /// More keys than anybody has.
     #[error("{0} keys: at most {MAX_KEYS} are tried")]
     TooMany(usize),
@@ -55,37 +55,20 @@ pub fn any_of(files: &[PathBuf]) -> Result<Anchors, AnchorFileError> {
     if files.len() > MAX_KEYS {
         return Err(AnchorFileError::TooMany(files.len()));
     }
-    let key = |file: &PathBuf| {
-        let text = String::from_utf8(read(file, MAX_KEY)?)
-            .map_err(|_| AnchorFileError::Key(file.clone(), KeyError::NotPem))?;
-        let key = PublicKey::from_pem(&text).map_err(|error| AnchorFileError::Key(file.clone(), error))?;
-        Ok((shown(file).to_string(), key))
-    };
+    let key = |file: &PathBuf| Ok((shown(file).to_string(), key_file::read_public(file)?));
     files.iter().map(key).collect::<Result<Vec<_>, _>>().map(Anchors::any_of)
 }
 
 fn roots(file: &Path) -> Result<Anchors, AnchorFileError> {
-    let bytes = read(file, MAX_ROOTS)?;
+    let most = u64::try_from(MAX_ROOTS).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+        .map_err(|error| AnchorFileError::Read(file.to_owned(), error))?;
     if bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
         return Err(AnchorFileError::KeyAlone(file.to_owned()));
     }
     Anchors::parse(&bytes).map_err(|error| AnchorFileError::Roots(file.to_owned(), error))
-}
-
-/// No more than `most` bytes and one.
-fn read(path: &Path, most: usize) -> Result<Vec<u8>, AnchorFileError> {
-    let most = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(most).read_to_end(&mut bytes).map(|_| bytes)
-    };
-    read().map_err(|error| AnchorFileError::Read(path.to_owned(), error))
-}
-
-/// What this host's clock says.
-pub fn now() -> Timestamp {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix(i64::try_from(unix.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn shown(path: &Path) -> Escaped<'_> {
@@ -103,13 +86,14 @@ fn one_line(path: &Path, error: &RootsError) -> String {
 
 impl AnchorFileError {
     /// A line for each thing that is wrong.
-    pub fn lines(&self) -> Vec<String> {
-        match self {
+    pub fn lines(self) -> Vec<String> {
+        match &self {
             Self::Roots(path, error) => {
                 error.problems.iter().map(|problem| format!("{}:{problem}", shown(path))).collect()
             }
-            Self::Read(path, error) => vec![format!("{}: {error}", shown(path))],
-            Self::Key(..) | Self::TooMany(_) | Self::KeyAlone(_) => vec![self.to_string()],
+            Self::Read(..) | Self::Key(_) | Self::TooMany(_) | Self::KeyAlone(_) => {
+                vec![Failure::from(self).to_string()]
+            }
         }
     }
 }
@@ -118,9 +102,8 @@ impl From<AnchorFileError> for Failure {
     fn from(error: AnchorFileError) -> Self {
         match error {
             AnchorFileError::Read(path, error) => Self::input(shown(&path), error),
-            AnchorFileError::Key(..) | AnchorFileError::KeyAlone(_) | AnchorFileError::Roots(..) => {
-                Self::new(Exit::Malformed, error)
-            }
+            AnchorFileError::Key(error) => error.into(),
+            AnchorFileError::KeyAlone(_) | AnchorFileError::Roots(..) => Self::new(Exit::Malformed, error),
             AnchorFileError::TooMany(_) => Self::new(Exit::Usage, error),
         }
     }

@@ -2,9 +2,7 @@
 //! highest serial is kept in the state directory. Must not own the manifest that it names.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use driftlock_common::digest::Digest;
@@ -14,6 +12,7 @@ use driftlock_common::trust::{Anchors, Assignment, Mark, Refusal, Role, Statemen
 
 use crate::bundle::{self, BundleError};
 use crate::failure::Failure;
+use crate::state_file;
 
 const HEAD: &str = "driftlock serials 1";
 /// More is no file of serials, in bytes.
@@ -115,9 +114,7 @@ impl Assigned {
 impl Serials {
     /// Those of the target of that name, in a state directory.
     pub fn of(target: &str, state_dir: &Path) -> Self {
-        // A name may hold what a file name may not.
-        let name = Digest::blake3(target.as_bytes()).to_string();
-        Self { path: state_dir.join(format!("serial-{}.state", &name[..16])), known: None }
+        Self { path: state_file::of_target("serial", target, state_dir), known: None }
     }
 
     /// None were kept.
@@ -141,46 +138,33 @@ impl Serials {
         if self.known == Some(mark) && matches!(read(&self.path), Ok(Some(kept)) if kept == mark) {
             return Ok(());
         }
-        write(&self.path, mark).map_err(|error| AssignedError::Serials(self.path.clone(), error))?;
+        state_file::write(&self.path, &encode(mark))
+            .map_err(|error| AssignedError::Serials(self.path.clone(), error))?;
         self.known = Some(mark);
         Ok(())
     }
 }
 
 fn read(path: &Path) -> Result<Option<Mark>, AssignedError> {
-    let text = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes).map(|_| bytes)
-    };
-    match text() {
-        Ok(bytes) => parse(&bytes).map(Some).ok_or_else(|| AssignedError::Damaged(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+    let damaged = || AssignedError::Damaged(path.to_owned());
+    match state_file::read(path, MAX_FILE) {
+        Ok(lines) => lines.map(|lines| parse(&lines).ok_or_else(damaged)).transpose(),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(damaged()),
         Err(error) => Err(AssignedError::Serials(path.to_owned(), error)),
     }
 }
 
-/// A head, a line for the role with serial and SHA-256, and the BLAKE3 digest of both lines.
+/// A head, and a line for the role with serial and SHA-256.
 fn encode(mark: Mark) -> String {
     let Mark { serial, sha256 } = mark;
-    let lines = format!("{HEAD}\n{} {serial} {sha256}\n", Role::Assignment.name());
-    format!("{lines}{}\n", Digest::blake3(lines.as_bytes()))
+    format!("{HEAD}\n{} {serial} {sha256}\n", Role::Assignment.name())
 }
 
-fn parse(bytes: &[u8]) -> Option<Mark> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let line = text.strip_prefix(HEAD)?.strip_prefix('\n')?.lines().next()?;
+fn parse(lines: &str) -> Option<Mark> {
+    let line = lines.strip_prefix(HEAD)?.strip_prefix('\n')?.strip_suffix('\n')?;
     let (serial, sha256) = line.strip_prefix(Role::Assignment.name())?.strip_prefix(' ')?.split_once(' ')?;
     let mark = Mark { serial: serial.parse().ok()?, sha256: sha256.parse().ok()? };
-    (encode(mark) == text).then_some(mark)
-}
-
-fn write(path: &Path, mark: Mark) -> io::Result<()> {
-    let next = path.with_extension("next");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-    file.write_all(encode(mark).as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)?;
-    File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
+    (encode(mark) == lines).then_some(mark)
 }
 
 fn shown(path: &Path) -> Escaped<'_> {
@@ -236,26 +220,32 @@ mod tests {
 
     #[test]
     fn the_form_of_the_file_and_every_byte_of_it_count() {
-        let golden = encode(mark(7, b"a"));
-        assert_eq!(
-            golden,
-            "driftlock serials 1\n\
-             assignment 7 ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb\n\
-             33aa185befbbca663767714f6a1442347ed1088878c70765e12ced2ba85003b3\n"
-        );
-        let bytes = golden.as_bytes();
-        assert_eq!(parse(bytes), Some(mark(7, b"a")));
-        for at in 0..bytes.len() {
-            let mut flipped = bytes.to_vec();
-            flipped[at] ^= 1;
-            assert_eq!(parse(&flipped), None, "byte {at}");
-            assert_eq!(parse(&bytes[..at]), None, "cut at {at}");
-        }
         let dir = tempfile::tempdir().unwrap();
         let mut serials = Serials::of("app", dir.path());
-        std::fs::write(&serials.path, &bytes[..40]).unwrap();
+        serials.keep(mark(7, b"a")).unwrap();
+        let golden = "driftlock serials 1\n\
+             assignment 7 ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb\n\
+             33aa185befbbca663767714f6a1442347ed1088878c70765e12ced2ba85003b3\n";
+        assert_eq!(std::fs::read_to_string(&serials.path).unwrap(), golden);
+        for at in 0..golden.len() {
+            let mut flipped = golden.as_bytes().to_vec();
+            flipped[at] ^= 1;
+            for bytes in [&flipped, &golden.as_bytes()[..at]] {
+                std::fs::write(&serials.path, bytes).unwrap();
+                assert!(matches!(read(&serials.path), Err(AssignedError::Damaged(_))), "byte {at}");
+            }
+        }
         let failure = Failure::from(serials.highest().unwrap_err());
         assert_eq!(failure.exit, Exit::Refused);
         assert!(failure.to_string().contains("remove it to begin anew"), "{failure}");
+        // What has a digest and another form is none either.
+        for lines in [
+            "driftlock serials 2\nassignment 7 ca\n",
+            "driftlock serials 1\nassignment 07 ca\n",
+            "driftlock serials 1\n",
+        ] {
+            state_file::write(&serials.path, lines).unwrap();
+            assert!(matches!(read(&serials.path), Err(AssignedError::Damaged(_))), "{lines}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 mod bundles;
 #[cfg(test)]
 pub(crate) mod kit;
+mod kept;
 mod laid;
 mod left_out;
 mod origins;
@@ -31,6 +32,7 @@ use crate::scan::Expected;
 use laid::Laid;
 use origins::{Origins, Places};
 
+pub use kept::{Kept, KeptError, MAX_KEPT, remove_others};
 pub use left_out::LeftOut;
 
 /// Bytes read at a time: so much is held beside the tree, and what it means meanwhile, which is about as much again.
@@ -58,12 +60,23 @@ enum Made {
 /// What is known of the bytes of a manifest.
 #[derive(Debug)]
 struct Provenance {
+    /// Of the manifest or its bundle, as it was given.
+    path: PathBuf,
     /// `None` for what cannot be read twice, a pipe for example: then the tree has them.
     origins: Option<Origins>,
     tree: OciDigest,
     sha256: Digest,
     trust: Trust,
     voucher: Voucher,
+}
+
+/// Where the origins of entries are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OriginsIn {
+    /// In the file, where it can be read again.
+    File,
+    /// In the tree.
+    Tree,
 }
 
 /// Who vouches for a manifest; nobody, if it is not signed.
@@ -176,8 +189,18 @@ impl Baseline {
     /// # Errors
     /// If the file cannot be read, is not a manifest, or `accept` does not allow it.
     pub fn load(path: &Path, accept: &Accept) -> Result<Self, BaselineError> {
-        let (manifest, provenance) = Provenance::read(path, bundle::open(path)?, accept)?;
-        Ok(Self { manifest, tree: provenance.tree, made: Made::One(Box::new(provenance)) })
+        let (manifest, provenance) = Provenance::read(path, bundle::open(path)?, accept, OriginsIn::File)?;
+        Self::made_of(vec![(path.to_owned(), manifest, provenance)])
+    }
+
+    /// As [`Baseline::load`], for whom needs the origin of every entry: they are in the tree.
+    ///
+    /// # Errors
+    /// As [`Baseline::load`].
+    pub fn load_with_origins(path: &Path, accept: &Accept) -> Result<(Manifest, ManifestView), BaselineError> {
+        let (manifest, provenance) = Provenance::read(path, bundle::open(path)?, accept, OriginsIn::Tree)?;
+        let view = provenance.view(provenance.tree, &manifest.header);
+        Ok((manifest, view))
     }
 
     /// Reads, checks and accepts the manifests in `paths`, and lays them over each other, the last on top: a path is
@@ -201,10 +224,20 @@ impl Baseline {
             }
         }
         let read = paths.iter().zip(opened).map(|(path, opened)| {
-            let (manifest, provenance) = Provenance::read(path, opened, accept)?;
+            let (manifest, provenance) = Provenance::read(path, opened, accept, OriginsIn::File)?;
             Ok((path.clone(), manifest, provenance))
         });
-        let (manifest, laid) = laid::lay(read.collect::<Result<_, BaselineError>>()?)?;
+        Self::made_of(read.collect::<Result<_, BaselineError>>()?)
+    }
+
+    /// What one manifest is, or what several are together.
+    fn made_of(mut read: Vec<(PathBuf, Manifest, Provenance)>) -> Result<Self, BaselineError> {
+        if read.len() == 1
+            && let Some((_, manifest, provenance)) = read.pop()
+        {
+            return Ok(Self { manifest, tree: provenance.tree, made: Made::One(Box::new(provenance)) });
+        }
+        let (manifest, laid) = laid::lay(read)?;
         Ok(Self { tree: manifest.name(), manifest, made: Made::Several(laid) })
     }
 
@@ -246,14 +279,7 @@ impl Baseline {
     /// Which manifest this is, for reports.
     pub fn view(&self) -> ManifestView {
         match &self.made {
-            Made::One(provenance) => ManifestView {
-                tree: self.tree,
-                sha256: provenance.sha256,
-                trust: provenance.trust.name().into(),
-                key: provenance.voucher.shown(),
-                origin: origin(&self.manifest.header).into(),
-                parts: Vec::new(),
-            },
+            Made::One(provenance) => provenance.view(self.tree, &self.manifest.header),
             Made::Several(laid) => laid.view(self.tree),
         }
     }
@@ -304,11 +330,16 @@ impl Voucher {
 }
 
 impl Provenance {
-    fn read(path: &Path, opened: Opened, accept: &Accept) -> Result<(Manifest, Self), BaselineError> {
+    fn read(
+        path: &Path,
+        opened: Opened,
+        accept: &Accept,
+        origins: OriginsIn,
+    ) -> Result<(Manifest, Self), BaselineError> {
         if !opened.is_manifest() {
-            return Self::read_bundle(path, opened, accept);
+            return Self::read_bundle(path, opened, accept, origins);
         }
-        let read = Self::read_stream(path, opened.manifest()?, BaselineError::Manifest)?;
+        let read = Self::read_stream(path, opened.manifest()?, origins, BaselineError::Manifest)?;
         match accept {
             Accept::Unsigned | Accept::Bare => Ok(read),
             // Last: a file that is no manifest is that first.
@@ -317,7 +348,12 @@ impl Provenance {
     }
 
     /// Signatures first, then what they are over, then the manifest that this names.
-    fn read_bundle(path: &Path, opened: Opened, accept: &Accept) -> Result<(Manifest, Self), BaselineError> {
+    fn read_bundle(
+        path: &Path,
+        opened: Opened,
+        accept: &Accept,
+        origins: OriginsIn,
+    ) -> Result<(Manifest, Self), BaselineError> {
         let named = || path.to_owned();
         let refused = |refusal| BaselineError::Refused(named(), refusal);
         let envelope = opened.envelope()?;
@@ -341,7 +377,7 @@ impl Provenance {
             }
         }
         let stream = bundle::beside(path, statement.manifest)?;
-        let (manifest, read) = Self::read_stream(path, stream, BaselineError::Beside)?;
+        let (manifest, read) = Self::read_stream(path, stream, origins, BaselineError::Beside)?;
         if read.sha256 != statement.manifest {
             return Err(BaselineError::Swapped { path: named(), found: read.sha256 });
         }
@@ -355,9 +391,10 @@ impl Provenance {
     fn read_stream(
         path: &Path,
         mut stream: Stream,
+        origins: OriginsIn,
         malformed: fn(PathBuf, ManifestError) -> BaselineError,
     ) -> Result<(Manifest, Self), BaselineError> {
-        let again = stream.again();
+        let again = stream.again().filter(|_| origins == OriginsIn::File);
         let mut places = again.is_some().then(Places::new);
         let (manifest, tree, sha256) = read_named(stream, places.as_mut()).map_err(|error| match error {
             ReadError::Io(error) => BaselineError::Read(path.to_owned(), error),
@@ -365,7 +402,21 @@ impl Provenance {
         })?;
         let entries = manifest.tree.iter().len();
         let origins = places.zip(again).map(|(places, file)| places.of(file, entries));
-        Ok((manifest, Self { origins, tree, sha256, trust: Trust::Unsigned, voucher: Voucher::default() }))
+        Ok((
+            manifest,
+            Self { path: path.to_owned(), origins, tree, sha256, trust: Trust::Unsigned, voucher: Voucher::default() },
+        ))
+    }
+
+    fn view(&self, tree: OciDigest, header: &Header) -> ManifestView {
+        ManifestView {
+            tree,
+            sha256: self.sha256,
+            trust: self.trust.name().into(),
+            key: self.voucher.shown(),
+            origin: origin(header).into(),
+            parts: Vec::new(),
+        }
     }
 
     /// Where `own`, an entry of the file with this header, came from; `id` is what it is in `tree`.

@@ -149,7 +149,11 @@ impl Opened {
 // === impl Stream ===
 
 impl Stream {
-    fn plain(file: File) -> io::Result<Self> {
+    /// What a file holds.
+    ///
+    /// # Errors
+    /// If nothing can be asked about it.
+    pub fn plain(file: File) -> io::Result<Self> {
         let again = if file.metadata()?.is_file() { Some(file.try_clone()?) } else { None };
         Ok(Self { input: Input::Plain(Cursor::new(Vec::new()).chain(file)), again })
     }

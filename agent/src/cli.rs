@@ -18,7 +18,9 @@ use crate::scan::IdView;
 pub use policy::{
     FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
 };
-pub use trust::{AssignArgs, AttachArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, SignerArgs, VerifyArgs};
+pub use trust::{
+    AssignArgs, AttachArgs, KeyArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, SignerArgs, VerifyArgs,
+};
 
 /// Is what is on disk exactly what was built?
 #[derive(Debug, Parser)]
@@ -138,6 +140,9 @@ pub struct ScanArgs {
     /// put it, and must be signed by a --key. Several that are signed and differ are refused
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["manifests", "allow_unsigned"], requires = "keys")]
     pub image: Option<String>,
+    /// Which image of an index
+    #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64", requires = "image")]
+    pub platform: String,
     /// A public key (PEM) that must have signed it, given several times: any one of them. A manifest without a bundle is
     /// then refused
     #[arg(long = "key", value_name = "FILE")]
@@ -205,10 +210,13 @@ pub struct ScanArgs {
 /// `driftlock diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// What was: a manifest, or a source as for seal
+    /// What was: a manifest, a bundle, or a source as for seal
     pub a: String,
     /// What is
     pub b: String,
+    /// Who must have signed what is a manifest.
+    #[command(flatten)]
+    pub keys: KeyArgs,
     /// Form of the result on stdout
     #[arg(long, value_enum, default_value_t = FormatArg::Text)]
     pub format: FormatArg,
@@ -220,8 +228,11 @@ pub struct DiffArgs {
 /// `driftlock show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The manifest, or a bundle, which is shown without verifying it
+    /// The manifest, or a bundle, which without a --key is shown without verifying it
     pub file: PathBuf,
+    /// A public key (PEM) that must have signed it, given several times: any one of them
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
     /// List every path, as ls -l does, with the layers that gave it and their build steps
     #[arg(short, long)]
     pub list: bool,
@@ -247,9 +258,12 @@ not have. A check file holds the content of regular files alone.
 What a form cannot hold is refused, and nothing is written: a name that b3sum cannot read or
 that mtree takes for a pattern, or a file without the digest that is needed.")]
 pub struct ExportArgs {
-    /// A manifest, or a source as for seal
+    /// A manifest, a bundle, or a source as for seal
     #[arg(value_name = "SOURCE")]
     pub source: String,
+    /// Who must have signed what is a manifest.
+    #[command(flatten)]
+    pub keys: KeyArgs,
     /// Which program is to read it
     #[arg(long, value_enum, value_name = "FORM")]
     pub to: ExportFormArg,

@@ -13,6 +13,7 @@ pub mod policy;
 pub mod rescan;
 pub mod scan;
 pub mod seal;
+mod sealed;
 pub mod show;
 pub mod status;
 pub mod wait;

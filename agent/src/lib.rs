@@ -14,6 +14,8 @@ pub mod signer;
 pub mod attestation;
 pub mod draft;
 pub mod bundle;
+pub mod state_file;
+pub mod known_time;
 pub mod assigned;
 pub mod baseline;
 pub mod pool;

@@ -94,7 +94,7 @@ pub struct TargetPlan {
     /// Why it is accepted no longer, because its time is over; empty if it is not.
     pub expired: String,
     /// When `manifest` will be accepted no longer; `None`: never, as far as is known.
-    pub until: Option<Timestamp>,
+    pub expiry: Option<Expiry>,
     /// While a path may still be as in the manifest before.
     pub switching: Option<Switching>,
     /// What may differ; `None`: nothing may, or no policy was ever accepted.
@@ -117,6 +117,15 @@ pub struct TargetPlan {
     pub full: Duration,
 }
 
+/// The end of what was signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// How long it still counts, by the time that it was judged by.
+    pub left: Duration,
+    /// By the clock.
+    pub at: Timestamp,
+}
+
 /// A switch from one manifest to another that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switching {
@@ -131,6 +140,8 @@ pub struct Switching {
 pub enum Event {
     /// The first plan, or another one.
     Configured(Plan),
+    /// The same plan, with what is accepted by what the clock says now.
+    Readmitted(Plan),
     /// The watching of a target is set up, as far as it went.
     Armed {
         /// The target.
@@ -324,7 +335,11 @@ impl Monitor {
             self.clock_stepped(step, now, &mut actions);
         }
         match event {
-            Event::Configured(plan) => self.configured(plan, now, &mut actions),
+            Event::Configured(plan) => {
+                self.take_back(&plan, &mut actions);
+                self.configured(plan, now, &mut actions);
+            }
+            Event::Readmitted(plan) => self.configured(plan, now, &mut actions),
             Event::Armed { target, armed, mounts } => self.armed(&target, armed, mounts, now, &mut actions),
             Event::Away { target, detail } => self.away(&target, &detail, now, &mut actions),
             Event::Degraded { target, armed } => self.watched(&target, armed, now, &mut actions),
@@ -400,10 +415,10 @@ impl Monitor {
         self.targets.values_mut().find(|target| target.is_scanning(scan))
     }
 
-    fn configured(&mut self, plan: Plan, now: Now, actions: &mut Vec<Action>) {
+    /// What is said about the agent itself is said again if it is still so.
+    fn take_back(&mut self, plan: &Plan, actions: &mut Vec<Action>) {
         let starting = self.plan.is_none();
         let in_force = plan.targets.iter().all(|target| target.refused.is_empty() && target.policy_refused.is_empty());
-        // What is said about the agent itself is said again if it is still so.
         let over = |body: &ConditionBody| {
             body.target.is_none()
                 && match body.reason {
@@ -416,7 +431,9 @@ impl Monitor {
                 }
         };
         actions.extend(self.conditions.resolve_if(over).into_iter().map(record));
+    }
 
+    fn configured(&mut self, plan: Plan, now: Now, actions: &mut Vec<Action>) {
         let gone: Vec<String> =
             self.targets.keys().filter(|name| plan.targets.iter().all(|t| t.name != **name)).cloned().collect();
         for name in gone {
@@ -441,7 +458,7 @@ impl Monitor {
                 (ConditionReason::ManifestExpired, &target.expired),
                 (ConditionReason::PolicyRefused, &target.policy_refused),
             ] {
-                let is_over = target.until.is_some_and(|until| until.unix().saturating_mul(1000) <= now.unix_ms);
+                let is_over = target.expiry.is_some_and(|expiry| expiry.left(now).is_zero());
                 actions.extend(match detail.as_str() {
                     // That of the last one that was accepted; it is said below.
                     "" if reason == ConditionReason::ManifestExpired && is_over => None,
@@ -634,6 +651,16 @@ impl Monitor {
 
 fn record(body: Body) -> Action {
     Action::Record(Box::new(body))
+}
+
+// === impl Expiry ===
+
+impl Expiry {
+    /// How long it still counts by what the clock says now, and no longer than was left.
+    fn left(self, now: Now) -> Duration {
+        let by_clock = self.at.unix().saturating_mul(1000).saturating_sub(now.unix_ms);
+        self.left.min(Duration::from_millis(u64::try_from(by_clock).unwrap_or_default()))
+    }
 }
 
 // === impl Dice ===

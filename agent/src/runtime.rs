@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::Running;
@@ -33,15 +33,18 @@ use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State};
+use crate::baseline::remove_others;
+use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State, Trust};
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
 use crate::journal::{Journal, JournalError, Starts};
+use crate::known_time::{self, KnownTime, Passed};
 use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
 use crate::process::Process;
 use crate::scan::pace::{self, Allowance};
+use crate::state_file;
 use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
 use clock::ClockSet;
@@ -127,6 +130,8 @@ struct Runtime {
     _memory: Option<TempDir>,
     own_state: Option<(u64, u64)>,
     spool: Spool,
+    /// By which what is signed is judged.
+    time: KnownTime,
     hint_sender: HintSender,
     done: mpsc::Sender<Done>,
     began: Instant,
@@ -175,7 +180,10 @@ pub async fn run_with_news(
         let event = tokio::select! {
             biased;
             reason = &mut shutdown => Some(Event::Shutdown { reason: reason.name().to_owned() }),
-            () = clock.set() => Some(Event::ClockSet),
+            () = clock.set() => {
+                runtime.next.push_back(Event::ClockSet);
+                runtime.readmit().await
+            }
             said = news.recv(), if news_open => match said {
                 Some(News::Reload(reload)) => {
                     systemd::reloading();
@@ -215,6 +223,7 @@ pub async fn run_with_news(
         };
         let looked = matches!(event, Some(Event::Scanned { ending: Ending::Finished(Some(_)), .. }));
         runtime.tell(event);
+        runtime.pass_time();
         if looked {
             server.looked();
         }
@@ -223,6 +232,7 @@ pub async fn run_with_news(
     server.close().await;
     drop(hints);
     runtime.live.values().for_each(Live::remember);
+    runtime.keep_time();
     runtime.spool.flush(GRACE).await;
     runtime.spool.stopped();
     Ok(())
@@ -264,8 +274,7 @@ async fn wait_until(began: Instant, deadline: Option<Duration>) {
 }
 
 fn now(elapsed: Duration) -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { elapsed, unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
+    Now { elapsed, unix_ms: known_time::now_ms() }
 }
 
 fn seen_event(target: &str, seen: Seen) -> Event {
@@ -296,6 +305,7 @@ impl Runtime {
         tell::started(&config, &journal, &recovered);
         let seed = u64::from(spool::random());
         let starts = journal.starts();
+        let time = KnownTime::open(&state_dir);
         let mut runtime = Self {
             starts,
             started_at: now(Duration::ZERO).rfc3339(),
@@ -307,6 +317,7 @@ impl Runtime {
             _memory: memory,
             own_state,
             spool: Spool::new(journal, client, sink),
+            time,
             hint_sender,
             done,
             began: Instant::now(),
@@ -318,6 +329,7 @@ impl Runtime {
         };
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
+        runtime.pass_time();
         Ok(runtime)
     }
 
@@ -328,13 +340,18 @@ impl Runtime {
         let mut targets = Vec::with_capacity(self.config.targets.len());
         for target in &self.config.targets {
             let before = self.live.remove(&target.name);
-            let (now, plan) = Live::load(target.clone(), before, &self.config, &self.state_dir).await;
+            let judged = self.time.judged(known_time::now_ms());
+            let (now, plan) = Live::load(target.clone(), before, &self.config, &self.state_dir, judged).await;
             targets.push(plan);
             live.insert(target.name.clone(), now);
         }
         // What is left is no longer configured; the monitor says what to end of it.
         live.append(&mut self.live);
         self.live = live;
+        let (names, state_dir) =
+            (targets.iter().map(|plan| plan.name.clone()).collect::<Vec<_>>(), self.state_dir.clone());
+        // Waited for: the next plan may have targets that this one has not.
+        let _ended = tokio::task::spawn_blocking(move || remove_others(&names, &state_dir)).await;
         Plan {
             host: self.config.host.name.clone().unwrap_or_else(live::kernel_host_name),
             labels: self.config.host.labels.clone(),
@@ -421,7 +438,39 @@ impl Runtime {
         self.spool.set_client(client);
         self.config = config;
         tracing::info!(targets = self.config.targets.len(), "configuration reloaded");
-        Some(Event::Configured(self.take_targets().await))
+        let event = Event::Configured(self.take_targets().await);
+        // The monitor takes back what was said of the agent.
+        let detail = self.time.say_again();
+        self.next.push_back(event);
+        detail.map(|detail| Event::Trouble { reason: ConditionReason::ClockStep, detail: Some(detail) })
+    }
+
+    /// By another clock what was signed may count again, or no longer.
+    async fn readmit(&mut self) -> Option<Event> {
+        self.pass_time();
+        if self.config.targets.iter().all(|target| target.trust == Trust::Nobody) {
+            return None;
+        }
+        Some(Event::Readmitted(self.take_targets().await))
+    }
+
+    /// Takes note of the time that passed.
+    fn pass_time(&mut self) {
+        let Passed { said, save } = self.time.pass(known_time::now_ms(), self.began.elapsed());
+        if let Some((file, lines)) = save {
+            // On a full disk, for example: what is known is, until a restart.
+            let write = move || state_file::write(&file, &lines).inspect_err(tell::time_not_kept);
+            drop(tokio::task::spawn_blocking(write));
+        }
+        if let Some(detail) = said {
+            self.tell(Some(Event::Trouble { reason: ConditionReason::ClockStep, detail }));
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let _said = self.time.pass(known_time::now_ms(), self.began.elapsed());
+        // It is said, and there is nobody left to do more.
+        let _lost = self.time.save().inspect_err(tell::time_not_kept);
     }
 
     /// Tells the monitor an event and those that follow from it, and carries out what it says.

@@ -49,7 +49,6 @@ pub use self::problem::{Fault, Format, Problem, SourceError};
 use self::registry::{Registry, Repository};
 pub use self::spec::SpecError;
 use self::stream::{Decoded, Device};
-use crate::baseline::read_manifest;
 use crate::pool::Pool;
 
 /// What is read.
@@ -82,7 +81,7 @@ pub enum Source {
     Tar(Input),
     /// An mtree(5) file.
     Mtree(Input),
-    /// A manifest, which says its own terms.
+    /// A manifest, or a bundle, which says its own terms: it is sealed already.
     Manifest(PathBuf),
 }
 
@@ -144,7 +143,7 @@ impl Terms {
 /// If the source is not there, cannot be read to its end, is not what it claims to be, or cannot be sealed.
 pub fn read(source: &Source, terms: &Terms, pool: &Pool) -> Result<Sealed, SourceError> {
     let (tree, notes, origin) = match source {
-        Source::Manifest(path) => return read_sealed(path),
+        Source::Manifest(path) => return Err(Problem::Sealed.at(place(path))),
         Source::Mtree(input) => return read_mtree(input, terms),
         Source::Dir(root) => dir::read(root, terms, pool)?,
         Source::Oci { layout, digest } => {
@@ -267,13 +266,6 @@ fn note_nodes(tree: &Tree, notes: &mut Notes) {
             }
         }
     }
-}
-
-fn read_sealed(path: &std::path::Path) -> Result<Sealed, SourceError> {
-    let file = File::open(path).map_err(|error| Problem::Open(error).at(place(path)))?;
-    let (manifest, _) = read_manifest(BufReader::with_capacity(stream::CHUNK, file))
-        .map_err(|error| Problem::Manifest(error).at(place(path)))?;
-    Ok(Sealed { manifest, notes: Notes::default() })
 }
 
 // === impl Input ===

@@ -110,14 +110,14 @@ fn every_attack_is_refused_by_its_name() {
             Role::Manifest,
             &["build", "release"],
             "2026-12-31T22:00:00Z",
-            "release counted until 2026-12-31T22:00:00Z; this host's clock says 2026-12-31T22:00:00Z",
+            "release counted until 2026-12-31T22:00:00Z; judged at 2026-12-31T22:00:00Z",
         ),
         (
             "not-yet-valid",
             Role::Manifest,
             &["build", "release"],
             "2026-05-31T23:59:59Z",
-            "build counts only from 2026-06-01T00:00:00Z; this host's clock says 2026-05-31T23:59:59Z",
+            "build counts only from 2026-06-01T00:00:00Z; judged at 2026-05-31T23:59:59Z",
         ),
         ("clock-at-1970", Role::Assignment, &["ops"], "1970-01-01T00:00:00Z", "clock says 1970-01-01T00:00:00Z"),
     ] {

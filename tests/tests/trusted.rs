@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use driftlock_common::trust::Timestamp;
 use driftlock_tests::agent::{Agent, AgentHome};
 use driftlock_tests::binaries::binaries;
+use driftlock_tests::clock::Clock;
 use driftlock_tests::collector::{Collector, CollectorHome};
 use driftlock_tests::drift::Drift;
 use driftlock_tests::http;
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
         trial("an_assignment_moves_a_target_on_and_back_and_a_replayed_one_is_refused", &[], assignments),
         trial("a_new_release_is_no_alarm_in_its_window_and_what_is_stale_is_one_finding_after_it", &[], switching),
         trial("what_expires_while_an_agent_runs_is_said_at_that_moment", &[], expiry),
+        trial("an_agent_that_starts_with_a_refused_bundle_goes_on_with_the_last_baseline", &[], restarted),
+        trial("what_is_kept_of_the_last_baseline_is_not_believed_blindly", &[], kept_and_changed),
+        trial("a_clock_set_back_under_a_restarted_agent_brings_back_nothing", &[], clock_set_back),
+        trial("a_clock_that_was_ahead_by_mistake_ends_nothing_for_ever", &[], clock_ahead),
     ])
 }
 
@@ -169,11 +174,26 @@ impl Stage {
         self.home.start(&self.sandbox)
     }
 
+    /// As [`Stage::start`], and its first heartbeat came.
+    fn start_and_hear(&self) -> Result<Agent> {
+        let starts = || Ok::<_, anyhow::Error>(self.host()?["agent"]["starts"].clone());
+        let before = starts()?;
+        let agent = self.start()?;
+        eventually("a heartbeat of another run", || {
+            ensure!(starts()? != before, "{before}");
+            Ok::<_, anyhow::Error>(())
+        })?;
+        Ok(agent)
+    }
+
+    fn host(&self) -> Result<Value> {
+        let hosts = self.collector.hosts()?;
+        hosts.into_iter().find(|host| host["host"] == HOST).context("no such host")
+    }
+
     /// What the collector knows of the target.
     fn target(&self) -> Result<Value> {
-        let hosts = self.collector.hosts()?;
-        let host = hosts.iter().find(|host| host["host"] == HOST).context("no such host")?;
-        Ok(host["targets"][0].clone())
+        Ok(self.host()?["targets"][0].clone())
     }
 
     /// Waits for a condition, or for its end; the lines of what is open.
@@ -322,11 +342,12 @@ fn assignments() -> Result<()> {
     put(&file, &first)?;
     let said = stage.eventually("manifest_refused", true)?;
     ensure!(said.contains("its serial is 1, and 2 was accepted before"), "{said}");
-    // A restart forgets nothing, and the target is not trusted then.
+    // A restart forgets nothing, and goes on with what was accepted last.
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
-    let agent = stage.start()?;
+    let agent = stage.start_and_hear()?;
     stage.collector.eventually_host(HOST, "blind")?;
     stage.eventually("manifest_refused", true)?;
+    ensure!(stage.target()?["manifest"]["sha256"] == new.to_string(), "{}", stage.target()?);
     // Going back is a new assignment of the old manifest.
     stage.tree.file("etc/app.toml", "level = 1\n")?;
     assign(&file, 1, 3, old, None)?;
@@ -419,8 +440,13 @@ fn expiry() -> Result<()> {
     let said = stage.eventually("manifest_expired", true)?;
     ensure!(said.contains(&format!("counted until {end}")), "{said}");
     stage.still_finds("other\n")?;
-    // What began after it never trusted it.
+    // A restart changes nothing; without what it kept the manifest was never trusted.
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    let agent = stage.start_and_hear()?;
+    stage.eventually("manifest_expired", true)?;
+    stage.still_finds("another\n")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    stage.home.forget()?;
     let agent = stage.start()?;
     eventually("no manifest", || {
         ensure!(stage.target()?["manifest"].is_null(), "{}", stage.target()?);
@@ -429,6 +455,183 @@ fn expiry() -> Result<()> {
     stage.eventually("manifest_expired", true)?;
     put(&file, roots.replace(&format!("expires = {end}\n"), "").as_bytes())?;
     stage.eventually("manifest_expired", false)?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    Ok(())
+}
+
+fn restarted() -> Result<()> {
+    let stage = Stage::new()?;
+    let agent = stage.start()?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    let accepted = stage.target()?["manifest"].clone();
+    let good = fs::read(&stage.bundle)?;
+    // However it ended, and whatever lies there by then.
+    agent.kill()?;
+    fs::remove_file(&stage.bundle)?;
+    fs::remove_file(stage.bundle.with_file_name(format!("{}.manifest", text(&accepted["sha256"])?)))?;
+    let agent = stage.start_and_hear()?;
+    stage.eventually("manifest_refused", true)?;
+    stage.still_finds("other\n")?;
+    ensure!(stage.target()?["manifest"] == accepted, "{}", stage.target()?);
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    for (attack, bytes) in [
+        ("a bare manifest where a bundle was", fs::read(&stage.bare)?),
+        ("a truncated bundle", good[..good.len() - 2].to_vec()),
+    ] {
+        put(&stage.bundle, &bytes)?;
+        let agent = stage.start_and_hear()?;
+        stage.tree.file("etc/app.toml", "level = 1\n")?;
+        stage.collector.eventually_open(&BTreeSet::new())?;
+        stage.still_finds("other\n")?;
+        stage.eventually("manifest_refused", true)?;
+        ensure!(stage.target()?["manifest"] == accepted, "{attack}: {}", stage.target()?);
+        ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    }
+    // The next release is accepted by a restart as ever, and is then the last one.
+    stage.tree.file("etc/app.toml", "level = 2\n")?;
+    let next = stage.sandbox.seal(format!("dir:{}", stage.tree.root().display()), "next.manifest")?;
+    let next = bundle(&next, &stage.bundle, &[1])?;
+    let agent = stage.start()?;
+    stage.eventually("manifest_refused", false)?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    fs::remove_file(&stage.bundle)?;
+    let agent = stage.start_and_hear()?;
+    stage.eventually("manifest_refused", true)?;
+    stage.still_finds("other\n")?;
+    ensure!(stage.target()?["manifest"]["sha256"] == next.to_string(), "{}", stage.target()?);
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    Ok(())
+}
+
+fn text(value: &Value) -> Result<&str> {
+    value.as_str().with_context(|| format!("{value} is no text"))
+}
+
+fn kept_and_changed() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let agent = stage.start()?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    put(&stage.bundle, &fs::read(&stage.bare)?)?;
+    let is_untrusted = |stage: &Stage, why: &str| -> Result<()> {
+        let agent = stage.start_and_hear()?;
+        ensure!(stage.target()?["manifest"].is_null(), "{why}: {}", stage.target()?);
+        stage.eventually("manifest_refused", true)?;
+        ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+        Ok(())
+    };
+    let kept: Vec<PathBuf> = fs::read_dir(stage.home.state_dir())?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"accepted-")))
+        .collect();
+    ensure!(kept.len() == 2, "{kept:?}");
+    for path in &kept {
+        let good = fs::read(path)?;
+        // What would make the changed file as it should be.
+        let other = String::from_utf8(good.clone())?.replacen("etc/app.toml", "etc/app.tomm", 1).into_bytes();
+        fs::write(path, if other == good { b"driftlock accepted 1\n".to_vec() } else { other })?;
+        is_untrusted(&stage, "what is kept was changed")?;
+        fs::write(path, good)?;
+    }
+    // Of another root it says nothing.
+    let elsewhere = stage.sandbox.tree("elsewhere")?;
+    let home = stage.home.clone();
+    stage.home = AgentHome::new(&stage.sandbox, HOST)?
+        .target("app", elsewhere.root(), &stage.bundle)
+        .reports_to(stage.collector.address());
+    (stage.home.unsigned, stage.home.keys) = (home.unsigned, home.keys.clone());
+    is_untrusted(&stage, "another root")?;
+    stage.home = home;
+    let agent = stage.start_and_hear()?;
+    stage.still_finds("other\n")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    Ok(())
+}
+
+const DAY: i64 = 86_400;
+
+/// A trust file with the key 1 until `end`, and the key 2.
+fn until(stage: &Stage, end: Timestamp) -> Result<PathBuf> {
+    let pem = |number| Ok::<_, anyhow::Error>(key(number)?.public().to_pem());
+    let roots = format!(
+        "version = 1\n[[key]]\nname = \"old\"\npem = \"\"\"\n{}\"\"\"\nexpires = {end}\n\
+         [[key]]\nname = \"new\"\npem = \"\"\"\n{}\"\"\"\n[role.manifest]\nkeys = [\"old\", \"new\"]\n",
+        pem(1)?,
+        pem(2)?
+    );
+    stage.sandbox.write("trust.toml", &roots)
+}
+
+/// So many seconds from now.
+fn in_seconds(seconds: i64) -> Result<Timestamp> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    Ok(Timestamp::from_unix(i64::try_from(now)? + seconds))
+}
+
+fn start_with(stage: &Stage, clock: &Clock) -> Result<Agent> {
+    let mut command = stage.sandbox.bare_command(&binaries().driftlock);
+    clock.give(&mut command);
+    stage.home.start_by(command)
+}
+
+fn clock_set_back() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let clock = Clock::new(&stage.sandbox)?;
+    let end = in_seconds(-DAY)?;
+    stage.home.keys = format!("trust = {:?}\n", until(&stage, end)?);
+    bundle(&stage.bare, &stage.bundle, &[2])?;
+    let agent = start_with(&stage, &clock)?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+
+    // By the clock alone the old key counts.
+    clock.set(-30 * DAY)?;
+    bundle(&stage.bare, &stage.bundle, &[1])?;
+    let mut verify = stage.sandbox.bare_command(&binaries().driftlock);
+    clock.give(&mut verify);
+    verify.args(["verify", "--trust"]).arg(stage.sandbox.path("trust.toml")).arg(&stage.bundle);
+    ensure!(verify.output()?.status.success(), "it does not count by the clock");
+    let agent = start_with(&stage, &clock)?;
+    let said = stage.eventually("manifest_expired", true)?;
+    ensure!(said.contains(&format!("old counted until {end}; judged at ")), "{said}");
+    let said = stage.eventually("clock_step", true)?;
+    ensure!(said.contains("stop the agent and remove") && said.contains("time.state"), "{said}");
+    stage.still_finds("other\n")?;
+    let manifest = stage.target()?["manifest"].clone();
+    ensure!(manifest["key"] == key_id(2)?.as_str(), "{manifest}");
+    // Who asks what the agent would do hears the same.
+    let mut check = stage.sandbox.bare_command(&binaries().driftlock);
+    clock.give(&mut check);
+    let checked = check.args(["check-config", "--config"]).arg(stage.home.config_file()).output()?;
+    let complaint = String::from_utf8(checked.stderr)?;
+    ensure!(checked.status.code() == Some(78) && complaint.contains("counted until"), "{complaint}");
+    // Set right, nothing is to be said of the clock; a new signature is what it takes.
+    clock.set(0)?;
+    stage.eventually("clock_step", false)?;
+    bundle(&stage.bare, &stage.bundle, &[2])?;
+    stage.eventually("manifest_expired", false)?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    Ok(())
+}
+
+fn clock_ahead() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let clock = Clock::new(&stage.sandbox)?;
+    stage.home.keys = format!("trust = {:?}\n", until(&stage, in_seconds(300 * DAY)?)?);
+    let agent = start_with(&stage, &clock)?;
+    stage.collector.eventually_host(HOST, "clean")?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    clock.set(3650 * DAY)?;
+    let agent = start_with(&stage, &clock)?;
+    stage.eventually("manifest_expired", true)?;
+    ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
+    clock.set(0)?;
+    let agent = start_with(&stage, &clock)?;
+    stage.eventually("manifest_expired", false)?;
+    stage.collector.eventually_host(HOST, "clean")?;
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
     Ok(())
 }

@@ -52,6 +52,10 @@ impl Laid {
         &self.parts
     }
 
+    pub(super) fn provenances(&self) -> &[Provenance] {
+        &self.provenances
+    }
+
     /// The number of the part that an entry is from.
     pub(super) fn part(&self, id: EntryId) -> usize {
         self.places.get(id).0

@@ -36,6 +36,18 @@ pub enum SchemeArg {
     EcdsaP256,
 }
 
+/// Who must have signed a manifest that is read.
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    /// A public key (PEM) that must have signed what is a manifest, given several times: any one of them. A manifest without a
+    /// bundle is then refused
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// Take a bundle without a key, as if nobody had signed it
+    #[arg(long, conflicts_with = "keys")]
+    pub allow_unsigned: bool,
+}
+
 /// `driftlock sign`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -149,9 +161,12 @@ pub struct AttachArgs {
     /// The bundle; its manifest lies beside it
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
-    /// The image that it is about, registry:HOST/REPO@sha256:DIGEST
+    /// The image that it is about, or an index that has it, registry:HOST/REPO@sha256:DIGEST
     #[arg(value_name = "IMAGE")]
     pub image: String,
+    /// Which image of an index
+    #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64")]
+    pub platform: String,
 }
 
 /// Signing what is sealed.

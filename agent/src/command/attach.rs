@@ -9,6 +9,7 @@ use driftlock_common::path::Escaped;
 use driftlock_common::trust::Statement;
 use sha2::Digest as _;
 
+use super::seal;
 use crate::baseline::{Accept, Baseline, BaselineError};
 use crate::bundle;
 use crate::cli::AttachArgs;
@@ -25,21 +26,17 @@ const LEVEL: i32 = 3;
 /// If the bundle is none, is about something else, or the registry does not take it.
 pub fn run(args: AttachArgs) -> Outcome {
     let (repository, image) = pinned(&args.image)?;
+    seal::check_platform(&args.platform)?;
     let at = Escaped(args.bundle.as_os_str().as_encoded_bytes());
     let envelope = bundle::read_envelope(&args.bundle)?;
     let statement = Statement::read(&envelope.verify([]))
         .map_err(|error| Failure::from(BaselineError::Statement(args.bundle.clone(), error)))?;
-    if !statement.is_about(image) {
-        let text = format!("{at}: refused: its statement is not about the image sha256:{image}");
-        return Err(Failure::new(Exit::Refused, anyhow!(text)));
-    }
     // What nobody could use is not put there.
     Baseline::load(&args.bundle, &Accept::Unsigned)?;
     let manifest = compressed(bundle::beside(&args.bundle, statement.manifest)?, statement.manifest)
         .map_err(|error| Failure::input(format_args!("the manifest beside {at}"), error))?;
-    let attachment =
-        Attachment { envelope: &envelope, manifest, sha256: statement.manifest, created_at: &statement.created_at };
-    let (artifact, listing) = registry::attach(&repository, image, &attachment)?;
+    let attachment = Attachment { envelope: &envelope, manifest, statement: &statement };
+    let (artifact, listing) = registry::attach(&repository, image, &args.platform, &attachment)?;
     let how = match listing {
         Listing::Referrers => "listed by the registry",
         Listing::Tag => "listed under the tag of the image's referrers",

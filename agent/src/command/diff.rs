@@ -13,14 +13,14 @@ use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::policy::Judged;
 use driftlock_common::profile::Profile;
 
-use super::seal;
+use super::{seal, sealed};
 use crate::cli::{DiffArgs, FormatArg, TermsArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
 use crate::output::{self, Changes, Output, Whole};
 use crate::pool::Pool;
 use crate::scan::Tally;
-use crate::source::{self, Source, Terms};
+use crate::source::{Source, Terms};
 
 /// Runs the verb.
 ///
@@ -29,7 +29,7 @@ use crate::source::{self, Source, Terms};
 pub fn run(args: DiffArgs) -> Outcome {
     let started = Instant::now();
     let pool = Pool::new(None).map_err(|error| Failure::new(Exit::Io, error))?;
-    let (a, b) = read_both(&args, &pool)?;
+    let (Side { manifest: a, known }, Side { manifest: b, .. }) = read_both(&args, &pool)?;
     let profile = a.header.profile.min(b.header.profile);
     let compared = Compared::all(profile);
     let drifts = diff(&a.tree, &b.tree).into_iter().filter_map(|drift| compared.narrow(drift));
@@ -54,7 +54,7 @@ pub fn run(args: DiffArgs) -> Outcome {
         files_hashed: 0,
         bytes_hashed: 0,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        manifest: view(&a),
+        manifest: view(&a, known),
         excluded: ExcludedView {
             manifest: a.header.excludes.iter().map(str::to_owned).collect(),
             ..ExcludedView::default()
@@ -85,17 +85,18 @@ pub fn run(args: DiffArgs) -> Outcome {
 
 /// Reads both sides. A manifest states the terms; what is not one is read under them. An mtree file states what it leaves
 /// out.
-fn read_both(args: &DiffArgs, pool: &Pool) -> Result<(Manifest, Manifest), Failure> {
+fn read_both(args: &DiffArgs, pool: &Pool) -> Result<(Side, Side), Failure> {
+    let accept = sealed::accept(&args.keys)?;
     let stated = seal::terms(&args.terms, true, false)?;
     let (a, b) = (Source::parse(args.a.as_str())?, Source::parse(args.b.as_str())?);
     let read = |source: &Source, name: &str, terms: &Terms| {
-        let manifest = source::read(source, terms, pool)?.manifest;
-        if matches!(source, Source::Manifest(_)) {
+        let (manifest, known) = sealed::read(source, &accept, terms, pool)?;
+        if known.is_some() {
             check_stated(&args.terms, &stated, &manifest.header, name)?;
         }
-        Ok::<_, Failure>(manifest)
+        Ok::<_, Failure>(Side { manifest, known })
     };
-    let under = |first: &Manifest| Terms::of(&first.header, &stated);
+    let under = |first: &Side| Terms::of(&first.manifest.header, &stated);
     let (mut read_a, mut read_b) = match says(&a).cmp(&says(&b)) {
         Ordering::Less => {
             let read_b = read(&b, &args.b, &stated)?;
@@ -108,14 +109,22 @@ fn read_both(args: &DiffArgs, pool: &Pool) -> Result<(Manifest, Manifest), Failu
             (read_a, read_b)
         }
     };
-    if read_a.header.excludes != read_b.header.excludes {
+    let (header_a, header_b) = (&read_a.manifest.header, &read_b.manifest.header);
+    if header_a.excludes != header_b.excludes {
         return Err(usage(anyhow!("the two leave out different paths: seal both with the same excludes")));
     }
-    if read_a.header.content != read_b.header.content {
-        read_a = by_sha256(read_a, &args.a)?;
-        read_b = by_sha256(read_b, &args.b)?;
+    if header_a.content != header_b.content {
+        read_a.manifest = by_sha256(read_a.manifest, &args.a)?;
+        read_b.manifest = by_sha256(read_b.manifest, &args.b)?;
     }
     Ok((read_a, read_b))
+}
+
+/// One of the two.
+struct Side {
+    manifest: Manifest,
+    /// What is known of its file, if it was sealed before.
+    known: Option<ManifestView>,
 }
 
 /// How much of the terms a source states itself.
@@ -153,16 +162,18 @@ pub(super) fn check_stated(args: &TermsArgs, stated: &Terms, header: &Header, na
     Ok(())
 }
 
-fn view(manifest: &Manifest) -> ManifestView {
-    let origin = manifest.header.source.as_ref().map_or("other", |source| source.kind.origin());
-    ManifestView {
-        tree: manifest.name(),
+/// Compared by SHA-256, it is another than its file holds.
+fn view(manifest: &Manifest, known: Option<ManifestView>) -> ManifestView {
+    let tree = manifest.name();
+    let unsigned = || ManifestView {
+        tree,
         sha256: Digest::sha256(&manifest.encode()),
         trust: "unsigned".into(),
         key: None,
-        origin: origin.into(),
+        origin: manifest.header.source.as_ref().map_or("other", |source| source.kind.origin()).into(),
         parts: Vec::new(),
-    }
+    };
+    known.filter(|known| known.tree == tree).unwrap_or_else(unsigned)
 }
 
 fn usage(error: anyhow::Error) -> Failure {

@@ -6,13 +6,13 @@ use driftlock_common::exit::Exit;
 use driftlock_common::manifest::Manifest;
 use driftlock_common::node::{FileType, Xattrs};
 
-use super::{diff, seal};
+use super::{diff, seal, sealed};
 use crate::cli::{ExportArgs, ExportFormArg};
 use crate::failure::{Failure, Outcome};
 use crate::output::check_file::{self, Refusal, Sums};
 use crate::output::mtree;
 use crate::pool::Pool;
-use crate::source::{self, Source};
+use crate::source::Source;
 
 /// Runs the verb.
 ///
@@ -22,8 +22,8 @@ pub fn run(args: ExportArgs) -> Outcome {
     let source = Source::parse(args.source.as_str())?;
     let terms = seal::terms(&args.terms, true, false)?;
     let pool = Pool::new(None).map_err(|error| Failure::new(Exit::Io, error))?;
-    let manifest = source::read(&source, &terms, &pool)?.manifest;
-    if matches!(source, Source::Manifest(_)) {
+    let (manifest, known) = sealed::read(&source, &sealed::accept(&args.keys)?, &terms, &pool)?;
+    if known.is_some() {
         diff::check_stated(&args.terms, &terms, &manifest.header, &args.source)?;
     }
     // All of it is looked at before anything is written.

@@ -18,9 +18,8 @@ use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
-use super::policy;
-use crate::anchor_file;
-use crate::baseline::{Accept, Baseline, Terms};
+use super::{policy, sealed};
+use crate::baseline::{Accept, Baseline};
 use crate::cli::{FormatArg, ScanArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate::Gate;
@@ -36,7 +35,7 @@ pub fn run(mut args: ScanArgs) -> Outcome {
     let accept = accept(&args)?;
     // Its threads end before signals are blocked: what waits for a network is ended by them.
     let fetched = match (&args.image, &accept) {
-        (Some(image), Accept::Signed(terms)) => Some(image::fetch(image, &terms.anchors, terms.now)?),
+        (Some(image), Accept::Signed(terms)) => Some(image::fetch(image, &args.platform, &terms.anchors, terms.now)?),
         _ => None,
     };
     args.manifests.extend(fetched.as_ref().map(|fetched| fetched.bundle.clone()));
@@ -123,8 +122,7 @@ fn accept(args: &ScanArgs) -> Result<Accept, Failure> {
     if args.keys.is_empty() && !args.require_signed {
         return Ok(Accept::Bare);
     }
-    let anchors = Arc::new(anchor_file::any_of(&args.keys)?);
-    Ok(Accept::Signed(Terms { anchors, now: anchor_file::now(), assigned: None }))
+    sealed::signed_by(&args.keys)
 }
 
 fn pace(read: NonZeroU64) -> Arc<Pace> {

@@ -21,11 +21,6 @@ use crate::source::{self, Code, Source, Terms};
 /// If the source cannot be sealed or the manifest cannot be written.
 pub fn run(args: SealArgs) -> Outcome {
     let source = Source::parse(args.source.as_str())?;
-    if let Source::Manifest(path) = &source {
-        let text =
-            format!("{}: already a manifest, or not something that can be sealed; show FILE reads it", path.display());
-        return Err(Failure::new(Exit::Usage, anyhow::Error::msg(text)));
-    }
     let terms = terms(&args.terms, !args.no_sha256, args.strict)?;
     // What is wrong with a key is said before the work is done.
     let signer = sign::signer(&args.sign)?;
@@ -82,11 +77,7 @@ pub fn run(args: SealArgs) -> Outcome {
 pub fn terms(args: &TermsArgs, sha256: bool, strict: bool) -> Result<Terms, Failure> {
     let excludes = Excludes::new(args.exclude.iter().map(String::as_str), args.exclude_set.iter().map(String::as_str))
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    let parts: Vec<&str> = args.platform.split('/').collect();
-    if !(2..=3).contains(&parts.len()) || parts.iter().any(|part| part.is_empty()) {
-        let text = format!("--platform {:?} is not OS/ARCH or OS/ARCH/VARIANT", args.platform);
-        return Err(Failure::new(Exit::Usage, anyhow::Error::msg(text)));
-    }
+    check_platform(&args.platform)?;
     let mut exclude_sets = args.exclude_set.clone();
     exclude_sets.sort();
     exclude_sets.dedup();
@@ -99,6 +90,19 @@ pub fn terms(args: &TermsArgs, sha256: bool, strict: bool) -> Result<Terms, Fail
         strict,
         cache: args.cache.clone(),
     })
+}
+
+/// Whether it is one of `os/architecture[/variant]`.
+///
+/// # Errors
+/// If it is not.
+pub(super) fn check_platform(platform: &str) -> Result<(), Failure> {
+    let parts: Vec<&str> = platform.split('/').collect();
+    if (2..=3).contains(&parts.len()) && parts.iter().all(|part| !part.is_empty()) {
+        return Ok(());
+    }
+    let text = format!("--platform {platform:?} is not OS/ARCH or OS/ARCH/VARIANT");
+    Err(Failure::new(Exit::Usage, anyhow::Error::msg(text)))
 }
 
 fn write(manifest: &Manifest, output: &Path) -> Result<(), Failure> {

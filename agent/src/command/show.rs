@@ -1,4 +1,5 @@
-//! `driftlock show`: what a manifest holds, for a person or as JSON. Of a bundle, nothing is verified, and that is said.
+//! `driftlock show`: what a manifest holds, for a person or as JSON. Of a bundle, nothing is verified without a
+//! key, and that is said.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -9,9 +10,10 @@ use driftlock_common::manifest::{Diagnostic, Header, Manifest, Source};
 use driftlock_common::node::{Kind, Node};
 use driftlock_common::path::Escaped;
 use driftlock_common::tree::{EntryId, Origin};
-use driftlock_common::trust::Statement;
+use driftlock_common::trust::{Role, Statement};
 use serde::Serialize;
 
+use super::sealed;
 use crate::baseline::{Accept, Baseline, BaselineError};
 use crate::bundle;
 use crate::cli::{ShowArgs, ShowFormatArg};
@@ -23,8 +25,9 @@ use crate::output::layer_and_step;
 /// # Errors
 /// If the file is not a manifest or stdout cannot be written.
 pub fn run(args: ShowArgs) -> Outcome {
-    let baseline = Baseline::load(&args.file, &Accept::Unsigned)?;
-    let shown = Shown { baseline: &baseline, bundle: bundle(&args.file)? };
+    let accept = if args.keys.is_empty() { Accept::Unsigned } else { sealed::signed_by(&args.keys)? };
+    let baseline = Baseline::load(&args.file, &accept)?;
+    let shown = Shown { baseline: &baseline, bundle: bundle(&args.file, &baseline, &accept)? };
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match args.format {
         ShowFormatArg::Text => text(&shown, args.list, &mut out),
@@ -42,29 +45,43 @@ pub fn run(args: ShowArgs) -> Outcome {
 /// A manifest, and the bundle that it lies beside.
 struct Shown<'a> {
     baseline: &'a Baseline,
-    bundle: Option<Unverified>,
+    bundle: Option<Said>,
 }
 
-/// What a bundle says of itself. Nobody verified any of it.
+/// What a bundle says.
 #[derive(Serialize)]
-struct Unverified {
+struct Said {
+    /// If not, nobody verified any of it.
     verified: bool,
-    /// Who the signatures say that they are by.
+    /// The keys that count; not verified, who the signatures say that they are by.
     signed_by: Vec<String>,
     created_at: String,
 }
 
-fn bundle(path: &Path) -> Result<Option<Unverified>, Failure> {
+fn bundle(path: &Path, baseline: &Baseline, accept: &Accept) -> Result<Option<Said>, Failure> {
     let opened = bundle::open(path)?;
     // What can be read only once was a manifest, and is read by now.
     if opened.is_manifest() {
         return Ok(None);
     }
     let envelope = opened.envelope()?;
-    let statement = Statement::read(&envelope.verify([]))
-        .map_err(|error| Failure::from(BaselineError::Statement(path.to_owned(), error)))?;
-    let signed_by = envelope.signatures().iter().map(|signature| signature.key_id.clone()).collect();
-    Ok(Some(Unverified { verified: false, signed_by, created_at: statement.created_at }))
+    let (claim, verified, signed_by) = match accept {
+        Accept::Signed(terms) => {
+            let refused = |refusal| BaselineError::Refused(path.to_owned(), refusal);
+            let trusted = terms.anchors.judge(Role::Manifest, &envelope, terms.now).map_err(refused)?;
+            (trusted.claim, true, trusted.by.iter().map(ToString::to_string).collect())
+        }
+        Accept::Unsigned | Accept::Bare => {
+            let hints = envelope.signatures().iter().map(|signature| signature.key_id.clone()).collect();
+            (envelope.verify([]), false, hints)
+        }
+    };
+    let statement =
+        Statement::read(&claim).map_err(|error| Failure::from(BaselineError::Statement(path.to_owned(), error)))?;
+    if statement.manifest != baseline.view().sha256 {
+        return Err(BaselineError::Swapped { path: path.to_owned(), found: baseline.view().sha256 }.into());
+    }
+    Ok(Some(Said { verified, signed_by, created_at: statement.created_at }))
 }
 
 /// A manifest's header and trailer, as JSON.
@@ -73,7 +90,7 @@ struct Overview<'a> {
     #[serde(flatten)]
     manifest: ManifestView,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bundle: Option<&'a Unverified>,
+    bundle: Option<&'a Said>,
     profile: &'static str,
     content: &'static str,
     entries: u64,
@@ -180,10 +197,12 @@ fn text(all: &Shown<'_>, list: bool, out: &mut impl Write) -> io::Result<()> {
     let shown = |text: &str| Escaped(text.as_bytes()).to_string();
     writeln!(out, "tree      {}", all.manifest.tree)?;
     writeln!(out, "file      sha256:{}, {}", all.manifest.sha256, all.manifest.trust)?;
-    if let Some(Unverified { signed_by, created_at, .. }) = all.bundle {
-        writeln!(out, "bundle    not verified (driftlock verify does that), stated {}", shown(created_at))?;
+    if let Some(Said { verified, signed_by, created_at }) = all.bundle {
+        let (how, by) =
+            if *verified { ("verified", "") } else { ("not verified (--key FILE does that)", "says to be ") };
+        writeln!(out, "bundle    {how}, stated {}", shown(created_at))?;
         for key in signed_by {
-            writeln!(out, "  says to be signed by {}", if key.is_empty() { "nobody".to_owned() } else { shown(key) })?;
+            writeln!(out, "  {by}signed by {}", if key.is_empty() { "nobody".to_owned() } else { shown(key) })?;
         }
     }
     writeln!(out, "profile   {}, content digests {}", all.profile, all.content)?;

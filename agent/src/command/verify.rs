@@ -17,6 +17,7 @@ use crate::bundle;
 use crate::cli::{AnswerFormatArg, VerifyArgs};
 use crate::config::Trust;
 use crate::failure::{Failure, Outcome};
+use crate::known_time;
 
 /// Runs the verb.
 ///
@@ -24,7 +25,7 @@ use crate::failure::{Failure, Outcome};
 /// If the bundle is not what it must be, or not believed; if stdout cannot be written.
 pub fn run(args: VerifyArgs) -> Outcome {
     let anchors = Arc::new(anchors(&args)?);
-    let now = anchor_file::now();
+    let now = known_time::now();
     let refused = |refusal| Failure::from(BaselineError::Refused(args.bundle.clone(), refusal));
     let opened = bundle::open(&args.bundle)?;
     if opened.is_manifest() {

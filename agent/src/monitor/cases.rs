@@ -2,7 +2,7 @@
 //!
 //! A step is `at` (milliseconds), `on` (the event) and `do` (the actions, in order). Words of `on`:
 //! `configured NAME[@MANIFEST][+POLICY][<SECONDS][%SECONDS][?][!][~]…` (`<` = accepted for so long after time 0; `%` = a switch goes on for so long; `!` = its manifest was
-//! refused, `~` = because its time is over, `?` = its policy), `armed NAME [degraded]`,
+//! refused, `~` = because its time is over, `?` = its policy), `readmitted` with the same, `armed NAME [degraded]`,
 //! `away NAME`, `mounted NAME PATH…` (all that is mounted over it), `remounted NAME`, `touched NAME PATH`, `subtree NAME PATH`, `overflow|failed|moved NAME`,
 //! `found #SCAN PATH CHANGE [VARIANT [VERDICT]]` (`tolerated` or a severity), `unsettled #SCAN PATH CHANGE`, `finished #SCAN [HOURSh]` (since when every file was read), `interrupted|lost #SCAN`, `trouble|over REASON`, `nothing #SCAN PATH sealed|absent`, `resync`, `tick`, `clock MS`
 //! (which nobody says), `set MS` (which the kernel says), `shutdown`.
@@ -29,7 +29,7 @@ use driftlock_common::profile::Profile;
 use driftlock_common::trust::Timestamp;
 use serde::Deserialize;
 
-use super::{Action, Ending, Event, Monitor, Now, Plan, ScanId, Switching, TargetPlan, Whole};
+use super::{Action, Ending, Event, Expiry, Monitor, Now, Plan, ScanId, Switching, TargetPlan, Whole};
 use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;
 use crate::scan::{IdView, Mounts, Scope};
@@ -109,6 +109,7 @@ fn event(words: &[&str], full: &BTreeMap<ScanId, bool>) -> Event {
     let hint = |target: &str, hint| Event::Hint { target: target.to_owned(), hint };
     match *words {
         ["configured", ref targets @ ..] => Event::Configured(plan(targets)),
+        ["readmitted", ref targets @ ..] => Event::Readmitted(plan(targets)),
         ["armed", target] => {
             let armed = Armed { mode: WatchMode::Inotify, ..Armed::nothing() };
             Event::Armed { target: target.to_owned(), armed, mounts: Vec::new() }
@@ -271,7 +272,10 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             manifest: (named != "none").then(|| manifest(named)),
             refused: if refused { "truncated".to_owned() } else { String::new() },
             expired: if expired { "too old".to_owned() } else { String::new() },
-            until: ends.map(|seconds| Timestamp::from_unix(1_700_000_000 + seconds.parse::<i64>().unwrap())),
+            expiry: ends.map(|seconds| Expiry {
+                left: Duration::from_secs(seconds.parse().unwrap()),
+                at: Timestamp::from_unix(1_700_000_000 + seconds.parse::<i64>().unwrap()),
+            }),
             switching: left.map(|seconds| Switching {
                 left: Duration::from_secs(seconds.parse().unwrap()),
                 until: Timestamp::from_unix(1_700_000_000),

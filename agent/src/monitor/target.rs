@@ -15,7 +15,7 @@ use driftlock_common::trust::Timestamp;
 use super::conditions::Conditions;
 use super::dirty::{Dirty, Taken, path_of};
 use super::findings::{Finder, Findings};
-use super::{Action, Dice, Now, ScanId, TargetPlan, Whole, snapshot};
+use super::{Action, Dice, Expiry, Now, ScanId, TargetPlan, Whole, snapshot};
 use crate::scan::Scope;
 use crate::scan::growing::SETTLE;
 use crate::scan::pace::Occasion;
@@ -39,6 +39,8 @@ const FULL_PERIODS: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Target {
     plan: TargetPlan,
+    /// When that was made.
+    planned: Duration,
     findings: Findings,
     dirty: Dirty,
     scan: Option<Scanning>,
@@ -124,6 +126,7 @@ impl Target {
     pub(super) fn new(plan: TargetPlan, findings: Findings, now: Duration) -> Self {
         Self {
             switch_ends: plan.switching.map(|switching| now + switching.left),
+            planned: now,
             plan,
             findings,
             dirty: Dirty::default(),
@@ -167,7 +170,7 @@ impl Target {
             refused: self.plan.refused.clone(),
             expired: self.plan.expired.clone(),
             policy_refused: self.plan.policy_refused.clone(),
-            until: self.plan.until,
+            expiry: self.plan.expiry,
             switching: self.plan.switching,
             sweeps: self.plan.sweeps,
             full: self.plan.full,
@@ -176,6 +179,7 @@ impl Target {
         self.expired = false;
         self.expiry = None;
         self.plan = plan;
+        self.planned = now;
         let switch_ends = self.plan.switching.map(|switching| now + switching.left);
         if std::mem::replace(&mut self.switch_ends, switch_ends).is_some() && switch_ends.is_none() {
             self.dirty.mark_due(Scope::All, now);
@@ -505,12 +509,13 @@ impl Target {
 
     /// When what it is compared with ended to be accepted, said once. Between two looks the clock may have been set.
     pub(super) fn has_expired(&mut self, now: Now) -> Option<Timestamp> {
-        let end = self.plan.until.filter(|_| !self.expired)?;
-        let left = end.unix().saturating_mul(1000).saturating_sub(now.unix_ms);
-        self.expired = left <= 0;
-        let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
+        let end = self.plan.expiry.filter(|_| !self.expired)?;
+        // A clock that is set back makes nothing count for longer.
+        let left = end.left.saturating_sub(now.elapsed.saturating_sub(self.planned));
+        let left = Expiry { left, ..end }.left(now);
+        self.expired = left.is_zero();
         self.expiry = (!self.expired).then(|| now.elapsed + left);
-        self.expired.then_some(end)
+        self.expired.then_some(end.at)
     }
 
     fn stale_at(&self) -> Duration {

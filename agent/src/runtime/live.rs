@@ -11,6 +11,7 @@ use driftlock_common::coverage::WatchMode;
 use driftlock_common::finding::PolicyView;
 use driftlock_common::path::{Escaped, TreePath};
 use driftlock_common::policy::Policy;
+use driftlock_common::trust::Timestamp;
 use tokio::sync::mpsc;
 
 use super::hold::Hold;
@@ -18,12 +19,11 @@ use super::remembered::Remembered;
 use super::switch::{self, Switch};
 use super::{Done, look};
 use crate::admit::{self, Admitted};
-use crate::anchor_file;
 use crate::assigned::Serials;
-use crate::baseline::{Baseline, LeftOut};
-use crate::config::{Config, Location, Target};
+use crate::baseline::{Baseline, Kept, LeftOut};
+use crate::config::{Config, Location, State, Target};
 use crate::failure::Failure;
-use crate::monitor::{ScanId, TargetPlan};
+use crate::monitor::{Expiry, ScanId, TargetPlan};
 use crate::policy_file;
 use crate::pool::Pool;
 use crate::scan::pace::{Allowance, Occasion, Pace};
@@ -39,6 +39,8 @@ pub(super) struct Live {
     switch: Option<Switch>,
     /// Of the assignments that were taken.
     serials: Serials,
+    /// The last baseline that was accepted, on disk.
+    kept: Kept,
     /// The last one that was accepted, if one is configured.
     policy: Option<Arc<Policy>>,
     remembered: Remembered,
@@ -77,12 +79,19 @@ impl Live {
         before: Option<Self>,
         config: &Config,
         state_dir: &Path,
+        now: Timestamp,
     ) -> (Self, TargetPlan) {
-        let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), state_dir));
-        let loaded = load_baseline(target.clone(), config.host.labels.clone(), live.serials.clone()).await;
-        let (loaded, refused, expired) = match loaded {
-            Loaded::Admitted(baseline, serials) => {
+        let kept = || match config.state {
+            State::Directory(_) => Kept::of(&target.name, state_dir),
+            State::Memory => Kept::nowhere(),
+        };
+        let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), kept(), state_dir));
+        let known = (live.serials.clone(), live.kept.clone());
+        let loaded = load_baseline(target.clone(), config.host.labels.clone(), known, now).await;
+        let (mut loaded, refused, expired) = match loaded {
+            Loaded::Admitted(baseline, (serials, kept)) => {
                 live.serials = serials;
+                live.kept = kept;
                 (Some(baseline), String::new(), String::new())
             }
             Loaded::Refused(why) => (None, why, String::new()),
@@ -95,6 +104,10 @@ impl Live {
             live.hold = Hold::default();
             live.baseline = None;
             live.policy = None;
+        }
+        if loaded.is_none() && live.baseline.is_none() {
+            // The one before the restart.
+            loaded = recall(live.kept.clone(), target.clone()).await;
         }
         if let Some(new) = &loaded {
             live.switch_to(new, target.switch_window, state_dir).await;
@@ -116,7 +129,11 @@ impl Live {
             refused,
             expired,
             switching: live.switch.as_ref().and_then(Switch::switching),
-            until: live.baseline.as_ref().and_then(|baseline| baseline.until()),
+            expiry: live
+                .baseline
+                .as_ref()
+                .and_then(|baseline| baseline.until())
+                .map(|at| Expiry { left: at.since(now), at }),
             policy: live.policy.as_deref().map(PolicyView::from),
             policy_refused,
             excluded: live.target.exclude.iter().map(str::to_owned).collect(),
@@ -152,11 +169,12 @@ impl Live {
         }
     }
 
-    fn nothing(target: Target, state_dir: &Path) -> Self {
+    fn nothing(target: Target, kept: Kept, state_dir: &Path) -> Self {
         Self {
             remembered: Remembered::of(&target.name, state_dir),
             switch: None,
             serials: Serials::of(&target.name, state_dir),
+            kept,
             target,
             baseline: None,
             policy: None,
@@ -308,30 +326,63 @@ impl Live {
     }
 }
 
+/// What a target's files of earlier runs say.
+type Known = (Serials, Kept);
+
 /// What became of a manifest.
 enum Loaded {
-    Admitted(Arc<Baseline>, Serials),
+    Admitted(Arc<Baseline>, Known),
     /// Why, in one line.
     Refused(String),
     /// It would be accepted at another time.
     Expired(String),
 }
 
-async fn load_baseline(target: Target, labels: BTreeMap<String, String>, mut serials: Serials) -> Loaded {
+async fn load_baseline(
+    target: Target,
+    labels: BTreeMap<String, String>,
+    (mut serials, mut kept): Known,
+    now: Timestamp,
+) -> Loaded {
     let load = move || {
-        let admitted = admit::admit(&target, &labels, &mut serials, anchor_file::now());
+        let admitted = admit::admit(&target, &labels, &mut serials, now);
         let admitted = admitted.map_err(|error| (error.is_expiry(), Failure::from(error)))?;
         let Admitted { baseline, mark } = admitted;
         // An assignment that could be forgotten could be followed by an older one.
         mark.map_or(Ok(()), |mark| serials.keep(mark)).map_err(|error| (false, Failure::from(error)))?;
-        Ok((Arc::new(baseline), serials))
+        if let Err(error) = kept.keep(&baseline, &target.root.to_string()) {
+            let error = anyhow::Error::new(error);
+            tracing::warn!(
+                target_name = target.name,
+                error = format!("{error:#}"),
+                "a restart begins without this manifest"
+            );
+        }
+        Ok((Arc::new(baseline), (serials, kept)))
     };
     match tokio::task::spawn_blocking(load).await {
-        Ok(Ok((baseline, serials))) => Loaded::Admitted(baseline, serials),
+        Ok(Ok((baseline, known))) => Loaded::Admitted(baseline, known),
         Ok(Err((true, failure))) => Loaded::Expired(failure.to_string()),
         Ok(Err((false, failure))) => Loaded::Refused(failure.to_string()),
         Err(error) => Loaded::Refused(error.to_string()),
     }
+}
+
+/// What the target was compared with when the agent stopped.
+async fn recall(kept: Kept, target: Target) -> Option<Arc<Baseline>> {
+    let recall = move || match kept.recall(&target.root.to_string()) {
+        Ok(baseline) => baseline.map(|baseline| {
+            let sha256 = baseline.view().sha256;
+            tracing::warn!(target_name = target.name, %sha256, "compared with the manifest that was accepted last");
+            Arc::new(baseline)
+        }),
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            tracing::error!(target_name = target.name, error = format!("{error:#}"), "what was accepted last is lost");
+            None
+        }
+    };
+    tokio::task::spawn_blocking(recall).await.ok().flatten()
 }
 
 /// A policy, and why there is none although there is a file.

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::trust;
 
-use crate::anchor_file;
 use crate::baseline::{Baseline, read_manifest};
 use crate::config::MAX_SWITCH_WINDOW;
+use crate::known_time;
 use crate::monitor::Switching;
 use crate::scan::Transition;
 
@@ -53,7 +53,7 @@ impl Switch {
     /// Begins one: from now on, for `window`, a path may be as in `before` too.
     pub(super) fn begin(path: PathBuf, before: Arc<Baseline>, to: Digest, window: Duration) -> Self {
         let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-        let until = trust::Timestamp::from_unix(anchor_file::now().unix().saturating_add(seconds));
+        let until = trust::Timestamp::from_unix(known_time::now().unix().saturating_add(seconds));
         if let Err(error) = write(&path, Line { to, until, tree: before.view().tree }, &before) {
             tracing::warn!(file = %path.display(), %error, "a restart ends the switch");
         }
@@ -71,7 +71,7 @@ impl Switch {
             }
         };
         // Whatever the clock says by now, it never takes longer than the longest.
-        let left = line.until.since(anchor_file::now()).min(MAX_SWITCH_WINDOW);
+        let left = line.until.since(known_time::now()).min(MAX_SWITCH_WINDOW);
         let switch = Self { transition, ends: Instant::now() + left, until: line.until, path };
         switch.left().map(|_| switch)
     }
@@ -195,7 +195,7 @@ mod tests {
         let file = path("app", dir.path());
         let to = Digest::sha256(b"new");
         let before = load(&[manifest(Profile::Portable, &[], &["a"])]).unwrap();
-        let now = anchor_file::now().unix();
+        let now = known_time::now().unix();
         for (until, left) in [(now - 1, None), (now, None), (now + 86_400 * 365, Some(MAX_SWITCH_WINDOW))] {
             let line = Line { to, until: trust::Timestamp::from_unix(until), tree: before.view().tree };
             write(&file, line, &before).unwrap();

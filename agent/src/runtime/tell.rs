@@ -24,6 +24,11 @@ pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered)
     );
 }
 
+/// A restart begins with the time that was kept before.
+pub(super) fn time_not_kept(error: &std::io::Error) {
+    tracing::warn!(%error, "the time that was reached is not kept");
+}
+
 /// From here on a change is hinted.
 pub(super) fn armed(target: &str, armed: &Armed) {
     tracing::info!(target_name = target, mode = armed.mode.name(), unwatched = armed.unwatched, "watching");

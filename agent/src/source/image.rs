@@ -135,12 +135,37 @@ pub(super) fn resolve(
             document.manifests.ok_or_else(|| Problem::Json("there is no \"manifests\"".into()).at(place))?
         }
     };
+    let (digest, size) = chosen(start, place, platform, blobs)?;
+    let bytes = blobs.manifest(digest, Some(size))?;
+    image(digest, parse(&bytes, &blob_place(digest))?, blobs)
+}
+
+/// Which image is meant by the document with this digest: it, or of an index the one for the platform.
+pub(super) fn meant(
+    digest: Digest,
+    document: &[u8],
+    place: &str,
+    platform: &str,
+    blobs: &impl Blobs,
+) -> Result<Digest, SourceError> {
+    let document: Document = parse(document, &blob_place(digest))?;
+    match document.manifests {
+        Some(manifests) => chosen(manifests, place, platform, blobs).map(|(image, _)| image),
+        None => Ok(digest),
+    }
+}
+
+/// The one image for the platform in an index, and the size of its manifest.
+fn chosen(
+    start: Vec<Descriptor>,
+    place: &str,
+    platform: &str,
+    blobs: &impl Blobs,
+) -> Result<(Digest, u64), SourceError> {
     let mut candidates = Vec::new();
     collect(start, blobs, 1, &mut candidates)?;
     let chosen = choose(&candidates, platform).map_err(|problem| problem.at(place))?;
-    let digest = chosen.sha256().map_err(|problem| problem.at(place))?;
-    let bytes = blobs.manifest(digest, Some(chosen.size))?;
-    image(digest, parse(&bytes, &blob_place(digest))?, blobs)
+    Ok((chosen.sha256().map_err(|problem| problem.at(place))?, chosen.size))
 }
 
 /// What an image configuration says.

@@ -14,7 +14,6 @@ use driftlock_common::tree::TreeError;
 use super::mtree::LineFault;
 use super::notes::Code;
 use super::registry::RegistryError;
-use crate::baseline::ReadError;
 use crate::failure::Failure;
 use crate::scan::RootError;
 
@@ -153,9 +152,9 @@ pub enum Problem {
     /// A registry that does not give what it should.
     #[error(transparent)]
     Registry(Box<RegistryError>),
-    /// A manifest that cannot be read.
-    #[error("not a manifest that can be used")]
-    Manifest(#[source] ReadError),
+    /// What needs no sealing, or cannot be sealed.
+    #[error("already a manifest or a bundle, or not something that can be sealed; show FILE reads it")]
+    Sealed,
     /// The entries do not make a tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -340,10 +339,10 @@ impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let SourceError { place, problem } = error;
         let exit = match &problem {
-            Problem::Device(_) | Problem::Manifest(ReadError::Io(_)) => Exit::Io,
+            Problem::Device(_) => Exit::Io,
             Problem::Gaps { reason: Reason::Denied, .. } => Exit::Refused,
             Problem::Gaps { .. } => Exit::Io,
-            Problem::Choice(_) => Exit::Usage,
+            Problem::Choice(_) | Problem::Sealed => Exit::Usage,
             Problem::NoImage(_) => Exit::NoInput,
             Problem::Cache(_) => Exit::CannotCreate,
             Problem::ForeignCache | Problem::Untrusted(_) => Exit::Refused,

@@ -93,7 +93,7 @@ pub enum Refusal {
         because: Because,
     },
     /// There were enough until one ended.
-    #[error("signed by {have} of the {need} trusted key(s) that it takes{because}; this host's clock says {now}")]
+    #[error("signed by {have} of the {need} trusted key(s) that it takes{because}; judged at {now}")]
     Expired {
         /// Keys that counted.
         have: usize,
@@ -105,7 +105,7 @@ pub enum Refusal {
         now: Timestamp,
     },
     /// There will be enough, or the clock is behind.
-    #[error("signed by {have} of the {need} trusted key(s) that it takes{because}; this host's clock says {now}")]
+    #[error("signed by {have} of the {need} trusted key(s) that it takes{because}; judged at {now}")]
     NotYet {
         /// Keys that counted.
         have: usize,

@@ -63,7 +63,7 @@ pub enum Unassigned {
     #[error("another assignment with the serial {0} was accepted before: sign one with a higher serial")]
     Twice(u64),
     /// Its time has not come.
-    #[error("it counts only from {begin}; this host's clock says {now}")]
+    #[error("it counts only from {begin}; judged at {now}")]
     NotYet {
         /// When it comes.
         begin: Timestamp,
@@ -71,7 +71,7 @@ pub enum Unassigned {
         now: Timestamp,
     },
     /// Its time is over.
-    #[error("it counted until {end}; this host's clock says {now}")]
+    #[error("it counted until {end}; judged at {now}")]
     Expired {
         /// When it ended.
         end: Timestamp,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::fake::{INDEX_TYPE, Instead, Store};
 use super::real::{HTPASSWD, Registry};
-use super::server::{Asked, BASIC, Image, PASSWORD, Reply, Server, TOKEN, expect_line, log_in};
+use super::server::{Asked, BASIC, IMAGE_TYPE, Image, PASSWORD, Reply, Server, TOKEN, expect_line, log_in};
 
 const BUNDLE_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const PREDICATE_TYPE: &str = "https://driftlock.dev/attestation/fs-manifest/v1";
@@ -32,6 +32,9 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("pages_of_a_list_are_followed", &[], pages),
         trial("what_others_attach_is_passed_over", &[], others),
         trial("what_is_not_about_the_image_is_not_attached", &[], about_another_image),
+        trial("an_index_leads_to_the_image_of_the_platform", &[], index),
+        trial("what_is_attached_to_an_index_is_found_after_what_is_attached_to_the_image", &[], on_an_index),
+        trial("another_index_than_was_named_leads_nowhere", &[], another_index),
     ];
     trials.extend(ATTACKS.iter().map(|attack| named("found", attack.name, || attacked(attack))));
     trials.extend(WRITES.iter().map(|write| named("written", write.name, || written(write))));
@@ -354,15 +357,12 @@ fn others() -> Result<()> {
 
 fn about_another_image() -> Result<()> {
     let prepared = Prepared::new()?;
-    let server = Store::new().serve(&prepared.image, Box::new(|_, _| None))?;
-    let other = Image::create(&prepared.sandbox, "other")?;
+    let other = Arc::new(Image::create(&prepared.sandbox, "other")?);
+    let server = Store::new().serve(&other, Box::new(|_, _| None))?;
     let reference = format!("registry:{}/app@sha256:{}", server.address, other.manifest);
-    expect_line(
-        &prepared.attach("a.bundle", &reference)?,
-        77,
-        &["a.bundle: refused: its statement is not about the image"],
-    )?;
-    ensure!(server.requests().is_empty(), "something was asked");
+    let says = format!("/app: refused: the bundle's statement is not about the image sha256:{}", other.manifest);
+    expect_line(&prepared.attach("a.bundle", &reference)?, 77, &[&says])?;
+    ensure!(server.requests().iter().all(|head| head.first.starts_with("GET ")), "something was written");
     for wrong in ["dir:root", "oci:image", "image"] {
         expect_line(
             &prepared.attach("a.bundle", wrong)?,
@@ -371,6 +371,93 @@ fn about_another_image() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// An index of the image, for amd64, and of another one, for arm64; the digests of the index and of the other image.
+fn index_of(prepared: &Prepared, store: &Store) -> Result<(String, String)> {
+    let other = Image::create(&prepared.sandbox, "arm64")?;
+    let entry = |image: &Image, architecture: &str| {
+        json!({
+            "mediaType": IMAGE_TYPE, "digest": format!("sha256:{}", image.manifest),
+            "size": image.blob(&image.manifest).len(), "platform": {"os": "linux", "architecture": architecture},
+        })
+    };
+    let entries = [entry(&prepared.image, "amd64"), entry(&other, "arm64")];
+    let index = store.put(&json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}));
+    Ok((index, other.manifest))
+}
+
+fn index() -> Result<()> {
+    let prepared = Prepared::new()?;
+    let store = Store::new();
+    let server = store.serve(&prepared.image, Box::new(|_, _| None))?;
+    let (index, other) = index_of(&prepared, &store)?;
+    let reference = format!("registry:{}/app@{index}", server.address);
+    let scan = |platform: &str| {
+        let arguments = ["--profile", "content", "--platform", platform, "--key", "a.pub", "root"];
+        prepared.run(&[&["scan", "--image", &reference], &arguments[..]].concat())
+    };
+    expect_line(&scan("linux/amd64")?, 66, &[&index, "no signed manifest is attached to it: driftlock attach"])?;
+    let attach = |platform: &str| prepared.run(&["attach", "a.bundle", &reference, "--platform", platform]);
+    expect_line(&attach("linux/arm64")?, 77, &[&format!("is not about the image sha256:{other}")])?;
+    ensure!(store.artifacts().is_empty(), "something was attached");
+    attach("linux/amd64")?.expect(0)?;
+    let (_, artifact) = store.artifacts().pop().context("an artifact")?;
+    ensure!(artifact["subject"]["digest"] == format!("sha256:{}", prepared.image.manifest), "{artifact}");
+    ensure!(artifact["subject"]["mediaType"] == IMAGE_TYPE, "{artifact}");
+    // That of amd64, unless another one is named.
+    prepared.scan(&reference, "a")?.expect(0)?;
+    prepared.scan(&prepared.reference(&server), "a")?.expect(0)?;
+    expect_line(&scan("linux/arm64")?, 66, &["no signed manifest is attached to it"])?;
+    expect_line(&scan("linux/s390x")?, 66, &["no image is for linux/s390x; there are: sha256:"])?;
+    expect_line(&scan("linux")?, 64, &["--platform \"linux\" is not OS/ARCH"])?;
+    expect_line(&attach("linux/")?, 64, &["--platform \"linux/\" is not OS/ARCH"])?;
+    let alone = prepared.run(&["scan", "--platform", "linux/amd64", "--manifest", "a.bundle", "root"])?.expect(64)?;
+    ensure!(alone.stderr.contains("--image"), "{alone:?}");
+    Ok(())
+}
+
+fn on_an_index() -> Result<()> {
+    let prepared = Prepared::new()?;
+    let store = prepared.attached()?;
+    let server = store.serve(&prepared.image, Box::new(|_, _| None))?;
+    let (index, _) = index_of(&prepared, &store)?;
+    let reference = format!("registry:{}/app@{index}", server.address);
+    // As a tool does it that asks nobody for a platform.
+    replace(&store, |artifact| artifact["subject"]["digest"] = index.as_str().into())?;
+    prepared.scan(&reference, "a")?.expect(0)?;
+    expect_line(&prepared.scan(&prepared.reference(&server), "a")?, 66, &["no signed manifest is attached to it"])?;
+    // What is about one of its images says nothing about another.
+    let arm64 = ["scan", "--image", &reference, "--platform", "linux/arm64", "--key", "a.pub", "root"];
+    expect_line(&prepared.run(&arm64)?, 77, &["its statement is about another image"])?;
+    // Another manifest, attached to the image, comes first; what nobody trusts there hides nothing.
+    prepared.seal("b", "narrow.bundle", &["--exclude", "etc/**"])?;
+    prepared.attach("narrow.bundle", &prepared.reference(&server))?.expect(0)?;
+    prepared.scan(&reference, "a")?.expect(0)?;
+    let narrow = prepared.scan(&reference, "b")?.expect(0)?;
+    ensure!(narrow.text()?.contains("etc/**"), "{narrow:?}");
+    let both = ["scan", "--image", &reference, "--profile", "content", "--key", "a.pub", "--key", "b.pub", "root"];
+    let both = prepared.run(&both)?.expect(0)?;
+    ensure!(both.text()?.contains("etc/**"), "{both:?}");
+    Ok(())
+}
+
+/// The registry answers with an index of its own.
+fn another_index() -> Result<()> {
+    let prepared = Prepared::new()?;
+    let store = prepared.attached()?;
+    let (index, other) = index_of(&prepared, &store)?;
+    let path = format!("/v2/app/manifests/{index}");
+    let theirs = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [{"mediaType": IMAGE_TYPE,
+        "digest": format!("sha256:{other}"), "size": 1, "platform": {"os": "linux", "architecture": "amd64"}}]});
+    let instead: Instead = Box::new(move |_, asked| {
+        let headers = vec![("Content-Type", INDEX_TYPE.to_owned())];
+        (asked.path == path).then(|| Reply::Whole(200, headers, theirs.to_string().into_bytes()))
+    });
+    let server = store.serve(&prepared.image, instead)?;
+    let reference = format!("registry:{}/app@{index}", server.address);
+    expect_line(&prepared.scan(&reference, "a")?, 65, &["wrong digest: the bytes have sha256:"])?;
+    expect_line(&prepared.attach("a.bundle", &reference)?, 65, &["wrong digest: the bytes have sha256:"])
 }
 
 /// What is done to what is attached, or to what the registry answers, and what a scan says then.

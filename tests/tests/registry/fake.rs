@@ -136,7 +136,8 @@ impl Store {
             }),
             ("GET", "manifests") => {
                 let bytes = lock(&self.manifests).get(name).cloned()?;
-                let kind = if name.starts_with("sha256-") { INDEX_TYPE } else { IMAGE_TYPE };
+                let is_index = serde_json::from_slice::<Value>(&bytes).is_ok_and(|said| said["manifests"].is_array());
+                let kind = if is_index || name.starts_with("sha256-") { INDEX_TYPE } else { IMAGE_TYPE };
                 Some(Reply::Whole(200, vec![("Content-Type", kind.into())], bytes))
             }
             ("GET", "blobs") => Some(Reply::Whole(200, Vec::new(), self.blob(name)?)),

@@ -21,6 +21,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a_bundle_moves_with_its_manifest", &[], a_bundle_moves),
         trial("a_bundle_that_cannot_be_written_leaves_the_old_one", &[], whole_or_not_at_all),
         trial("a_bundle_is_shown_as_not_verified", &[], shown_unverified),
+        trial("with_a_key_a_bundle_is_shown_compared_and_exported_as_verified", &[], read_by_key),
         trial("what_is_signed_needs_no_file_but_its_own", &[], a_pipe_is_signed),
         trial("an_assignment_is_signed_and_an_agent_takes_it", &[], an_assignment),
     ];
@@ -228,11 +229,69 @@ fn shown_unverified() -> Result<()> {
     ensure!(shown["bundle"]["verified"] == false && shown["bundle"]["signed_by"][0] == id.as_str(), "{shown}");
     ensure!(shown["trust"] == "unsigned" && shown["list"].as_array().is_some_and(|list| list.len() == 6), "{shown}");
     let text = sandbox.driftlock(["show", "app.bundle"]).run()?.expect(0)?;
-    ensure!(text.text()?.contains("bundle    not verified (driftlock verify does that)"), "{text:?}");
+    ensure!(text.text()?.contains("bundle    not verified (--key FILE does that)"), "{text:?}");
     ensure!(text.text()?.contains(&format!("  says to be signed by {id}\n")), "{text:?}");
     sandbox.driftlock(["seal", "dir:tree", "-o", "bare.manifest"]).run()?.expect(0)?;
     ensure!(json(&sandbox, &["show", "bare.manifest"])?["bundle"].is_null(), "a bare manifest has no bundle");
     Ok(())
+}
+
+fn read_by_key() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    small_tree(&sandbox)?;
+    let id = keygen(&sandbox, "k", "ed25519")?;
+    keygen(&sandbox, "other", "ed25519")?;
+    sealed(&sandbox, "k.key", "app.bundle")?;
+    sandbox.driftlock(["seal", "dir:tree", "-o", "bare.manifest"]).run()?.expect(0)?;
+    let run = |arguments: &[&str]| sandbox.driftlock(arguments).run();
+
+    let shown = json(&sandbox, &["show", "app.bundle", "--key", "k.pub"])?;
+    ensure!(shown["bundle"]["verified"] == true && shown["bundle"]["signed_by"] == serde_json::json!([id]), "{shown}");
+    ensure!(shown["trust"] == "signed" && shown["key"] == id.as_str(), "{shown}");
+    let text = run(&["show", "app.bundle", "--key", "other.pub", "--key", "k.pub"])?.expect(0)?;
+    ensure!(text.text()?.contains("bundle    verified, stated "), "{text:?}");
+    ensure!(text.text()?.contains(&format!("\n  signed by {id}\n")), "{text:?}");
+
+    // The same as the manifest that is in it, origins too; what differs is found, on either side.
+    let compared = json(&sandbox, &["diff", "app.bundle", "dir:tree", "--key", "k.pub"])?;
+    let manifest = &compared["summary"]["manifest"];
+    ensure!(manifest["trust"] == "signed" && manifest["key"] == id.as_str(), "{compared}");
+    ensure!(manifest["sha256"] == shown["sha256"], "{compared}");
+    let unseen = json(&sandbox, &["diff", "app.bundle", "bare.manifest", "--allow-unsigned"])?;
+    ensure!(unseen["summary"]["manifest"]["trust"] == "unsigned", "{unseen}");
+    let export = |file: &str, more: &[&str]| -> Result<String> {
+        let exported = run(&[&["export", "--to", "sha256sum", file], more].concat())?.expect(0)?;
+        Ok(exported.text()?.to_owned())
+    };
+    ensure!(export("app.bundle", &["--key", "k.pub"])? == export("bare.manifest", &[])?, "another list");
+    sandbox.tree("tree")?.file("etc/app.toml", "level = 2\n")?;
+    run(&["diff", "app.bundle", "dir:tree", "--key", "k.pub"])?.expect(4)?;
+    run(&["diff", "dir:tree", "app.bundle", "--key", "k.pub"])?.expect(4)?;
+
+    let bundles = [vec!["show", "app.bundle"], vec!["diff", "dir:tree", "app.bundle"], export_of("app.bundle")];
+    for arguments in bundles {
+        let by = |key| run(&[&arguments[..], &["--key", key]].concat());
+        one_line(&by("other.pub")?, 77, &["app.bundle: refused: signed by 0 of the 1 trusted key(s)"])?;
+        one_line(&by("none.pub")?, 66, &["none.pub"])?;
+        if arguments[0] != "show" {
+            one_line(&run(&arguments)?, 77, &["--key FILE, or --allow-unsigned to take it as if nobody"])?;
+        }
+    }
+    for arguments in
+        [vec!["show", "bare.manifest"], vec!["diff", "bare.manifest", "app.bundle"], export_of("bare.manifest")]
+    {
+        one_line(
+            &run(&[&arguments[..], &["--key", "k.pub"]].concat())?,
+            77,
+            &["bare.manifest: refused, because nobody"],
+        )?;
+    }
+    let sealed = run(&["seal", "app.bundle", "-o", "again"])?;
+    one_line(&sealed, 64, &["app.bundle: already a manifest or a bundle", "show FILE reads it"])
+}
+
+fn export_of(file: &str) -> Vec<&str> {
+    vec!["export", "--to", "mtree", file]
 }
 
 fn a_pipe_is_signed() -> Result<()> {

@@ -7,6 +7,7 @@ use driftlock_common::trust::{Anchors, Role, Statement, Timestamp};
 use tempfile::TempDir;
 
 use crate::command::attach::pinned;
+use crate::command::seal::check_platform;
 use crate::failure::Failure;
 use crate::source::registry;
 
@@ -17,18 +18,20 @@ pub(super) struct Fetched {
     _directory: TempDir,
 }
 
-/// Finds the manifest of `registry:HOST/REPO@sha256:DIGEST` that is signed by enough of the keys.
-pub(super) fn fetch(text: &str, anchors: &Anchors, now: Timestamp) -> Result<Fetched, Failure> {
-    let (repository, image) = pinned(text)?;
+/// Finds the manifest of `registry:HOST/REPO@sha256:DIGEST`, of an index for the platform, that is signed by enough of the
+/// keys.
+pub(super) fn fetch(text: &str, platform: &str, anchors: &Anchors, now: Timestamp) -> Result<Fetched, Failure> {
+    let (repository, named) = pinned(text)?;
+    check_platform(platform)?;
     let directory = tempfile::Builder::new().prefix("driftlock-").tempdir();
     let directory = directory.map_err(|error| Failure::output("a directory for what is fetched", error))?;
-    let is_believed = |envelope: &_| {
+    let is_believed = |envelope: &_, image| {
         let trusted = anchors.judge(Role::Manifest, envelope, now).map_err(|refusal| refusal.to_string())?;
         let statement = Statement::read(&trusted.claim).map_err(|error| error.to_string())?;
         anchors.check_source(&statement).map_err(|refusal| refusal.to_string())?;
         if statement.is_about(image) { Ok(statement) } else { Err("its statement is about another image".to_owned()) }
     };
-    let found = registry::find(&repository, image, is_believed, directory.path())?;
+    let found = registry::find(&repository, named, platform, is_believed, directory.path())?;
     tracing::info!(artifact = %found.artifact, "found the signed manifest of the image");
     Ok(Fetched { bundle: found.bundle, _directory: directory })
 }

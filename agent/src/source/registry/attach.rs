@@ -8,9 +8,9 @@
 
 use bytes::Bytes;
 use driftlock_common::digest::Digest;
-use driftlock_common::trust::Envelope;
+use driftlock_common::trust::{Envelope, Statement};
 
-use super::super::image::Blobs as _;
+use super::super::image::{self, Blobs as _};
 use super::super::problem::{Problem, SourceError};
 use super::artifact::{Artifact, Attached, Blob, EMPTY_BYTES, IMAGE, INDEX};
 use super::{Registry, Repository, write};
@@ -34,37 +34,46 @@ pub struct Attachment<'a> {
     pub envelope: &'a Envelope,
     /// Its manifest, compressed with zstd.
     pub manifest: Vec<u8>,
-    /// SHA-256 of the manifest's uncompressed bytes.
-    pub sha256: Digest,
-    /// The time of its statement.
-    pub created_at: &'a str,
+    /// Its statement.
+    pub statement: &'a Statement,
 }
 
-/// Attaches a bundle to an image; the digest of the artifact that holds it.
+/// Attaches a bundle to an image that it is about, of an index to the one for the platform; the digest of the artifact that
+/// holds it.
 ///
 /// # Errors
-/// If the image is not there, or the registry does not take it.
+/// If the image is not there, it is about another one, or the registry does not take it.
 pub fn attach(
     repository: &Repository,
-    image: Digest,
+    named: Digest,
+    platform: &str,
     attachment: &Attachment<'_>,
 ) -> Result<(Digest, Listing), SourceError> {
     let registry = Registry::open_to_write(repository)?;
     let at = |problem: Problem| problem.at(registry.place());
-    let there = match registry.manifest(image, None) {
+    let document = |digest: Digest| match registry.manifest(digest, None) {
         Err(SourceError { place, problem: Problem::Missing }) => {
-            return Err(Problem::NoImage(format!("there is no image sha256:{image} in it")).at(place));
+            Err(Problem::NoImage(format!("there is no image sha256:{digest} in it")).at(place))
         }
-        there => there?,
+        there => there,
     };
+    let mut there = document(named)?;
+    let image = image::meant(named, &there, &registry.place(), platform, &registry)?;
+    if !attachment.statement.is_about(image) {
+        let text = format!("the bundle's statement is not about the image sha256:{image}");
+        return Err(at(Problem::Untrusted(text)));
+    }
+    if image != named {
+        there = document(image)?;
+    }
     let bundle = attachment.envelope.encode();
     let artifact = Artifact::of(&Attached {
         image: Blob::of(media_type(&there), &there, None),
         bundle: &bundle,
         form: attachment.envelope.form(),
         manifest: &attachment.manifest,
-        sha256: attachment.sha256,
-        created_at: attachment.created_at,
+        sha256: attachment.statement.manifest,
+        created_at: &attachment.statement.created_at,
     });
     let digest = Digest::sha256(&artifact.bytes);
     let client = &registry.client;

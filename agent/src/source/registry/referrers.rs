@@ -13,7 +13,7 @@ use std::path::Path;
 use driftlock_common::digest::Digest;
 use driftlock_common::trust::{Envelope, Statement};
 
-use super::super::image::Blobs as _;
+use super::super::image::{self, Blobs as _};
 use super::super::problem::{Problem, SourceError};
 use super::artifact::{self, Listed, MAX_BUNDLES, MAX_REFERRERS, Parts};
 use super::attach::fallback_tag;
@@ -33,60 +33,60 @@ pub struct Found {
     pub artifact: Digest,
 }
 
+/// A bundle that is believed.
+struct Attached {
+    artifact: Digest,
+    bytes: Vec<u8>,
+    parts: Parts,
+}
+
 /// A part of a list, and where the next one is.
 struct Page {
     bytes: Vec<u8>,
     next: Option<String>,
 }
 
-/// Finds the one manifest of an image for which there is a bundle that `is_believed`, and puts both into a directory.
+/// Finds the one manifest of an image for which there is a bundle that `is_believed` about it, and puts both into a directory.
+/// Of an index it is the image for the platform, and what is attached to that comes before what is attached to the index.
 ///
 /// # Errors
 /// If there is none, there are several that differ, or the registry does not give what it should.
 pub fn find(
     repository: &Repository,
-    image: Digest,
-    is_believed: impl Fn(&Envelope) -> Result<Statement, String>,
+    named: Digest,
+    platform: &str,
+    is_believed: impl Fn(&Envelope, Digest) -> Result<Statement, String>,
     directory: &Path,
 ) -> Result<Found, SourceError> {
     let registry = Registry::open(repository)?;
-    let at = |problem: Problem| problem.at(format!("{}@sha256:{image}", registry.place()));
-    let listed = registry.listed(image).map_err(at)?;
-    let (mut believed, mut refused) = (BTreeMap::new(), Vec::new());
-    for listed in &listed {
-        let digest = listed.sha256().map_err(at)?;
-        let artifact = match registry.manifest(digest, Some(listed.size())) {
-            // A list that clients keep may still have what was deleted.
-            Err(SourceError { problem: Problem::Missing, .. }) => {
-                refused.push(format!("sha256:{digest} is listed and not there"));
-                continue;
+    let at = |problem: Problem| problem.at(format!("{}@sha256:{named}", registry.place()));
+    let image = match registry.manifest(named, None) {
+        // What is attached may be there without it.
+        Err(SourceError { problem: Problem::Missing, .. }) => named,
+        document => image::meant(named, &document?, &registry.place(), platform, &registry)?,
+    };
+    let mut refused = Vec::new();
+    for subject in [Some(image), (named != image).then_some(named)].into_iter().flatten() {
+        let is_believed = |envelope: &Envelope| is_believed(envelope, image);
+        let believed = registry.believed(subject, is_believed, &mut refused, at)?;
+        let mut believed = believed.into_iter();
+        match (believed.next(), believed.next()) {
+            (None, _) => {}
+            (Some((one, _)), Some((other, _))) => {
+                return Err(at(Problem::Untrusted(format!(
+                    "two signed manifests of one image differ, {one} and {other}: take the right one by --manifest BUNDLE"
+                ))));
             }
-            artifact => artifact?,
-        };
-        let Some(parts) = artifact::parts(&artifact, image).map_err(at)? else { continue };
-        let bytes = registry.document(parts.bundle, Some(parts.bundle_size), parts.bundle_size)?;
-        let statement = Envelope::parse(&bytes).map_err(|error| error.to_string()).and_then(|e| is_believed(&e));
-        match statement {
-            Ok(statement) => {
-                believed.entry(statement.manifest).or_insert((digest, bytes, parts));
+            (Some((sha256, Attached { artifact, bytes, parts })), None) => {
+                let bundle = directory.join("image.bundle");
+                let written = std::fs::write(&bundle, bytes);
+                written.map_err(|error| at(Problem::Cache(error)))?;
+                registry.save(&parts, sha256, directory)?;
+                return Ok(Found { bundle, artifact });
             }
-            Err(why) => refused.push(format!("sha256:{digest}: {why}")),
         }
     }
-    let mut believed = believed.into_iter();
-    match (believed.next(), believed.next()) {
-        (None, _) => Err(at(none(&refused))),
-        (Some((one, _)), Some((other, _))) => Err(at(Problem::Untrusted(format!(
-            "two signed manifests of one image differ, {one} and {other}: take the right one by --manifest BUNDLE"
-        )))),
-        (Some((sha256, (artifact, bytes, parts))), None) => {
-            let bundle = directory.join("image.bundle");
-            let written = std::fs::write(&bundle, bytes);
-            written.map_err(|error| at(Problem::Cache(error)))?;
-            registry.save(&parts, sha256, directory)?;
-            Ok(Found { bundle, artifact })
-        }
-    }
+    Err(at(none(&refused)))
 }
 
 /// What is said where no bundle is believed: why the first was not, and how many there are.
@@ -101,6 +101,38 @@ fn none(refused: &[String]) -> Problem {
 }
 
 impl Registry {
+    /// The believed bundles that are attached to `subject`, by the manifest that they are about; why others are not.
+    fn believed(
+        &self,
+        subject: Digest,
+        is_believed: impl Fn(&Envelope) -> Result<Statement, String>,
+        refused: &mut Vec<String>,
+        at: impl Fn(Problem) -> SourceError,
+    ) -> Result<BTreeMap<Digest, Attached>, SourceError> {
+        let mut believed = BTreeMap::new();
+        for listed in &self.listed(subject).map_err(&at)? {
+            let digest = listed.sha256().map_err(&at)?;
+            let artifact = match self.manifest(digest, Some(listed.size())) {
+                // A list that clients keep may still have what was deleted.
+                Err(SourceError { problem: Problem::Missing, .. }) => {
+                    refused.push(format!("sha256:{digest} is listed and not there"));
+                    continue;
+                }
+                artifact => artifact?,
+            };
+            let Some(parts) = artifact::parts(&artifact, subject).map_err(&at)? else { continue };
+            let bytes = self.document(parts.bundle, Some(parts.bundle_size), parts.bundle_size)?;
+            let statement = Envelope::parse(&bytes).map_err(|error| error.to_string()).and_then(|e| is_believed(&e));
+            match statement {
+                Ok(statement) => {
+                    believed.entry(statement.manifest).or_insert(Attached { artifact: digest, bytes, parts });
+                }
+                Err(why) => refused.push(format!("sha256:{digest}: {why}")),
+            }
+        }
+        Ok(believed)
+    }
+
     /// What may hold a bundle about the image: as the registry lists it, else as its clients do.
     fn listed(&self, image: Digest) -> Result<Vec<Listed>, Problem> {
         let ours = |listed: Vec<Listed>| -> Vec<Listed> { listed.into_iter().filter(Listed::may_be_ours).collect() };

@@ -172,7 +172,8 @@ fn read_before_a_restart() -> Result<()> {
 
     let seen = looks().len();
     let states: Vec<_> = std::fs::read_dir(stage.home.state_dir())?.collect::<Result<_, _>>()?;
-    let state = states.iter().map(std::fs::DirEntry::path).find(|path| path.extension().is_some_and(|e| e == "state"));
+    let is_of_scans = |entry: &&std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"scan-");
+    let state = states.iter().find(is_of_scans).map(std::fs::DirEntry::path);
     let state = state.context("a state file")?;
     let mut bytes = std::fs::read(&state)?;
     let last = bytes.len() - 1;

@@ -101,6 +101,11 @@ impl Dirty {
         self.marks.iter().map(|(path, mark)| (path, mark.since)).min_by_key(|(_, since)| *since)
     }
 
+    /// Whether everything is marked.
+    pub(super) fn is_everything(&self) -> bool {
+        self.marks.get(&ROOT).is_some_and(|mark| mark.subtree)
+    }
+
     /// When the next mark is due.
     pub(super) fn next_due(&self) -> Option<Duration> {
         self.marks.values().map(|mark| mark.due).min()

@@ -64,6 +64,8 @@ pub(super) struct Target {
     expiry: Option<Duration>,
     /// Whether that was said.
     expired: bool,
+    /// Before this no hint is looked into.
+    next_hint: Duration,
     /// Of the last finished look at everything.
     last_full_time: Option<String>,
     unverifiable: u64,
@@ -87,6 +89,10 @@ pub(super) struct Target {
     /// The collector must be told all open findings after the next look at everything.
     snapshot_owed: bool,
 }
+
+/// After a look the hints of the next one are gathered for so long: the first of many is looked into at once, and the many
+/// are not one look each.
+const APART: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 struct Scanning {
@@ -142,6 +148,7 @@ impl Target {
             read: None,
             expiry: None,
             expired: false,
+            next_hint: Duration::ZERO,
             last_full_time: None,
             unverifiable: 0,
             gaps: BTreeMap::new(),
@@ -324,6 +331,8 @@ impl Target {
         let nobody_waits = self.dirty.next_due().is_none();
         if self.next_sweep <= now {
             self.dirty.mark_due(Scope::All, now);
+        } else if now < self.next_hint && !self.dirty.is_everything() {
+            return None;
         }
         let scopes = self.dirty.take_due(now);
         let occasion = match (scopes.iter().any(|taken| taken.scope == Scope::All), nobody_waits) {
@@ -434,6 +443,8 @@ impl Target {
                 self.virtual_mounts.clone_from(&summary.excluded.virtual_mounts);
                 bodies.extend(self.verified(summary, now.elapsed));
             }
+        } else {
+            self.next_hint = now.elapsed + APART;
         }
         (bodies, full)
     }
@@ -538,7 +549,9 @@ impl Target {
         let hurry = self.scan.as_ref().filter(|scan| scan.can_be_hurried()).and_then(|_| self.dirty.next_due());
         let can_scan =
             self.scan.is_none() && self.plan.manifest.is_some() && matches!(self.watch, Watching::Armed { .. });
-        let scan = if can_scan { self.dirty.next_due().into_iter().chain([self.next_sweep]).min() } else { None };
+        let not_before = if self.dirty.is_everything() { Duration::ZERO } else { self.next_hint };
+        let hint = self.dirty.next_due().map(|due| due.max(not_before));
+        let scan = if can_scan { hint.into_iter().chain([self.next_sweep]).min() } else { None };
         [stale, arm, hurry, scan, self.switch_ends, self.expiry, self.findings.next_held_back()]
             .into_iter()
             .flatten()

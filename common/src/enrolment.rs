@@ -1,5 +1,5 @@
-//! Owns what host and collector say to each other when a host joins and when its certificate is renewed: paths, JSON,
-//! names in certificates, and the token that an operator carries over. Must not own keys, or who may join.
+//! Owns what a host and a collector say to each other when the host joins, and when it renews its certificate: a token
+//! that is handed over by a person, and two exchanges in JSON. Must not own certificates, keys, or who may join.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,113 +11,121 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::host_name::HostName;
 
-/// Where a host joins: `POST` of an [`EnrollRequest`], without a client certificate.
+/// Where a host joins.
 pub const ENROLL_PATH: &str = "/v1/enroll";
-/// Where its certificate is renewed: `POST` of a [`RenewRequest`], with the certificate that is in force.
+/// Where it renews its certificate, with the one that it has.
 pub const RENEW_PATH: &str = "/v1/renew";
-/// The header that names the host of a request whose token speaks for several: a report token with a pattern.
-pub const HOST_HEADER: &str = "driftlock-host";
-/// The trust domain where no other was given.
-pub const TRUST_DOMAIN: &str = "driftlock";
-/// Random bytes of a secret.
+/// Of the URI in a certificate (SPIFFE-ID section 2): `spiffe://<trust domain>/host/<name>`.
+pub const URI_SCHEME: &str = "spiffe://";
+/// What stands before the name in the URI of a host's certificate.
+pub const HOST_PATH: &str = "/host/";
+/// What stands before the name in the URI of the certificate of a host's receipt key.
+pub const RECEIPT_PATH: &str = "/receipt/";
+/// Random bytes of a token's secret.
 pub const SECRET_BYTES: usize = 32;
 
-/// What a host asks for. Of the request for a certificate (PKCS #10, RFC 2986) only its key and the proof of possession
-/// count; whatever else it asks for is ignored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a person takes from the collector to a host: `<secret>.<SHA-256 of the CA's certificate>`, the first in base64url
+/// without padding, the second in hexadecimal digits. The host presents the secret to nobody but who has that CA.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EnrolmentToken {
+    secret: String,
+    authority: Digest,
+}
+
+/// Why a text is no token. It is never quoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an enrolment token, which is one word of two parts with a dot between, as driftlock-collector prints it")]
+pub struct TokenError;
+
+/// What a host says to join.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollRequest {
-    /// The secret of the [`EnrolmentToken`], as it stands in it.
+    /// The secret of the token.
     pub token: String,
-    /// How the host is to be called.
-    pub host: String,
-    /// PEM.
+    /// As what it wants to be known.
+    pub host: HostName,
+    /// Its request for a certificate (PKCS#10), as PEM.
     pub csr: String,
-    /// The key that signs receipts, apart from the one of the connection: PEM of an Ed25519 `SubjectPublicKeyInfo`.
+    /// The key with which it signs receipts (SubjectPublicKeyInfo, Ed25519), as PEM.
     pub receipt_key: String,
-    /// Base64: that key's signature over the DER of the CSR.
+    /// That it has that key: its signature over the DER of `csr`, in base64.
     pub receipt_proof: String,
 }
 
-/// A new certificate for the host that asks.
+/// What a host says to renew its certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewRequest {
-    /// PEM. Its key may be a new one.
+    /// Its request for a certificate (PKCS#10), as PEM.
     pub csr: String,
 }
 
-/// The answer to both.
+/// What the collector gives to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Enrolled {
-    /// How the host is called.
+pub struct Issued {
+    /// As what it is known.
     pub host: HostName,
-    /// PEM: the host's certificate, and what leads from it to one of `ca`.
+    /// Its certificate and those that lead from it to the CA, as PEM.
     pub certificate: String,
-    /// PEM: every CA in force. It replaces what the host believed before.
+    /// The certificates of every CA that is in force, as PEM.
     pub ca: String,
-    /// PEM: the certificate of the receipt key.
+    /// That of its receipt key, as PEM.
     pub receipt_certificate: String,
 }
 
-/// What an operator carries from the collector to a host, one word: `<secret>.<digest>`. The secret is base64url without
-/// padding of [`SECRET_BYTES`] random bytes; the digest, in hexadecimal, is the SHA-256 of the DER of the CA certificate
-/// that the collector's own certificate leads to, so that the host knows whom it tells the secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EnrolmentToken {
-    /// The secret, as text.
-    pub secret: String,
-    /// SHA-256 of a CA certificate.
-    pub ca: Digest,
-}
+// === impl EnrolmentToken ===
 
-/// Why a text is no [`EnrolmentToken`]. The text is not repeated: it may be a secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not an enrolment token: one word of 43 characters, a dot and 64 hexadecimal digits, as enroll-token prints it"
-)]
-pub struct EnrolmentTokenError;
+impl EnrolmentToken {
+    /// One of random bytes, for the CA whose certificate has this SHA-256.
+    pub fn new(secret: &[u8; SECRET_BYTES], authority: Digest) -> Self {
+        Self { secret: URL_SAFE_NO_PAD.encode(secret), authority }
+    }
 
-/// The secret of these bytes, as text.
-pub fn secret_text(bytes: &[u8; SECRET_BYTES]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
+    /// What is presented to the collector.
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
 
-/// The name of a host in the URI of its certificate: `spiffe://<trust domain>/host/<name>` (SPIFFE-ID, 2.).
-pub fn host_uri(trust_domain: &str, host: &HostName) -> String {
-    format!("spiffe://{trust_domain}/host/{host}")
-}
-
-/// The name in the URI of the certificate of a host's receipt key.
-pub fn receipt_uri(trust_domain: &str, host: &HostName) -> String {
-    format!("spiffe://{trust_domain}/receipt/{host}")
-}
-
-/// The host that a URI of a client certificate names, if it is one of this trust domain.
-pub fn host_of_uri(trust_domain: &str, uri: &str) -> Option<HostName> {
-    uri.strip_prefix("spiffe://")?.strip_prefix(trust_domain)?.strip_prefix("/host/")?.parse().ok()
+    /// SHA-256 of the CA's certificate (DER).
+    pub const fn authority(&self) -> Digest {
+        self.authority
+    }
 }
 
 impl FromStr for EnrolmentToken {
-    type Err = EnrolmentTokenError;
+    type Err = TokenError;
 
-    fn from_str(text: &str) -> Result<Self, EnrolmentTokenError> {
-        let (secret, ca) = text.split_once('.').ok_or(EnrolmentTokenError)?;
-        let bytes = URL_SAFE_NO_PAD.decode(secret).map_err(|_| EnrolmentTokenError)?;
-        let ca = ca.parse().map_err(|_| EnrolmentTokenError)?;
-        if bytes.len() == SECRET_BYTES { Ok(Self { secret: secret.to_owned(), ca }) } else { Err(EnrolmentTokenError) }
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let (secret, authority) = text.split_once('.').ok_or(TokenError)?;
+        let bytes = URL_SAFE_NO_PAD.decode(secret).map_err(|_| TokenError)?;
+        let authority = authority.parse().map_err(|_| TokenError)?;
+        if bytes.len() == SECRET_BYTES { Ok(Self { secret: secret.to_owned(), authority }) } else { Err(TokenError) }
     }
 }
 
 impl fmt::Display for EnrolmentToken {
-    /// With its secret: only for who is to have it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.secret, self.ca)
+        write!(f, "{}.{}", self.secret, self.authority)
     }
 }
 
 impl fmt::Debug for EnrolmentToken {
+    /// Without the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "enrolment token for the CA {}", self.ca)
+        write!(f, "a token for the CA {}", self.authority)
     }
+}
+
+impl fmt::Debug for EnrollRequest {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrollRequest").field("host", &self.host).field("csr", &self.csr).finish_non_exhaustive()
+    }
+}
+
+/// The name in the URI of a certificate, of whatever trust domain; `None` if the URI is none of a host.
+pub fn host_of_uri(uri: &str) -> Option<HostName> {
+    let (domain, name) = uri.strip_prefix(URI_SCHEME)?.split_once(HOST_PATH)?;
+    if domain.is_empty() || domain.contains('/') { None } else { name.parse().ok() }
 }
 
 #[cfg(test)]
@@ -125,45 +133,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens() {
-        let token = EnrolmentToken { secret: secret_text(&[0xfb; SECRET_BYTES]), ca: Digest::sha256(b"ca") };
+    fn a_token_is_the_word_that_was_printed() {
+        let authority = Digest::sha256(b"ca");
+        let token = EnrolmentToken::new(&[0xfb; SECRET_BYTES], authority);
         let text = token.to_string();
-        assert_eq!(text.len(), 43 + 1 + 64);
-        assert_eq!(text.parse(), Ok(token.clone()));
-        assert!(!format!("{token:?}").contains(&token.secret), "a secret is shown");
-        let secret = &token.secret;
-        for bad in [
+        assert_eq!(text, format!("{}.{authority}", "-_v7".repeat(10) + "-_s"));
+        assert_eq!(text.parse::<EnrolmentToken>(), Ok(token.clone()));
+        assert_eq!((token.secret().len(), token.authority()), (43, authority));
+        assert!(!format!("{token:?}").contains(token.secret()));
+    }
+
+    #[test]
+    fn what_is_no_token() {
+        let good = EnrolmentToken::new(&[1; SECRET_BYTES], Digest::sha256(b"ca")).to_string();
+        let (secret, authority) = good.split_once('.').unwrap();
+        for text in [
             "",
             ".",
             secret,
+            authority,
             &format!("{secret}."),
-            &format!("{}.{}", &secret[1..], token.ca),
-            &format!("{secret}=.{}", token.ca),
-            &format!("{}.{}", secret.replace('-', "+"), token.ca),
-            &format!("{text} "),
-            &text.to_ascii_uppercase(),
+            &format!(".{authority}"),
+            &format!("{secret}={authority}"),
+            &format!("{secret}=.{authority}"),
+            &format!("{}.{authority}", &secret[1..]),
+            &format!("A{secret}.{authority}"),
+            &format!("{secret}.{}", &authority[1..]),
+            &format!("{secret}.{authority}0"),
+            &format!("{secret}.{authority}."),
+            &format!(" {good}"),
+            &format!("{good}\n"),
         ] {
-            assert_eq!(bad.parse::<EnrolmentToken>(), Err(EnrolmentTokenError), "{bad}");
+            assert_eq!(text.parse::<EnrolmentToken>(), Err(TokenError), "{text:?}");
         }
     }
 
     #[test]
-    fn names_in_certificates() {
-        let host: HostName = "web-1.example".parse().unwrap();
-        let uri = host_uri("driftlock", &host);
-        assert_eq!(uri, "spiffe://driftlock/host/web-1.example");
-        assert_eq!(host_of_uri("driftlock", &uri), Some(host.clone()));
-        for other in [
-            receipt_uri("driftlock", &host),
-            host_uri("driftlock.example", &host),
-            "spiffe://driftlock/host/".to_owned(),
-            "spiffe://driftlock/host/a/b".to_owned(),
-            "spiffe://driftlock/host/a%2fb".to_owned(),
-            "spiffe://driftlockx/host/a".to_owned(),
-            "https://driftlock/host/a".to_owned(),
-            "SPIFFE://driftlock/host/a".to_owned(),
+    fn the_name_of_a_host_stands_in_its_uri() {
+        let name = |uri| host_of_uri(uri).map(|name| name.to_string());
+        assert_eq!(name("spiffe://driftlock/host/web-1.example"), Some("web-1.example".to_owned()));
+        assert_eq!(name("spiffe://prod.example/host/a"), Some("a".to_owned()));
+        for uri in [
+            "spiffe://driftlock/receipt/web-1",
+            "spiffe:///host/web-1",
+            "spiffe://a/b/host/web-1",
+            "spiffe://driftlock/host/",
+            "spiffe://driftlock/host/a/b",
+            "spiffe://driftlock/host/a b",
+            "https://driftlock/host/web-1",
+            "driftlock/host/web-1",
+            "",
         ] {
-            assert_eq!(host_of_uri("driftlock", &other), None, "{other}");
+            assert_eq!(name(uri), None, "{uri}");
         }
     }
 }

@@ -258,6 +258,7 @@ async fn retire_ca(
     Json(RetireCa { id, force }): Json<RetireCa>,
 ) -> Result<Json<Vec<ListedCa>>, ApiError> {
     let authority = own(&admin)?;
+    authority.find(&id)?;
     let newest = authority.in_force().last().map(|ca| ca.made_at());
     // Whoever has a valid certificate got it after the newest was there, and knows it.
     let safe_at = newest.unwrap_or_default().plus(admin.identities.lifetime());

@@ -41,7 +41,7 @@ pub enum Verb {
 #[derive(Debug, Args)]
 pub struct DataArgs {
     /// Directory of the store
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector", global = true)]
     pub data: PathBuf,
 }
 

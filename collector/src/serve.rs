@@ -42,7 +42,6 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     // Beyond loopback nobody reads without a token; there may be one in the store, or will be.
     let read_access =
         if args.listen.ip().is_loopback() { ReadAccess::of(read_token) } else { ReadAccess::Token(read_token) };
-    raise_descriptors(args.max_connections);
     let store = Arc::new(SqliteStore::open(&args.data, store::sqlite::Limits::default())?);
     let allowed_hosts = AllowedHosts::new(args.listen.ip(), &args.allow_host);
     let shutdown = CancellationToken::new();
@@ -77,7 +76,7 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
         systemd::ready(&url);
         systemd::keep_watchdog(shutdown);
         let limits = listener::Limits {
-            connections: args.max_connections,
+            connections: connections(args.max_connections),
             strangers: args.max_strangers,
             ..listener::Limits::default()
         };
@@ -125,18 +124,24 @@ fn tls(args: &ServeArgs, identities: &Arc<Identities>, names: &AllowedHosts) -> 
     Ok(Arc::new(Tls::new(Arc::clone(identities), sources)?))
 }
 
-/// As many descriptors as connections need, if the system lets it.
-fn raise_descriptors(connections: usize) {
+/// Raises the limit of descriptors for so many connections; gives how many connections fit into it.
+fn connections(wanted: usize) -> usize {
+    /// Files of the store, and what the runtime has.
+    const OTHERS: u64 = 256;
     let limit = getrlimit(Resource::Nofile);
-    // Files of the store, and what the runtime has.
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(256);
-    let current = limit.current.map_or(wanted, |current| wanted.max(current));
-    let current = limit.maximum.map_or(current, |maximum| current.min(maximum));
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limit.maximum }) {
+    let needed = u64::try_from(wanted).unwrap_or(u64::MAX).saturating_add(OTHERS);
+    let raised = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
+    let raised = limit.current.map_or(raised, |current| raised.max(current));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }) {
         tracing::warn!(%error, "the limit of descriptors stays as it is");
-    } else if current < wanted {
-        tracing::warn!(current, wanted, "fewer descriptors than connections that are allowed; raise LimitNOFILE");
     }
+    let fit = getrlimit(Resource::Nofile)
+        .current
+        .map_or(wanted, |current| wanted.min(usize::try_from(current.saturating_sub(OTHERS)).unwrap_or(usize::MAX)));
+    if fit < wanted {
+        tracing::warn!(wanted, fit, "fewer connections than allowed fit into the limit of descriptors: raise it");
+    }
+    fit
 }
 
 /// Binds a listener.

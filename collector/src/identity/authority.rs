@@ -267,6 +267,14 @@ impl Authority {
         Ok(digest)
     }
 
+    /// The CA in force whose digest begins so.
+    ///
+    /// # Errors
+    /// If none does, or several.
+    pub fn find(&self, id: &str) -> Result<Digest, AuthorityError> {
+        find(&self.in_force(), id).map(|ca| ca.digest)
+    }
+
     /// Takes a CA out of force. Its certificate is kept aside, its key is not.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use driftlock_common::trust::{PublicKey, Scheme};
 use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::der::pem::LineEnding;
+use x509_cert::der::pem::{LineEnding, PemLabel as _, decode_vec};
 use x509_cert::der::{Decode as _, DecodePem as _, Encode as _, EncodePem as _};
 use x509_cert::request::CertReq;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
@@ -54,12 +54,14 @@ impl CertificateRequest {
         if pem.len() > MAX_REQUEST {
             return Err(RequestError::TooLong);
         }
-        let request = CertReq::from_pem(pem.trim_ascii()).map_err(|_| RequestError::Malformed)?;
-        let (der, signed) = match (request.to_der(), request.info.to_der()) {
-            (Ok(der), Ok(signed)) => (der, signed),
-            _ => return Err(RequestError::Malformed),
-        };
-        let key = request.info.public_key.to_pem(LineEnding::LF).map_err(|_| RequestError::Malformed)?;
+        let malformed = |_| RequestError::Malformed;
+        let (label, der) = decode_vec(pem.trim_ascii().as_bytes()).map_err(|_| RequestError::Malformed)?;
+        if label != CertReq::PEM_LABEL {
+            return Err(RequestError::Malformed);
+        }
+        let request = CertReq::from_der(&der).map_err(malformed)?;
+        let signed = request.info.to_der().map_err(malformed)?;
+        let key = request.info.public_key.to_pem(LineEnding::LF).map_err(malformed)?;
         let key = PublicKey::from_pem(&key).map_err(|_| RequestError::Key)?;
         if key.scheme() != Scheme::EcdsaP256 {
             return Err(RequestError::Key);

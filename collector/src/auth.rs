@@ -166,7 +166,9 @@ impl AllowedHosts {
 
     /// The names, for a certificate.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.0.iter().cloned().collect();
+        // To listen everywhere is no address that a client uses.
+        let is_one = |name: &&String| !["0.0.0.0", "[::]"].contains(&name.as_str());
+        let mut names: Vec<String> = self.0.iter().filter(is_one).cloned().collect();
         names.sort();
         names
     }

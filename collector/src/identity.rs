@@ -6,7 +6,7 @@ pub mod authority;
 pub mod certificate;
 pub mod request;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -69,6 +69,8 @@ struct Known {
     revoked: HashMap<HostName, Timestamp>,
     /// When the newest certificate of a host was issued.
     issued: HashMap<HostName, Timestamp>,
+    /// Tokens for joining that were made, used or not: whoever has none of them costs nothing more.
+    joining: HashSet<Digest>,
 }
 
 /// Why a credential does not count.
@@ -190,6 +192,8 @@ impl Identities {
                 break;
             }
         }
+        let joining = identities.store.enrolment_tokens().await?;
+        identities.change(|known| known.joining.extend(joining.iter().map(|token| token.digest)));
         identities.refresh().await?;
         Ok(identities)
     }
@@ -321,7 +325,7 @@ impl Identities {
     pub async fn make_enrolment_token(
         &self,
         pattern: HostPattern,
-        labels: std::collections::BTreeMap<String, String>,
+        labels: BTreeMap<String, String>,
         replace: bool,
         time: Duration,
     ) -> Result<(Secret, EnrolmentToken), NotIssued> {
@@ -338,6 +342,9 @@ impl Identities {
             used: None,
         };
         self.store.add_enrolment_token(token.clone()).await?;
+        self.change(|known| {
+            known.joining.insert(token.digest);
+        });
         Ok((Secret(printed.to_string()), token))
     }
 
@@ -391,6 +398,10 @@ impl Identities {
     /// If it has no right to it, or its keys are not usable.
     pub async fn enroll(&self, request: EnrollRequest) -> Result<Issued, NotIssued> {
         let Issuing::Own { authority, lifetime } = &self.issuing else { return Err(NotIssued::Nobody) };
+        let secret = Digest::sha256(request.token.as_bytes());
+        if !self.look(|known| known.joining.contains(&secret)) {
+            return Err(NotIssued::Join(JoinRefused::Unknown));
+        }
         let asked = CertificateRequest::read(&request.csr)?;
         let receipt_key = PublicKey::from_pem(&request.receipt_key).map_err(|_| NotIssued::ReceiptKey)?;
         let proof = from_base64(&request.receipt_proof).ok_or(NotIssued::ReceiptKey)?;
@@ -399,7 +410,7 @@ impl Identities {
         }
         let key = rcgen::PublicKeyData::subject_public_key_info(asked.key());
         let join = Join {
-            secret: Digest::sha256(request.token.as_bytes()),
+            secret,
             host: request.host,
             keys: Digest::sha256(&[&key[..], receipt_key.id().digest().as_bytes()].concat()),
             receipt_key: receipt_key.to_pem(),

@@ -25,10 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::app::AppState;
 use crate::caller::Connection;
-use crate::identity::Identities;
 use crate::identity::certificate::ClientCertificate;
-use crate::metrics::Metrics;
 use crate::tls::Tls;
 
 /// The most bytes of a request's line and headers, and of what is read ahead of a body.
@@ -60,14 +59,12 @@ impl Default for Limits {
 pub struct Served {
     /// Where requests go.
     pub router: Router,
+    /// What they share; its shutdown ends the listener.
+    pub state: Arc<AppState>,
     /// What handshakes use; absent: plain HTTP.
     pub tls: Option<Arc<Tls>>,
-    /// Who is who.
-    pub identities: Arc<Identities>,
     /// How much connections may take.
     pub limits: Limits,
-    /// Ends it.
-    pub shutdown: CancellationToken,
 }
 
 /// Connections of strangers, counted by where they come from.
@@ -118,13 +115,13 @@ fn source_of(address: IpAddr) -> IpAddr {
 }
 
 /// Serves until the shutdown; requests under way then have `grace`. Gives whether all came to their end.
-pub async fn serve(listener: TcpListener, served: Served, metrics: &Metrics, grace: Duration) -> bool {
+pub async fn serve(listener: TcpListener, served: Served, grace: Duration) -> bool {
     let served = Arc::new(served);
     let (strangers, places) = (Strangers::default(), Arc::new(Semaphore::new(served.limits.connections)));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            () = served.shutdown.cancelled() => break,
+            () = served.state.shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         let (stream, address) = match accepted {
@@ -140,7 +137,7 @@ pub async fn serve(listener: TcpListener, served: Served, metrics: &Metrics, gra
         let stranger = strangers.enter(address, served.limits.strangers);
         // Dropped is closed: who is one too many is told at once.
         let (Some(place), Some(stranger)) = (place, stranger) else {
-            metrics.count_refused_connection();
+            served.state.metrics.count_refused_connection();
             continue;
         };
         let served = Arc::clone(&served);
@@ -175,16 +172,16 @@ impl Served {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "handshake failed");
-                return;
+                return self.state.metrics.count_failed_handshake();
             }
-            Err(_) => return,
+            Err(_) => return self.state.metrics.count_failed_handshake(),
         };
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let certificate =
-            certificate.map(|certificate| Arc::new(ClientCertificate::read(certificate, self.identities.naming())));
+        let certificate = certificate
+            .map(|certificate| Arc::new(ClientCertificate::read(certificate, self.state.identities.naming())));
         let connection = Connection { address, is_tls: true, certificate, unknown };
         if let Some(certificate) = &connection.certificate
-            && self.identities.host_of_certificate(certificate).is_ok()
+            && self.state.identities.host_of_certificate(certificate).is_ok()
         {
             connection.is_known();
         }
@@ -210,7 +207,7 @@ impl Served {
         loop {
             tokio::select! {
                 _ended = served.as_mut() => return,
-                () = self.shutdown.cancelled(), if !is_ending => is_ending = true,
+                () = self.state.shutdown.cancelled(), if !is_ending => is_ending = true,
                 () = trust.cancelled(), if !is_ending => is_ending = true,
                 () = sleep_until(deadline), if is_waiting => {
                     if !has_begun.load(Ordering::Relaxed) {

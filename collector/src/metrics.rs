@@ -32,6 +32,7 @@ pub struct Metrics {
     enrolments: AtomicU64,
     enrolments_refused: AtomicU64,
     connections_refused: AtomicU64,
+    handshakes_failed: AtomicU64,
 }
 
 impl Metrics {
@@ -57,6 +58,11 @@ impl Metrics {
     pub(crate) fn count_enrolment<T>(&self, result: &Result<T, ApiError>) {
         let counter = if result.is_ok() { &self.enrolments } else { &self.enrolments_refused };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a TLS handshake that came to nothing.
+    pub(crate) fn count_failed_handshake(&self) {
+        self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connection that was one too many.
@@ -120,6 +126,8 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     }
     family(&mut text, "connections_refused_total", "counter", "Connections that were one too many.");
     sample(&mut text, "connections_refused_total", &[], read(&metrics.connections_refused));
+    family(&mut text, "handshakes_failed_total", "counter", "TLS handshakes that came to nothing.");
+    sample(&mut text, "handshakes_failed_total", &[], read(&metrics.handshakes_failed));
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 

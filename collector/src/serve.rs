@@ -163,18 +163,12 @@ pub async fn serve(listener: TcpListener, state: Arc<AppState>) {
 /// Answers requests until the state's shutdown, then lets those under way end.
 pub async fn serve_with(listener: TcpListener, state: Arc<AppState>, tls: Option<Arc<Tls>>, limits: listener::Limits) {
     let shutdown = state.shutdown.clone();
-    let served = Served {
-        router: app(Arc::clone(&state)),
-        tls,
-        identities: Arc::clone(&state.identities),
-        limits,
-        shutdown: shutdown.clone(),
-    };
+    let served = Served { router: app(Arc::clone(&state)), state, tls, limits };
     let stopping = tokio::spawn(async move {
         shutdown.cancelled().await;
         systemd::stopping();
     });
-    if !listener::serve(listener, served, &state.metrics, GRACE).await {
+    if !listener::serve(listener, served, GRACE).await {
         tracing::warn!("requests under way were cut off");
     }
     // It was said before the process ends, or nothing is left to be said.
@@ -279,7 +273,7 @@ impl From<AuthorityError> for Failure {
         let exit = match &error {
             AuthorityError::File(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
             AuthorityError::File(..) | AuthorityError::Random(_) => Exit::Io,
-            AuthorityError::Exposed(_) => Exit::Configuration,
+            AuthorityError::Exposed(_) | AuthorityError::Name(_) => Exit::Configuration,
             AuthorityError::Damaged(_) => Exit::Malformed,
             AuthorityError::Signing(_) => Exit::Bug,
             AuthorityError::TooMany | AuthorityError::Unknown | AuthorityError::Newest => Exit::Refused,
@@ -290,6 +284,10 @@ impl From<AuthorityError> for Failure {
 
 impl From<TlsError> for Failure {
     fn from(error: TlsError) -> Self {
+        let error = match error {
+            TlsError::Authority(error) => return error.into(),
+            error => error,
+        };
         let exit = match &error {
             TlsError::Read(_, error) if error.kind() == std::io::ErrorKind::NotFound => Exit::NoInput,
             TlsError::Read(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,

@@ -50,23 +50,35 @@ impl Door {
     /// # Errors
     /// If it is somebody else's, cannot be opened, or its collector does not answer.
     pub async fn open(data: &Path) -> Result<Self, Failure> {
-        check_owner(data)?;
+        if let Some(owner) = other_owner(data)? {
+            // Nothing is made there: what root would make, its collector could not read.
+            return Self::running(data).await.ok_or_else(|| {
+                let data = data.display();
+                let error =
+                    anyhow!("{data}: no collector runs there, and the data is user {owner}'s: run this as that user");
+                Failure::new(Exit::Refused, error)
+            });
+        }
         for _ in 0..TRIES {
             match SqliteStore::open(data, Limits::default()) {
                 Ok(store) => return Self::direct(data, store).await,
                 Err(StoreError::InUse(_)) => {}
                 Err(error) => return Err(error.into()),
             }
-            if let Ok(stream) = socket::connect(data).await {
-                let unavailable = |error| Failure::new(Exit::Unavailable, anyhow::Error::new(error));
-                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unavailable)?;
-                tokio::spawn(connection);
-                return Ok(Self::Running(sender));
+            if let Some(door) = Self::running(data).await {
+                return Ok(door);
             }
             tokio::time::sleep(PAUSE).await;
         }
         let error = anyhow!("{}: a collector uses this directory and does not answer", data.display());
         Err(Failure::new(Exit::Unavailable, error))
+    }
+
+    async fn running(data: &Path) -> Option<Self> {
+        let stream = socket::connect(data).await.ok()?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        Some(Self::Running(sender))
     }
 
     async fn direct(data: &Path, store: SqliteStore) -> Result<Self, Failure> {
@@ -121,26 +133,16 @@ impl Door {
     }
 }
 
-/// The data of another user is not touched: what would be made there its collector could not read.
-fn check_owner(data: &Path) -> Result<(), Failure> {
-    let found = match fs::metadata(data) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+/// The user whose data it is, if that is another than who asks.
+fn other_owner(data: &Path) -> Result<Option<u32>, Failure> {
+    match fs::metadata(data) {
+        Ok(found) => Ok(Some(found.uid()).filter(|owner| *owner != rustix::process::geteuid().as_raw())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
             let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Refused } else { Exit::Io };
-            return Err(Failure::new(exit, anyhow::Error::new(error).context(data.display().to_string())));
+            Err(Failure::new(exit, anyhow::Error::new(error).context(data.display().to_string())))
         }
-    };
-    let own = rustix::process::geteuid().as_raw();
-    if found.uid() == own {
-        return Ok(());
     }
-    let error = anyhow!(
-        "{}: belongs to user {}, this is user {own}; run it as that user, as by setpriv or runuser",
-        data.display(),
-        found.uid()
-    );
-    Err(Failure::new(Exit::Refused, error))
 }
 
 fn exit_of(status: StatusCode) -> Exit {

@@ -107,6 +107,9 @@ pub enum AuthorityError {
     /// The library refuses.
     #[error("a certificate cannot be made: {0}")]
     Signing(rcgen::Error),
+    /// Not a name that a certificate can have.
+    #[error("{}: not a DNS name or address", .0.escape_default())]
+    Name(String),
     /// No random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
@@ -362,7 +365,9 @@ impl Authority {
                 let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
                 Ok(match address {
                     Ok(address) => SanType::IpAddress(address),
-                    Err(_) => SanType::DnsName(name.as_str().try_into().map_err(AuthorityError::Signing)?),
+                    Err(_) => {
+                        SanType::DnsName(name.as_str().try_into().map_err(|_| AuthorityError::Name(name.clone()))?)
+                    }
                 })
             })
             .collect::<Result<_, AuthorityError>>()?;

@@ -187,6 +187,7 @@ fn what_serve_does_not_do_beyond_loopback() {
         (&["serve", "--listen", "127.0.0.1:0", "--tls-cert", key, "--tls-key", key], 65, "no certificates"),
         (&["serve", "--listen", "127.0.0.1:0", "--tls-cert", "/nowhere", "--tls-key", key], 66, "/nowhere"),
         (&["serve", "--listen", "127.0.0.1:0", "--client-ca", key], 65, "no certificates"),
+        (&["serve", "--listen", "127.0.0.1:0", "--tls", "on", "--allow-host", "a\u{e9}"], 78, "not a DNS name"),
     ] {
         let (found, said) = refused(&run(&data, arguments));
         assert_eq!(found, code, "{arguments:?} {said}");

@@ -18,8 +18,6 @@ use crate::store::{Changed, Page, StoreError};
 
 /// How long a token is kept when it can no longer be used, so that a list shows what became of it.
 const KEPT: Duration = Duration::from_hours(24 * 30);
-/// The most tokens of a kind in a list.
-const LISTED: u32 = 10_000;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -243,7 +241,7 @@ const ENROLMENT_TOKENS: &str =
     FROM enrolment_tokens";
 
 pub(in crate::store) fn enrolment_tokens(connection: &Connection, (): ()) -> Result<Vec<EnrolmentToken>> {
-    let sql = format!("{ENROLMENT_TOKENS} ORDER BY created_at DESC, digest LIMIT {LISTED}");
+    let sql = format!("{ENROLMENT_TOKENS} ORDER BY created_at DESC, digest");
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([], enrolment_token)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -266,11 +264,9 @@ fn enrolment_token(row: &Row<'_>) -> rusqlite::Result<EnrolmentToken> {
 }
 
 pub(in crate::store) fn access_tokens(connection: &Connection, (): ()) -> Result<Vec<AccessToken>> {
-    let sql = format!(
-        "SELECT digest, pattern, created_at, expires_at, ended_at FROM access_tokens ORDER BY created_at DESC, digest
-         LIMIT {LISTED}"
-    );
-    let mut statement = connection.prepare(&sql)?;
+    let sql = "SELECT digest, pattern, created_at, expires_at, ended_at FROM access_tokens
+        ORDER BY created_at DESC, digest";
+    let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| {
         let scope = match row.get::<_, Option<String>>(1)? {
             Some(_) => Scope::Report(parsed::<HostPattern>(row, 1)?),

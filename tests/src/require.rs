@@ -99,6 +99,8 @@ pub enum Requirement {
     DockerRegistry,
     /// Makes certificates.
     Openssl,
+    /// Sends requests.
+    Curl,
     /// Writes and reads such descriptions too.
     Bsdtar,
     /// Checks files against their BLAKE3.
@@ -222,6 +224,7 @@ impl Requirement {
             Self::Mtree => &["mtree"],
             Self::DockerRegistry => &["docker-registry"],
             Self::Openssl => &["openssl"],
+            Self::Curl => &["curl"],
             Self::Bsdtar => &["bsdtar"],
             Self::B3sum => &["b3sum"],
             Self::Logrotate => &["logrotate"],

@@ -145,8 +145,9 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
     filter.and("h.host > ?", query.after);
     let sql = format!(
         "SELECT h.host, h.name, h.claimed, h.labels, h.version, h.ephemeral, h.interval_s, h.epoch, e.ack, e.lost,
-             h.first_seen, h.last_seen, h.stopped_at, h.agent
-         FROM hosts h JOIN epochs e ON e.host = h.host AND e.epoch = h.epoch {} ORDER BY h.host LIMIT {}",
+             h.first_seen, h.last_seen, h.stopped_at, h.agent, i.labels
+         FROM hosts h JOIN epochs e ON e.host = h.host AND e.epoch = h.epoch
+             LEFT JOIN identities i ON i.host = h.host {} ORDER BY h.host LIMIT {}",
         filter.sql(),
         query.limit.saturating_add(1)
     );
@@ -155,7 +156,7 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
             host: row.get(0)?,
             name: row.get(1)?,
             claimed: row.get(2)?,
-            labels: from_json("label", row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?,
+            labels: labels(row)?,
             version: row.get(4)?,
             ephemeral: row.get(5)?,
             interval_s: unsigned(row.get(6)?),
@@ -181,6 +182,17 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
         )?;
     }
     Ok(page)
+}
+
+/// What the agent says of the host, and over it what the token says that the host joined with.
+fn labels(row: &rusqlite::Row<'_>) -> Result<serde_json::Value, StoreError> {
+    let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+    let mut labels: serde_json::Value = from_json("label", text(3)?)?;
+    let granted: Option<BTreeMap<String, String>> = json(row, 14, "label")?;
+    if let (Some(labels), Some(granted)) = (labels.as_object_mut(), granted) {
+        labels.extend(granted.into_iter().map(|(key, value)| (key, value.into())));
+    }
+    Ok(labels)
 }
 
 fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, StoreError> {

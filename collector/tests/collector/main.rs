@@ -3,6 +3,12 @@
 
 mod coverage;
 mod dev;
+mod identity_admin;
+mod identity_certificate;
+mod identity_enroll;
+mod identity_kit;
+mod identity_listener;
+mod identity_token;
 mod ingest;
 mod kit;
 mod model;

@@ -21,6 +21,10 @@ pub const URI_SCHEME: &str = "spiffe://";
 pub const HOST_PATH: &str = "/host/";
 /// What stands before the name in the URI of the certificate of a host's receipt key.
 pub const RECEIPT_PATH: &str = "/receipt/";
+/// The trust domain where no other was given.
+pub const TRUST_DOMAIN: &str = "driftlock";
+/// The header that names the host of a request whose bearer token speaks for several.
+pub const HOST_HEADER: &str = "driftlock-host";
 /// Random bytes of a token's secret.
 pub const SECRET_BYTES: usize = 32;
 

@@ -7,6 +7,7 @@ pub mod attach;
 pub mod check_config;
 pub mod diff;
 pub mod doctor;
+pub mod enroll;
 pub mod export;
 pub mod keygen;
 pub mod policy;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Verify(args) => verify::run(args),
         Verb::Attach(args) => attach::run(args),
         Verb::Assign(args) => assign::run(args),
+        Verb::Enroll(args) => enroll::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rescan(args) => rescan::run(args),

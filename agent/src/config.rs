@@ -25,6 +25,7 @@ use driftlock_common::pattern::Excludes;
 use crate::process::Selector;
 use crate::scan::{FULL, IdView, Mounts};
 
+pub(crate) use check::is_name;
 pub use endpoint::{Endpoint, EndpointError};
 pub use load::{Origin, VARIABLE, asked, load};
 pub use sweeps::Sweeps;

@@ -9,6 +9,7 @@ mod clock;
 mod hold;
 mod live;
 mod look;
+mod membership;
 mod memory;
 mod remembered;
 mod sink;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::Running;
 use driftlock_common::exit::Exit;
+use driftlock_common::host_name::HostName;
 use driftlock_common::path::TreePath;
 use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
 use tempfile::TempDir;
@@ -38,6 +40,7 @@ use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State, Trust
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
+use crate::identity::{Directory, Identity, IdentityError};
 use crate::journal::{Journal, JournalError, Starts};
 use crate::known_time::{self, KnownTime, Passed};
 use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
@@ -50,6 +53,7 @@ use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
 use clock::ClockSet;
 use hold::Hold;
 use live::{Live, Order};
+use membership::Membership;
 pub(crate) use memory::directories as memory_directories;
 use sink::Sink;
 use spool::Spool;
@@ -93,6 +97,9 @@ pub enum RunError {
     /// Standard output has no thread.
     #[error("cannot start writing to standard output")]
     Sink(#[source] std::io::Error),
+    /// What the host is at its collector.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The way to the collector.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -129,6 +136,7 @@ struct Runtime {
     /// Where the state is, if it is to go with the agent.
     _memory: Option<TempDir>,
     own_state: Option<(u64, u64)>,
+    membership: Membership,
     spool: Spool,
     /// By which what is signed is judged.
     time: KnownTime,
@@ -209,6 +217,10 @@ pub async fn run_with_news(
                 runtime.spooled(step);
                 None
             },
+            step = runtime.membership.step() => {
+                runtime.joined(step);
+                None
+            },
             Some(done) = results.recv() => runtime.done(done),
             // Whoever asks without end has every second turn at most.
             question = server.next(), if !just_answered => {
@@ -236,6 +248,14 @@ pub async fn run_with_news(
     runtime.spool.flush(GRACE).await;
     runtime.spool.stopped();
     Ok(())
+}
+
+/// The way to the collector, if there is one.
+fn client(config: &Config, identity: Option<&Identity>) -> Result<Option<Client>, ClientError> {
+    let client = Client::new(&config.report, identity, Timeouts::default())?;
+    // Only an id that was chosen can be a name at the collector.
+    let host = config.host.id.as_ref().and_then(|id| id.parse().ok());
+    Ok(client.map(|client| client.for_host(host)))
 }
 
 /// What scans may use from now on.
@@ -288,7 +308,6 @@ fn seen_event(target: &str, seen: Seen) -> Event {
 
 impl Runtime {
     async fn begin(config: Config, hint_sender: HintSender, done: mpsc::Sender<Done>) -> Result<Self, RunError> {
-        let client = Client::new(&config.report, Timeouts::default())?;
         check_mode(&config).await?;
         let pool = Arc::new(Pool::of_low_priority(config.limits.threads)?);
         let allowance = allowance(&config);
@@ -299,10 +318,19 @@ impl Runtime {
                 (memory.path().to_owned(), Some(memory))
             }
         };
-        let (journal, recovered) = Journal::open(&state_dir, config.host.id.as_deref(), config.report.spool)?;
+        // State in memory holds none for longer than a run.
+        let directory = memory.is_none().then(|| Directory::of(&state_dir));
+        let identity = directory.as_ref().map(Directory::settled).transpose()?.flatten();
+        let joined = identity.as_ref().and_then(|identity| identity.host.as_ref());
+        let host = config.host.id.as_deref().or(joined.map(HostName::as_str));
+        let (journal, recovered) = Journal::open(&state_dir, host, config.report.spool)?;
+        // Once the state directory is there, so that it can be watched.
+        let mut membership = Membership::begin(directory)?;
+        let client = client(&config, membership.identity())?;
+        membership.set_client(client.clone());
         let sink = config.sinks.contains(&SinkKind::Stdout).then(Sink::stdout).transpose().map_err(RunError::Sink)?;
         let own_state = Some(journal.identity()?);
-        tell::started(&config, &journal, &recovered);
+        tell::started(&config, client.as_ref().map(Client::endpoint), &journal, &recovered);
         let seed = u64::from(spool::random());
         let starts = journal.starts();
         let time = KnownTime::open(&state_dir);
@@ -316,6 +344,7 @@ impl Runtime {
             state_dir,
             _memory: memory,
             own_state,
+            membership,
             spool: Spool::new(journal, client, sink),
             time,
             hint_sender,
@@ -395,8 +424,9 @@ impl Runtime {
     fn status(&mut self) -> Status {
         let now = now(self.began.elapsed());
         let at = |elapsed| now.at(elapsed).rfc3339();
-        let collector = self.config.report.endpoint.as_ref().map(|endpoint| CollectorStatus {
+        let collector = self.spool.endpoint().map(|endpoint| CollectorStatus {
             endpoint: endpoint.to_string(),
+            certificate_until: self.membership.identity().map(|identity| identity.until.to_string()),
             undelivered: self.spool.undelivered(),
             last_answer: self.spool.last_answer().map(|ago| at(now.elapsed.saturating_sub(ago))),
         });
@@ -426,7 +456,7 @@ impl Runtime {
                     .to_owned(),
             );
         }
-        let client = match Client::new(&config.report, Timeouts::default()) {
+        let client = match client(&config, self.membership.identity()) {
             Ok(client) => client,
             Err(error) => return refused(format!("{:#}", anyhow::Error::new(error))),
         };
@@ -435,6 +465,9 @@ impl Runtime {
             Err(error) => return refused(error.to_string()),
         }
         self.allowance = allowance(&config);
+        self.membership.set_client(client.clone());
+        // A configuration that is taken is said to be all that is wrong.
+        self.membership.say_again();
         self.spool.set_client(client);
         self.config = config;
         tracing::info!(targets = self.config.targets.len(), "configuration reloaded");
@@ -578,10 +611,29 @@ impl Runtime {
         }
     }
 
-    fn spooled(&mut self, step: spool::Step) {
-        for (reason, detail) in step.troubles {
-            self.next.push_back(Event::Trouble { reason, detail });
+    /// Reports with another identity from now on, if there is one.
+    fn joined(&mut self, step: membership::Step) {
+        self.trouble(step.troubles);
+        if !step.changed {
+            return;
         }
+        let client = match client(&self.config, self.membership.identity()) {
+            Ok(client) => client,
+            Err(error) => return self.membership.refuse(format!("{:#}", anyhow::Error::new(error))),
+        };
+        self.membership.set_client(client.clone());
+        match client {
+            Some(client) if self.spool.endpoint() == Some(client.endpoint()) => self.spool.renew_client(client),
+            client => self.spool.set_client(client),
+        }
+    }
+
+    fn trouble(&mut self, troubles: impl IntoIterator<Item = (ConditionReason, Option<String>)>) {
+        self.next.extend(troubles.into_iter().map(|(reason, detail)| Event::Trouble { reason, detail }));
+    }
+
+    fn spooled(&mut self, step: spool::Step) {
+        self.trouble(step.troubles);
         if step.resync {
             self.next.push_back(Event::Resync);
         }
@@ -625,6 +677,7 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Journal(error) => error.into(),
+            RunError::Identity(error) => error.into(),
             RunError::Client(error) => Self::new(Exit::Configuration, error),
             RunError::Mode(..) => Self::new(Exit::Configuration, error),
             RunError::Memory(_) | RunError::Listen(_) => Self::new(Exit::CannotCreate, error),

@@ -43,6 +43,8 @@ pub struct AgentHome {
     pub keys: String,
     /// Lines of `[control]`.
     pub control: String,
+    /// Lines of `[report]` where [`AgentHome::reports_to`] says nothing: of a host that joined.
+    pub report: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -74,6 +76,7 @@ impl AgentHome {
             unsigned: true,
             keys: String::new(),
             control: String::new(),
+            report: String::new(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -152,6 +155,8 @@ impl AgentHome {
                 self.heartbeat
             );
             let _infallible = write!(text, "\n[report]\n{report}");
+        } else if !self.report.is_empty() {
+            let _infallible = write!(text, "\n[report]\n{}\n", self.report);
         }
         text
     }

@@ -43,6 +43,12 @@ pub(super) fn asked(raw: Raw, problems: Vec<Problem>) -> Result<Asked, ConfigErr
     if check.problems.is_empty() { Ok(Asked { state, socket }) } else { Err(ConfigError::new(check.problems)) }
 }
 
+/// Whether a text can be the name of a target.
+pub(crate) fn is_name(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@".contains(&byte);
+    !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(good)
+}
+
 struct Check {
     problems: Vec<Problem>,
 }
@@ -145,10 +151,7 @@ impl Check {
     /// Names go into URLs, logs and pages: they are kept to what is the same everywhere.
     fn name(&mut self, key: &str, at: Option<At<String>>) -> Option<String> {
         let At { value, place } = at?;
-        let good = !value.is_empty()
-            && value.len() <= MAX_NAME
-            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:@".contains(&b));
-        if !good {
+        if !is_name(&value) {
             self.complain(&place, format!("{key} is 1 to {MAX_NAME} of letters, digits and . _ - : @"));
         }
         Some(value)

@@ -11,7 +11,6 @@ mod live;
 mod look;
 mod memory;
 mod remembered;
-mod sink;
 mod spool;
 mod switch;
 mod tell;
@@ -33,7 +32,7 @@ use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State};
+use crate::config::{Config, Limits, Mode, Socket, State};
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
@@ -42,13 +41,13 @@ use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
 use crate::process::Process;
 use crate::scan::pace::{self, Allowance};
+use crate::sink::Sinks;
 use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
 use clock::ClockSet;
 use hold::Hold;
 use live::{Live, Order};
 pub(crate) use memory::directories as memory_directories;
-use sink::Sink;
 use spool::Spool;
 
 /// Results of scans and armings that may wait; then the scan waits.
@@ -87,8 +86,8 @@ pub enum RunError {
     /// The state cannot be kept in memory.
     #[error("state_dir = \"memory\" needs /dev/shm: mount a tmpfs and name a directory on it instead")]
     Memory(#[source] std::io::Error),
-    /// Standard output has no thread.
-    #[error("cannot start writing to standard output")]
+    /// A sink has no thread.
+    #[error("cannot start writing to the sinks")]
     Sink(#[source] std::io::Error),
     /// The way to the collector.
     #[error(transparent)]
@@ -291,7 +290,8 @@ impl Runtime {
             }
         };
         let (journal, recovered) = Journal::open(&state_dir, config.host.id.as_deref(), config.report.spool)?;
-        let sink = config.sinks.contains(&SinkKind::Stdout).then(Sink::stdout).transpose().map_err(RunError::Sink)?;
+        let name = config.host.name.clone().unwrap_or_else(live::kernel_host_name);
+        let sinks = Sinks::start(&config.sinks, &name).map_err(RunError::Sink)?;
         let own_state = Some(journal.identity()?);
         tell::started(&config, &journal, &recovered);
         let seed = u64::from(spool::random());
@@ -306,7 +306,7 @@ impl Runtime {
             state_dir,
             _memory: memory,
             own_state,
-            spool: Spool::new(journal, client, sink),
+            spool: Spool::new(journal, client, sinks),
             hint_sender,
             done,
             began: Instant::now(),

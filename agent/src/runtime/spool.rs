@@ -1,6 +1,6 @@
 //! Owns the way of events from the loop to the collector: collected here, put on disk together, sent when they are there.
-//! At most one write and one batch are under way. What is on disk goes to standard output too, if that is wanted. Must not
-//! own their formats, or when something is an event.
+//! At most one write and one batch are under way. What is on disk goes to the sinks too. Must not own their formats, or when
+//! something is an event.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, Event, Heartbeat, MAX_BATCH_BYTES, SOURCE_PREFIX};
 use tokio::task::JoinHandle;
 
-use super::sink::{Flow, Sink};
 use crate::deliver::{Client, Courier, Reply, Verdict};
 use crate::failure::Failure;
 use crate::journal::{Batch, Entry, Journal, JournalError};
 use crate::monitor::Now;
+use crate::sink::Sinks;
 
 /// Events that wait for a disk that fails; over this they are given up, and everything is told anew once it works.
 const MAX_PENDING: usize = 100_000;
@@ -24,8 +24,7 @@ pub(super) struct Spool {
     /// `None` while a turn has it, and after one was lost.
     journal: Option<Journal>,
     turn: Option<JoinHandle<Turn>>,
-    /// `None` while a turn has it, and where none is wanted.
-    sink: Option<Sink>,
+    sinks: Sinks,
     client: Option<Client>,
     sending: Option<(JoinHandle<Reply>, usize, u64)>,
     courier: Courier,
@@ -66,7 +65,6 @@ pub(super) struct Step {
 /// A visit of the journal to a thread that may block.
 struct Turn {
     journal: Journal,
-    sink: Option<Sink>,
     /// What is still not on disk.
     left: Vec<Entry>,
     batch: Option<Batch>,
@@ -76,12 +74,12 @@ struct Turn {
 }
 
 impl Spool {
-    pub(super) fn new(journal: Journal, client: Option<Client>, sink: Option<Sink>) -> Self {
+    pub(super) fn new(journal: Journal, client: Option<Client>, sinks: Sinks) -> Self {
         let stamp = Stamp::of(&journal);
         Self {
             journal: Some(journal),
             turn: None,
-            sink,
+            sinks,
             client,
             sending: None,
             courier: Courier::new(),
@@ -136,6 +134,7 @@ impl Spool {
                 Step::default()
             }
             () = wait(courier) => Step::default(),
+            () = self.sinks.changed() => Step { troubles: self.sinks_say(), ..Step::default() },
         }
     }
 
@@ -154,9 +153,7 @@ impl Spool {
         if tokio::time::timeout(grace, attempts_end).await.is_err() {
             tracing::warn!("stopped before everything was delivered; the rest is kept in the state directory");
         }
-        if let Some(sink) = self.sink.take() {
-            sink.finish(grace).await;
-        }
+        self.sinks.finish(grace).await;
     }
 
     /// The host's id.
@@ -203,14 +200,14 @@ impl Spool {
             return;
         }
         let Some(journal) = self.journal.take() else { return };
-        let sink = self.sink.take();
+        let sinks = self.sinks.clone();
         let entries = std::mem::take(&mut self.pending);
         let acknowledged = self.acknowledged.take();
         let new_epoch = std::mem::take(&mut self.new_epoch);
         let max_events = self.wants_batch().then(|| self.courier.max_events());
         let keep = self.client.is_some();
         self.turn = Some(tokio::task::spawn_blocking(move || {
-            turn(journal, sink, entries, acknowledged, new_epoch, max_events, keep)
+            turn(journal, &sinks, entries, acknowledged, new_epoch, max_events, keep)
         }));
     }
 
@@ -221,7 +218,6 @@ impl Spool {
         let Ok(turn) = turn else { return step };
         self.stamp = Stamp::of(&turn.journal);
         self.journal = Some(turn.journal);
-        self.sink = turn.sink;
         self.batch = self.batch.take().or(turn.batch);
         // What came meanwhile comes after what is left.
         let came = std::mem::replace(&mut self.pending, turn.left);
@@ -231,11 +227,7 @@ impl Spool {
             self.batch = None;
             step.resync = true;
         }
-        match self.sink.as_mut().map_or(Flow::Same, Sink::flow) {
-            Flow::Same => {}
-            Flow::Fine => step.troubles.push((ConditionReason::SinkFailed, None)),
-            Flow::Failing(why) => step.troubles.push((ConditionReason::SinkFailed, Some(why))),
-        }
+        step.troubles.extend(self.sinks_say());
         if turn.dropped > 0 {
             self.owed = true;
             let detail = format!("{} events were given up; what is open is told again", turn.dropped);
@@ -254,6 +246,10 @@ impl Spool {
             step.troubles.push((ConditionReason::SpoolOverflow, None));
         }
         step
+    }
+
+    fn sinks_say(&self) -> Vec<(ConditionReason, Option<String>)> {
+        self.sinks.news().into_iter().map(|detail| (ConditionReason::SinkFailed, detail)).collect()
     }
 
     fn start_sending(&mut self) {
@@ -301,7 +297,7 @@ impl Spool {
 
 fn turn(
     mut journal: Journal,
-    mut sink: Option<Sink>,
+    sinks: &Sinks,
     mut entries: Vec<Entry>,
     acknowledged: Option<u64>,
     new_epoch: bool,
@@ -319,10 +315,7 @@ fn turn(
             journal.acknowledge(sequence)?;
         }
         let appended = journal.append_and_tell(entries, |entry, json| {
-            // A snapshot says nothing new.
-            if let (Some(sink), false) = (&mut sink, matches!(entry.body, Body::TargetSnapshot(_))) {
-                sink.offer(json);
-            }
+            sinks.offer(&entry.body, &entry.time, json);
         })?;
         dropped = appended.dropped;
         entries.drain(..appended.entries);
@@ -336,7 +329,7 @@ fn turn(
         Ok(())
     };
     let error = work(&mut entries).err();
-    Turn { journal, sink, left: entries, batch, dropped, error, renewed }
+    Turn { journal, left: entries, batch, dropped, error, renewed }
 }
 
 /// Adds an event to a batch, if it fits.

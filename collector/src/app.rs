@@ -9,15 +9,19 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use driftlock_common::enrolment::{ENROLL_PATH, RENEW_PATH};
 use driftlock_common::event::EVENTS_PATH;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{AllowedHosts, HostTokens, ReadToken};
+use crate::auth::{AllowedHosts, HostTokens, ReadAccess, ReadToken};
+use crate::caller::Connection;
+use crate::clock::Clock;
 use crate::error::ApiError;
+use crate::identity::Identities;
 use crate::metrics::{self, Metrics};
 use crate::store::{HostQuery, Store};
-use crate::{ingest, page, query, stream};
+use crate::{enroll, ingest, page, query, stream};
 
 /// Batches that are read and decoded at one time; bounds the memory of ingest to this many times two megabytes.
 const INGESTS: usize = 64;
@@ -33,8 +37,12 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
 pub struct AppState {
     /// Where reports are kept.
     pub store: Arc<dyn Store>,
-    /// Who may read; absent: everyone who can connect.
-    pub read_token: Option<ReadToken>,
+    /// Who may read.
+    pub read_access: ReadAccess,
+    /// Who is who.
+    pub identities: Arc<Identities>,
+    /// By which silence, expiry and everything else is judged.
+    pub clock: Clock,
     /// Names under which requests are answered.
     pub allowed_hosts: AllowedHosts,
     /// Counters.
@@ -47,7 +55,7 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// A state for requests.
+    /// A state for requests of hosts that have tokens alone.
     pub fn new(
         store: Arc<dyn Store>,
         tokens: HostTokens,
@@ -55,9 +63,24 @@ impl AppState {
         allowed_hosts: AllowedHosts,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
+        let identities = Arc::new(Identities::empty(Arc::clone(&store), Clock::system()));
+        Self::with_identities(store, identities, tokens, ReadAccess::of(read_token), allowed_hosts, shutdown)
+    }
+
+    /// A state for requests.
+    pub fn with_identities(
+        store: Arc<dyn Store>,
+        identities: Arc<Identities>,
+        tokens: HostTokens,
+        read_access: ReadAccess,
+        allowed_hosts: AllowedHosts,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
-            read_token,
+            clock: identities.clock().clone(),
+            identities,
+            read_access,
             allowed_hosts,
             metrics: Metrics::default(),
             shutdown,
@@ -95,6 +118,8 @@ pub fn app(state: Arc<AppState>) -> Router {
     // sets its events aside. Health is asked for by address, and tells nothing.
     let unnamed = Router::new()
         .route(EVENTS_PATH, post(ingest::events))
+        .route(ENROLL_PATH, post(enroll::enroll))
+        .route(RENEW_PATH, post(enroll::renew))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready));
     reading
@@ -108,8 +133,16 @@ pub fn app(state: Arc<AppState>) -> Router {
 }
 
 async fn may_read(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
-    match state.read_token.as_ref().map_or(Ok(()), |token| token.check(request.headers())) {
-        Ok(()) => next.run(request).await,
+    match state.read_access.check(request.headers(), |token| state.identities.may_read(token)) {
+        Ok(()) => {
+            // Where everyone may read, that says nothing of who does.
+            if let (ReadAccess::Token(_), Some(connection)) =
+                (&state.read_access, request.extensions().get::<Connection>())
+            {
+                connection.is_known();
+            }
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use driftlock_common::digest::Digest;
+use driftlock_common::host_name::HostName;
 use driftlock_common::path::from_base64;
 
 use crate::error::ApiError;
@@ -22,11 +23,20 @@ const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 /// The tokens of the hosts: which host a token speaks for.
 #[derive(Debug, Default)]
-pub struct HostTokens(HashMap<Digest, String>);
+pub struct HostTokens(HashMap<Digest, HostName>);
 
 /// The token for reading.
 #[derive(Debug)]
 pub struct ReadToken(Digest);
+
+/// Who may read.
+#[derive(Debug)]
+pub enum ReadAccess {
+    /// Everyone who can connect.
+    Open,
+    /// Who has a token: this one, if there is one, or one that the collector made.
+    Token(Option<ReadToken>),
+}
 
 /// The names under which the collector answers; any other is a page of somebody else's pointed at it (DNS rebinding).
 #[derive(Debug)]
@@ -72,11 +82,11 @@ impl HostTokens {
             let (Some(host), Some(token), None) = (words.next(), words.next(), words.next()) else {
                 return Err(fail("not a host and its token with blanks between"));
             };
-            if host.len() > 255 || host.chars().any(char::is_control) {
-                return Err(fail("a host's name is at most 255 bytes without control characters"));
-            }
+            let host = host.parse().map_err(|_| {
+                fail("a host's name is 1 to 128 letters, digits, dots, underscores and hyphens, first and last a letter or digit")
+            })?;
             check_token(token).map_err(fail)?;
-            if tokens.insert(digest(token), host.to_owned()).is_some() {
+            if tokens.insert(digest(token), host).is_some() {
                 return Err(fail("this token stands above already: a token speaks for one host"));
             }
         }
@@ -84,8 +94,8 @@ impl HostTokens {
     }
 
     /// The tokens of one host, as `dev` makes them.
-    pub fn of(host: &str, token: &str) -> Self {
-        Self(HashMap::from([(digest(token), host.to_owned())]))
+    pub fn of(host: HostName, token: &str) -> Self {
+        Self(HashMap::from([(digest(token), host)]))
     }
 
     /// How many there are.
@@ -98,18 +108,10 @@ impl HostTokens {
         self.0.is_empty()
     }
 
-    /// The host that a request's bearer token speaks for.
-    ///
-    /// # Errors
-    /// 401 if there is no token or an unknown one.
-    pub fn host_of(&self, headers: &HeaderMap) -> Result<&str, ApiError> {
-        let token = bearer(headers).ok_or_else(|| {
-            ApiError::unauthorized("Bearer realm=\"driftlock\"", "a bearer token is needed to report")
-        })?;
+    /// The host that a bearer token speaks for.
+    pub fn host_of(&self, token: &str) -> Option<&HostName> {
         // What is compared is a digest, which an attacker cannot choose: how long that takes says nothing of a token.
-        self.0.get(&digest(token)).map(String::as_str).ok_or_else(|| {
-            ApiError::unauthorized("Bearer realm=\"driftlock\", error=\"invalid_token\"", "this token is not known")
-        })
+        self.0.get(&digest(token))
     }
 }
 
@@ -125,20 +127,31 @@ impl ReadToken {
         Ok(Self(digest(token)))
     }
 
-    /// Lets a request pass that has the token: as bearer, or as the password of basic authentication, which is what a
-    /// browser can ask a person for.
+    /// Whether this is the token.
+    pub fn is(&self, given: &str) -> bool {
+        same(&digest(given), &self.0)
+    }
+}
+
+impl ReadAccess {
+    /// Open if there is no token, which is for loopback alone.
+    pub fn of(token: Option<ReadToken>) -> Self {
+        token.map_or(Self::Open, |token| Self::Token(Some(token)))
+    }
+
+    /// Lets a request pass that has a token for reading, this one or one that `also_by` knows: as bearer, or as the
+    /// password of basic authentication, which is what a browser can ask a person for.
     ///
     /// # Errors
     /// 401.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let given = bearer(headers).map(digest).or_else(|| basic_password(headers).as_deref().map(digest));
-        match given {
-            Some(given) if same(&given, &self.0) => Ok(()),
-            _ => Err(ApiError::unauthorized(
-                "Basic realm=\"driftlock\", charset=\"UTF-8\"",
-                "the token for reading is needed",
-            )),
+    pub fn check(&self, headers: &HeaderMap, also_by: impl Fn(&str) -> bool) -> Result<(), ApiError> {
+        let Self::Token(token) = self else { return Ok(()) };
+        let is_one = |given: &str| token.as_ref().is_some_and(|token| token.is(given)) || also_by(given);
+        if bearer(headers).is_some_and(is_one) || basic_password(headers).as_deref().is_some_and(is_one) {
+            return Ok(());
         }
+        let public = "a token for reading is needed";
+        Err(ApiError::unauthorized("Basic realm=\"driftlock\", charset=\"UTF-8\"", public))
     }
 }
 
@@ -149,6 +162,13 @@ impl AllowedHosts {
         names.insert(if listen.is_ipv6() { format!("[{listen}]") } else { listen.to_string() });
         names.extend(added.iter().map(|name| name.to_ascii_lowercase()));
         Self(names)
+    }
+
+    /// The names, for a certificate.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.iter().cloned().collect();
+        names.sort();
+        names
     }
 
     /// Lets a request pass whose `Host` is one of the names, with any port.
@@ -199,7 +219,8 @@ fn read_secret(path: &Path) -> Result<String, TokenError> {
     Ok(text)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The bearer token of a request.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     credentials(headers, "bearer")
 }
 
@@ -244,6 +265,7 @@ mod tests {
             (good, 0o644, "everyone"),
             (good, 0o642, "everyone"),
             ("web-1\n", 0o600, "line 1"),
+            ("web/1 0123456789abcdef\n", 0o600, "first and last a letter or digit"),
             ("a 0123456789abcdef\nweb-1 0123456789abcdef x\n", 0o600, "line 2"),
             ("web-1 short\n", 0o600, "at least 16"),
             ("a 0123456789abcdef\nb 0123456789abcdef\n", 0o600, "one host"),
@@ -256,27 +278,29 @@ mod tests {
 
     #[test]
     fn bearer_tokens_name_their_host() {
-        let tokens = HostTokens::of("web-1", "0123456789abcdef");
+        let tokens = HostTokens::of("web-1".parse().unwrap(), "0123456789abcdef");
         let host = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, value.parse().unwrap());
-            tokens.host_of(&headers).ok().map(str::to_owned)
+            bearer(&headers).and_then(|token| tokens.host_of(token)).map(ToString::to_string)
         };
         assert_eq!(host("Bearer 0123456789abcdef").as_deref(), Some("web-1"));
         assert_eq!(host("bearer 0123456789abcdef").as_deref(), Some("web-1"));
         for wrong in ["Bearer 0123456789abcdeF", "Basic 0123456789abcdef", "Bearer", "0123456789abcdef", "Bearer "] {
             assert_eq!(host(wrong), None, "{wrong}");
         }
-        assert!(tokens.host_of(&HeaderMap::new()).is_err());
+        assert_eq!(bearer(&HeaderMap::new()), None);
     }
 
     #[test]
     fn the_read_token_as_bearer_and_as_password() {
         let token = ReadToken::load(file("0123456789abcdef\n", 0o600).path()).unwrap();
+        let access = ReadAccess::of(Some(token));
+        let nobody = |_: &str| false;
         let passes = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, value.parse().unwrap());
-            token.check(&headers).is_ok()
+            access.check(&headers, nobody).is_ok()
         };
         let basic = |pair: &str| format!("Basic {}", driftlock_common::path::to_base64(pair.as_bytes()));
         assert!(passes("Bearer 0123456789abcdef"));
@@ -284,7 +308,13 @@ mod tests {
         assert!(!passes(&basic("0123456789abcdef:")));
         assert!(!passes("Bearer 0123456789abcde"));
         assert!(!passes("Basic !!"));
-        assert!(token.check(&HeaderMap::new()).is_err());
+        assert!(access.check(&HeaderMap::new(), nobody).is_err());
+        assert!(ReadAccess::of(None).check(&HeaderMap::new(), nobody).is_ok());
+        let others = ReadAccess::Token(None);
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, basic("x:dlt_other").parse().unwrap());
+        assert!(others.check(&headers, nobody).is_err());
+        assert!(others.check(&headers, |given| given == "dlt_other").is_ok());
     }
 
     #[test]

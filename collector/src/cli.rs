@@ -2,8 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use driftlock_common::enrolment::TRUST_DOMAIN;
+use driftlock_common::host_name::{HostName, HostPattern};
+
+use crate::admin::verb::duration;
+use crate::identity::certificate::NameRule;
 
 /// Receives the reports of driftlock's agents, keeps the evidence, shows what runs where.
 #[derive(Debug, Parser)]
@@ -19,16 +25,37 @@ pub struct Cli {
 pub enum Verb {
     /// Receive reports and show them
     Serve(ServeArgs),
+    /// Make a token by which one host may join
+    EnrollToken(EnrollTokenArgs),
+    /// Make, list and end tokens for reporting and reading
+    Token(TokenArgs),
+    /// Refuse what a host was given so far, at once
+    Revoke(RevokeArgs),
+    /// Show and change the CAs that certificates of hosts come from
+    Ca(CaArgs),
     /// See it work: collector and agent in one process, on a directory or a small sample image
     Dev(DevArgs),
+}
+
+/// Where the data is. The verbs speak to the collector that uses it, and change it themselves where none runs.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Directory of the store
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
+    pub data: PathBuf,
 }
 
 /// `driftlock-collector serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The tokens file has a line for each host: its name, a blank, its token (at least 16 characters). The name is what the
-host is called here, whatever its agent says. The file must not be readable by everyone; SIGHUP reads it again.
-TLS is for a proxy before it: agents send to https:// addresses, or to http:// on their own host.")]
+Hosts report with a certificate, which they get by `driftlock enroll` and a token of `driftlock-collector enroll-token`;
+or with a bearer token of `driftlock-collector token`, or of the tokens file. That has a line for each host: its name, a
+blank, its token (at least 16 characters); it must not be readable by everyone. SIGHUP reads it again, and the files of
+--tls-cert, --tls-key and --client-ca.
+Beyond loopback it is always TLS. Where no certificate is given, the collector's own CA issues one for the names of
+--allow-host and the address of --listen. It is below ca in the data directory; `driftlock-collector ca show` prints it.
+Certificates of --client-ca name a host by the URI spiffe://DOMAIN/host/NAME, or with --client-name dns by their one DNS
+name. NAME is 1 to 128 letters, digits, dots, underscores and hyphens.")]
 pub struct ServeArgs {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
@@ -36,15 +63,167 @@ pub struct ServeArgs {
     /// Directory of the store; made if it is not there
     #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
     pub data: PathBuf,
-    /// Who may report: a line for each host with its name and token
+    /// Hosts that report by tokens: a line for each with its name and token
     #[arg(long, value_name = "FILE")]
-    pub tokens: PathBuf,
-    /// Who may read: a file with one token; needed beyond loopback
+    pub tokens: Option<PathBuf>,
+    /// Who may read: a file with one token; without it, on loopback everyone, elsewhere who has one of `token add --read`
     #[arg(long, value_name = "FILE")]
     pub read_token_file: Option<PathBuf>,
     /// Another name under which to answer, as clients write it; loopback's names always are
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,
+    /// Whether to answer over TLS; auto is on, but for loopback without --tls-cert
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = TlsWhen::Auto)]
+    pub tls: TlsWhen,
+    /// The collector's certificate, PEM, with those that lead to its CA
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// CAs of the hosts' certificates, PEM, instead of the collector's own: it then enrolls no host
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+    /// Which name of a certificate of --client-ca is the host's
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = NameRule::Spiffe, requires = "client_ca")]
+    pub client_name: NameRule,
+    /// Trust domain of the URIs in certificates
+    #[arg(long, value_name = "DOMAIN", default_value = TRUST_DOMAIN, value_parser = trust_domain)]
+    pub trust_domain: String,
+    /// How long a host's certificate is valid; it renews at two thirds of that
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = lifetime)]
+    pub certificate_lifetime: Duration,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub max_connections: usize,
+    /// Of these, from one address (a /64 of IPv6), those without an accepted credential
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_strangers: usize,
+}
+
+/// When to answer over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsWhen {
+    /// Beyond loopback, and with a certificate
+    Auto,
+    /// Always
+    On,
+    /// Never: on loopback alone
+    Off,
+}
+
+/// `driftlock-collector enroll-token`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The token is printed on standard output, once; only its digest is kept. It is good for one host. It says which CA the
+collector's certificate leads to, so the host needs nothing else to know that it speaks with this collector.
+A name that is known already is taken only with --replace: then what that host was given before is refused.")]
+pub struct EnrollTokenArgs {
+    /// Where the data is
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// The host's name; with * for any part of it
+    #[arg(value_name = "HOST")]
+    pub host: HostPattern,
+    /// A label that the host gets, whatever its agent says
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// How long it may be used: 10m, 1h, 7d; at most 30d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub valid: Duration,
+    /// Also for a host that is known already: it was installed anew
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// `driftlock-collector token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// Where the data is
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: TokenVerb,
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Print a new one, once
+    Add {
+        /// What it allows
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// How long it may be used: 1h, 90d; at most 366d
+        #[arg(long, value_name = "TIME", default_value = "90d", value_parser = duration)]
+        valid: Duration,
+    },
+    /// List tokens of every kind, but for their secrets
+    List,
+    /// End one at once
+    End {
+        /// Its id, or the beginning of it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// What a token allows.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ScopeArgs {
+    /// To report as a host of this name; with * for any part of it, the request names the host
+    #[arg(long, value_name = "HOST")]
+    pub report: Option<HostPattern>,
+    /// To read everything
+    #[arg(long)]
+    pub read: bool,
+}
+
+/// `driftlock-collector revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Where the data is
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// The host
+    #[arg(value_name = "HOST")]
+    pub host: HostName,
+    /// Take the revocation back
+    #[arg(long)]
+    pub lift: bool,
+}
+
+/// `driftlock-collector ca`.
+#[derive(Debug, Args)]
+pub struct CaArgs {
+    /// Where the data is
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: CaVerb,
+}
+
+/// What can be done with CAs.
+#[derive(Debug, Subcommand)]
+pub enum CaVerb {
+    /// List those in force, the oldest first: it issues the collector's own certificate, the newest those of hosts
+    List,
+    /// Print the certificates of those in force, PEM
+    Show,
+    /// Put a new one in force beside the others; hosts learn of it when they renew
+    Rotate,
+    /// Take one out of force
+    Retire {
+        /// The beginning of its SHA-256
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Also if hosts would be locked out that have not renewed
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// `driftlock-collector dev`.
@@ -56,6 +235,24 @@ pub struct DevArgs {
     /// Port of the page on 127.0.0.1; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub port: u16,
+}
+
+/// The shortest and the longest life of a host's certificate.
+const LIFETIMES: [Duration; 2] = [Duration::from_secs(10), Duration::from_hours(24 * 366)];
+
+fn lifetime(text: &str) -> Result<Duration, &'static str> {
+    let time = duration(text)?;
+    let [shortest, longest] = LIFETIMES;
+    if (shortest..=longest).contains(&time) { Ok(time) } else { Err("from 10s to 366d") }
+}
+
+/// As SPIFFE-ID, 2.1, allows it.
+fn trust_domain(text: &str) -> Result<String, &'static str> {
+    let is_letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
+    if (1..=255).contains(&text.len()) && text.bytes().all(is_letter) {
+        return Ok(text.to_owned());
+    }
+    Err("a trust domain is 1 to 255 lower-case letters, digits, dots, hyphens and underscores")
 }
 
 /// The collector's part of the table of exit codes.

@@ -1,7 +1,9 @@
-//! Owns points in time as the collector keeps them: whole milliseconds since 1970, RFC 3339 in UTC outside.
-//! Must not own what a time means.
+//! Owns points in time as the collector keeps them: whole milliseconds since 1970, RFC 3339 in UTC outside; and where
+//! the present one comes from. Must not own what a time means.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -13,8 +15,35 @@ use time::macros::format_description;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
+/// Where the present time comes from. The collector has one, so that a test can say what time it is.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The machine's.
+    pub fn system() -> Self {
+        Self::of(Timestamp::now)
+    }
+
+    /// One that asks `now` each time.
+    pub fn of(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// The present time.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "clock at {}", self.now())
+    }
+}
+
 impl Timestamp {
-    /// The collector's clock.
+    /// The machine's clock. Requests ask the collector's [`Clock`].
     pub fn now() -> Self {
         let nanoseconds = OffsetDateTime::now_utc().unix_timestamp_nanos();
         Self(i64::try_from(nanoseconds / 1_000_000).unwrap_or(i64::MAX))
@@ -34,6 +63,16 @@ impl Timestamp {
     pub fn parse(text: &str) -> Option<Self> {
         let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Self)
+    }
+
+    /// This much later.
+    pub fn plus(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// This much earlier.
+    pub fn minus(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
     }
 
     /// Seconds from `earlier` to this, 0 if it is later.

@@ -16,6 +16,7 @@ use driftlock_agent::pool::Pool;
 use driftlock_agent::runtime::{self, StopReason};
 use driftlock_agent::source::{self, Source, Terms};
 use driftlock_common::exit::Exit;
+use driftlock_common::host_name::HostNameError;
 use driftlock_common::manifest::Totals;
 use driftlock_common::path::plain_text;
 use driftlock_common::pattern::Excludes;
@@ -137,7 +138,7 @@ async fn show(work: &Path, port: u16, deployed: &Deployed, shutdown: &Cancellati
     let ended = CancellationToken::new();
     let state = AppState::new(
         Arc::<SqliteStore>::clone(&store),
-        HostTokens::of(HOST, &token),
+        HostTokens::of(HOST.parse().map_err(|error: HostNameError| Failure::new(Exit::Bug, error))?, &token),
         None,
         AllowedHosts::new(address.ip(), &[]),
         ended.clone(),
@@ -159,11 +160,7 @@ async fn show(work: &Path, port: u16, deployed: &Deployed, shutdown: &Cancellati
         let driftlock_agent::failure::Failure { exit, error } = error.into();
         Failure { exit, error }
     })?;
-    served
-        .map_err(anyhow::Error::new)
-        .and_then(|served| served)
-        .context("the collector")
-        .map_err(|error| Failure::new(Exit::Io, error))
+    served.context("the collector").map_err(|error| Failure::new(Exit::Bug, error))
 }
 
 fn config(work: &Path, deployed: &Deployed, address: SocketAddr, token: &str) -> Result<Config, Failure> {

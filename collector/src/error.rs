@@ -17,6 +17,7 @@ pub struct ApiError {
     public: String,
     internal: Option<String>,
     challenge: Option<&'static str>,
+    retry_after: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -30,7 +31,7 @@ struct Problem<'a> {
 impl ApiError {
     /// A refusal whose `public` sentence the client sees.
     pub fn new(status: StatusCode, code: &'static str, public: impl Into<String>) -> Self {
-        Self { status, code, public: public.into(), internal: None, challenge: None }
+        Self { status, code, public: public.into(), internal: None, challenge: None, retry_after: None }
     }
 
     /// 400 for a query or body that cannot be used.
@@ -52,6 +53,13 @@ impl ApiError {
     #[must_use]
     pub fn because(mut self, internal: impl fmt::Display) -> Self {
         self.internal = Some(internal.to_string());
+        self
+    }
+
+    /// Says after how many seconds to try again.
+    #[must_use]
+    pub const fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -89,8 +97,9 @@ impl IntoResponse for ApiError {
         if let Some(challenge) = self.challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        let retry_after = self.retry_after.or((self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(2));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

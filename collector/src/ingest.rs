@@ -11,7 +11,7 @@ use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, MAX_BATCH_BYTES};
 
 use crate::app::AppState;
 use crate::batch::{Batch, BatchError, MAX_JSON, decode, decompress};
-use crate::clock::Timestamp;
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::store::{Applied, Delivery};
 
@@ -30,22 +30,26 @@ enum Encoding {
 /// Takes a batch; the answer comes when it is on disk.
 pub(crate) async fn events(
     State(state): State<Arc<AppState>>,
+    caller: Result<Caller, ApiError>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Answer>, ApiError> {
-    let result = take(&state, &headers, body).await;
+    let result = match caller {
+        Ok(caller) => take(&state, caller, &headers, body).await,
+        Err(refused) => Err(refused),
+    };
     state.metrics.count_batch(&result);
     result.map(Json)
 }
 
-async fn take(state: &AppState, headers: &HeaderMap, body: Body) -> Result<Answer, ApiError> {
-    let host = state.tokens().host_of(headers)?.to_owned();
+async fn take(state: &AppState, caller: Caller, headers: &HeaderMap, body: Body) -> Result<Answer, ApiError> {
+    let host = caller.host.to_string();
     check_media_type(headers)?;
     let encoding = encoding(headers)?;
     // Taken before the body is read: what waits here holds no memory.
     let _permit = state.ingests.acquire().await.map_err(|_| crate::store::StoreError::Closed)?;
     let batch = read(headers, body, encoding).await?;
-    let received_at = Timestamp::now();
+    let received_at = state.clock.now();
     match state.store.apply(Delivery { host, received_at, batch }).await? {
         Applied::Answer(answer) => Ok(answer),
         Applied::Conflict => Err(ApiError::new(

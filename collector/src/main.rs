@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use driftlock_collector::admin::verb;
 use driftlock_collector::cli::{Cli, Verb};
 use driftlock_collector::{dev, failure, logging, serve};
 use driftlock_common::exit::Exit;
@@ -23,7 +24,11 @@ fn main() -> ExitCode {
         logging::init();
     }
     let outcome = match cli.verb {
-        Verb::Serve(args) => serve::run(&args),
+        Verb::Serve(args) => serve::run(args),
+        Verb::EnrollToken(args) => verb::enroll_token(args),
+        Verb::Token(args) => verb::token(args),
+        Verb::Revoke(args) => verb::revoke(args),
+        Verb::Ca(args) => verb::ca(args),
         Verb::Dev(args) => dev::run(args),
     };
     match outcome {

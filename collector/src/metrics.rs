@@ -12,7 +12,6 @@ use driftlock_common::event::Answer;
 use driftlock_common::policy::{Ruling, Severity};
 
 use crate::app::AppState;
-use crate::clock::Timestamp;
 use crate::error::ApiError;
 use crate::fleet::{HostState, judge};
 use crate::store::HostQuery;
@@ -30,6 +29,9 @@ pub struct Metrics {
     batches_taken: AtomicU64,
     batches_refused: AtomicU64,
     batches_failed: AtomicU64,
+    enrolments: AtomicU64,
+    enrolments_refused: AtomicU64,
+    connections_refused: AtomicU64,
 }
 
 impl Metrics {
@@ -49,6 +51,17 @@ impl Metrics {
             Err(error) if error.status().is_server_error() => add(&self.batches_failed, 1),
             Err(_) => add(&self.batches_refused, 1),
         }
+    }
+
+    /// Counts a host that wanted to join.
+    pub(crate) fn count_enrolment<T>(&self, result: &Result<T, ApiError>) {
+        let counter = if result.is_ok() { &self.enrolments } else { &self.enrolments_refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was one too many.
+    pub(crate) fn count_refused_connection(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -101,12 +114,18 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     }
     family(&mut text, "resyncs_total", "counter", "Answers that asked for all findings again.");
     sample(&mut text, "resyncs_total", &[], read(&metrics.resyncs));
+    family(&mut text, "enrolments_total", "counter", "Hosts that wanted to join, by what became of it.");
+    for (result, counter) in [("enrolled", &metrics.enrolments), ("refused", &metrics.enrolments_refused)] {
+        sample(&mut text, "enrolments_total", &[("result", result)], read(counter));
+    }
+    family(&mut text, "connections_refused_total", "counter", "Connections that were one too many.");
+    sample(&mut text, "connections_refused_total", &[], read(&metrics.connections_refused));
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
 /// Numbers in the order of [`HostState::ALL`].
 async fn hosts_by_state(state: &AppState) -> Result<[u64; 5], ApiError> {
-    let now = Timestamp::now();
+    let now = state.clock.now();
     let mut numbers = [0; 5];
     let mut after = None;
     loop {

@@ -134,7 +134,7 @@ impl Moment {
 
 /// `/`: hosts, what they are compared with, and what is wrong with the watching.
 pub(crate) async fn overview(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let now = Timestamp::now();
+    let now = state.clock.now();
     let mut numbers: BTreeMap<HostState, u64> = HostState::ALL.into_iter().map(|state| (state, 0)).collect();
     let mut rows: Vec<HostRow> = Vec::new();
     let mut open = Tally::default();
@@ -199,7 +199,7 @@ pub(crate) async fn findings(
         (page.items.into_iter().map(|newest| Line { newest, fold: None }).collect(), page.next)
     };
     let next = next.map(|order| filter.link().and("cursor", cursor_of(order)));
-    render(&Findings { first_part, next, ..Findings::new(filter, lines, Timestamp::now()) })
+    render(&Findings { first_part, next, ..Findings::new(filter, lines, state.clock.now()) })
 }
 
 /// `/assets/NAME`.

@@ -12,7 +12,6 @@ use driftlock_common::policy::{Ruling, Severity};
 use serde::Deserialize;
 
 use crate::app::AppState;
-use crate::clock::Timestamp;
 use crate::error::ApiError;
 use crate::store::{ConditionQuery, FindingQuery, HostQuery, Lifetime, Order};
 use crate::view::{Conditions, Findings, HostView, Hosts};
@@ -111,7 +110,7 @@ pub(crate) async fn hosts(
     let query =
         HostQuery { host: given(parameters.host), after: given(parameters.cursor), limit: limit(&parameters.limit)? };
     let page = state.store.hosts(query).await?;
-    let now = Timestamp::now();
+    let now = state.clock.now();
     let hosts = page.items.into_iter().map(|host| HostView::new(host, now)).collect();
     Ok(Json(Hosts { hosts, next: page.next }))
 }

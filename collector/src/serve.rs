@@ -2,22 +2,31 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use driftlock_common::exit::Exit;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{self, Admin};
 use crate::app::{AppState, app};
-use crate::auth::{AllowedHosts, HostTokens, ReadToken, TokenError};
-use crate::cli::ServeArgs;
+use crate::auth::{AllowedHosts, HostTokens, ReadAccess, ReadToken, TokenError};
+use crate::cli::{ServeArgs, TlsWhen};
+use crate::clock::Clock;
 use crate::failure::Failure;
-use crate::store::StoreError;
-use crate::store::sqlite::{Limits, SqliteStore};
+use crate::identity::authority::{Authority, AuthorityError};
+use crate::identity::certificate::Naming;
+use crate::identity::{Identities, Issuing};
+use crate::listener::{self, Served};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{self, StoreError};
 use crate::systemd;
+use crate::tls::{ServerFiles, Sources, Tls, TlsError};
 
 /// How long requests that are under way may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -26,34 +35,108 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If something is refused at start, with its exit code; later errors are answers.
-pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let tokens = HostTokens::load(&args.tokens)?;
+pub fn run(args: ServeArgs) -> Result<(), Failure> {
+    let with_tls = with_tls(&args)?;
+    let tokens = args.tokens.as_deref().map(HostTokens::load).transpose()?.unwrap_or_default();
     let read_token = args.read_token_file.as_deref().map(ReadToken::load).transpose()?;
-    if !args.listen.ip().is_loopback() && read_token.is_none() {
-        let error = anyhow!("--listen {}: beyond loopback reading needs a token: give --read-token-file", args.listen);
-        return Err(Failure::new(Exit::Configuration, error));
-    }
-    if tokens.is_empty() {
-        tracing::warn!(file = %args.tokens.display(), "no token: no host can report yet");
-    }
-    let store = SqliteStore::open(&args.data, Limits::default())?;
+    // Beyond loopback nobody reads without a token; there may be one in the store, or will be.
+    let read_access =
+        if args.listen.ip().is_loopback() { ReadAccess::of(read_token) } else { ReadAccess::Token(read_token) };
+    raise_descriptors(args.max_connections);
+    let store = Arc::new(SqliteStore::open(&args.data, store::sqlite::Limits::default())?);
     let allowed_hosts = AllowedHosts::new(args.listen.ip(), &args.allow_host);
     let shutdown = CancellationToken::new();
-    let state = AppState::new(Arc::new(store), tokens, read_token, allowed_hosts, shutdown.clone());
 
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::new(Exit::Io, error))?;
     runtime.block_on(async {
+        let io = |error: std::io::Error| Failure::new(Exit::Io, error);
+        let identities = Arc::new(identities(&args, Arc::<SqliteStore>::clone(&store)).await?);
+        let tls = if with_tls { Some(tls(&args, &identities, &allowed_hosts)?) } else { None };
         let listener = bind(args.listen).await?;
-        let address = listener.local_addr().map_err(|error| Failure::new(Exit::Io, error))?;
-        end_on_signal(&shutdown).map_err(|error| Failure::new(Exit::Io, error))?;
-        reload_on_hangup(Arc::clone(&state), args.tokens.clone(), &shutdown)
-            .map_err(|error| Failure::new(Exit::Io, error))?;
+        let address = listener.local_addr().map_err(io)?;
+        end_on_signal(&shutdown).map_err(io)?;
+        let state = AppState::with_identities(
+            Arc::<SqliteStore>::clone(&store),
+            Arc::clone(&identities),
+            tokens,
+            read_access,
+            allowed_hosts,
+            shutdown.clone(),
+        );
+        reload_on_hangup(Arc::clone(&state), args.tokens.clone(), tls.clone(), &shutdown).map_err(io)?;
+        let admin = Admin { store, identities, tls: tls.clone() };
+        admin::listen(&args.data, admin::router(Arc::new(admin)), shutdown.clone()).map_err(|error| {
+            Failure::new(Exit::CannotCreate, anyhow!(error).context(args.data.join("admin.sock").display().to_string()))
+        })?;
+        if let Some(tls) = &tls {
+            tls.keep_up_always(shutdown.clone());
+        }
+        let url = format!("{}://{address}", if with_tls { "https" } else { "http" });
         // Whoever started it may wait for this line. Nothing can be said on a closed stream.
-        let _closed = writeln!(std::io::stderr(), "driftlock-collector: listening on http://{address}");
-        systemd::ready(address);
+        let _closed = writeln!(std::io::stderr(), "driftlock-collector: listening on {url}");
+        systemd::ready(&url);
         systemd::keep_watchdog(shutdown);
-        serve(listener, state).await.map_err(|error| Failure::new(Exit::Io, error))
+        let limits = listener::Limits {
+            connections: args.max_connections,
+            strangers: args.max_strangers,
+            ..listener::Limits::default()
+        };
+        serve_with(listener, state, tls, limits).await;
+        Ok(())
     })
+}
+
+/// Whether to answer over TLS.
+fn with_tls(args: &ServeArgs) -> Result<bool, Failure> {
+    let is_loopback = args.listen.ip().is_loopback();
+    let refuse = |why: &str| {
+        let error = anyhow!("--listen {}: {why}", args.listen);
+        Err(Failure::new(Exit::Configuration, error))
+    };
+    match args.tls {
+        TlsWhen::On => Ok(true),
+        TlsWhen::Auto => Ok(!is_loopback || args.tls_cert.is_some() || args.client_ca.is_some()),
+        TlsWhen::Off if !is_loopback => refuse("beyond loopback it is always TLS: leave out --tls off"),
+        TlsWhen::Off if args.tls_cert.is_some() || args.client_ca.is_some() => {
+            refuse("--tls off and certificates say different things: leave one of them out")
+        }
+        TlsWhen::Off => Ok(false),
+    }
+}
+
+async fn identities(args: &ServeArgs, store: Arc<SqliteStore>) -> Result<Identities, Failure> {
+    let clock = Clock::system();
+    let naming = Naming { trust_domain: args.trust_domain.clone(), rule: args.client_name };
+    let issuing = if args.client_ca.is_some() {
+        Issuing::External
+    } else {
+        Issuing::Own { authority: Authority::open(&args.data, clock.now())?, lifetime: args.certificate_lifetime }
+    };
+    Ok(Identities::load(store, clock, naming, issuing).await?)
+}
+
+fn tls(args: &ServeArgs, identities: &Arc<Identities>, names: &AllowedHosts) -> Result<Arc<Tls>, Failure> {
+    let server = args.tls_cert.clone().zip(args.tls_key.clone());
+    let sources = Sources {
+        server: server.map(|(certificate, key)| ServerFiles { certificate, key }),
+        names: names.names(),
+        client_ca: args.client_ca.clone(),
+    };
+    Ok(Arc::new(Tls::new(Arc::clone(identities), sources)?))
+}
+
+/// As many descriptors as connections need, if the system lets it.
+fn raise_descriptors(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    // Files of the store, and what the runtime has.
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(256);
+    let current = limit.current.map_or(wanted, |current| wanted.max(current));
+    let current = limit.maximum.map_or(current, |maximum| current.min(maximum));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    } else if current < wanted {
+        tracing::warn!(current, wanted, "fewer descriptors than connections that are allowed; raise LimitNOFILE");
+    }
 }
 
 /// Binds a listener.
@@ -67,29 +150,30 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
+/// Answers requests over plain HTTP until the state's shutdown, then lets those under way end.
+pub async fn serve(listener: TcpListener, state: Arc<AppState>) {
+    serve_with(listener, state, None, listener::Limits::default()).await;
+}
+
 /// Answers requests until the state's shutdown, then lets those under way end.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(listener: TcpListener, state: Arc<AppState>) -> Result<(), anyhow::Error> {
+pub async fn serve_with(listener: TcpListener, state: Arc<AppState>, tls: Option<Arc<Tls>>, limits: listener::Limits) {
     let shutdown = state.shutdown.clone();
-    let ended = shutdown.clone();
-    let server = axum::serve(listener, app(state)).with_graceful_shutdown(async move {
-        ended.cancelled().await;
-        // Here, because without a request under way the server may end before anything else notices the shutdown.
+    let served = Served {
+        router: app(Arc::clone(&state)),
+        tls,
+        identities: Arc::clone(&state.identities),
+        limits,
+        shutdown: shutdown.clone(),
+    };
+    let stopping = tokio::spawn(async move {
+        shutdown.cancelled().await;
         systemd::stopping();
     });
-    let late = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        result = server => result.context("serve"),
-        () = late => {
-            tracing::warn!("requests under way were cut off");
-            Ok(())
-        }
+    if !listener::serve(listener, served, &state.metrics, GRACE).await {
+        tracing::warn!("requests under way were cut off");
     }
+    // It was said before the process ends, or nothing is left to be said.
+    let _said = stopping.await;
 }
 
 /// Cancels `shutdown` on SIGINT or SIGTERM.
@@ -110,10 +194,11 @@ pub fn end_on_signal(shutdown: &CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads the tokens again on SIGHUP; what cannot be used changes nothing.
+/// Reads tokens and certificates again on SIGHUP; what cannot be used changes nothing.
 fn reload_on_hangup(
     state: Arc<AppState>,
-    tokens: std::path::PathBuf,
+    tokens: Option<PathBuf>,
+    tls: Option<Arc<Tls>>,
     shutdown: &CancellationToken,
 ) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
@@ -124,22 +209,36 @@ fn reload_on_hangup(
                 () = shutdown.cancelled() => return,
                 _ = hangup.recv() => {}
             }
-            let file = tokens.clone();
             systemd::reloading();
-            match tokio::task::spawn_blocking(move || HostTokens::load(&file)).await {
-                Ok(Ok(tokens)) => {
-                    tracing::info!(tokens = tokens.len(), "tokens read again");
-                    state.replace_tokens(tokens);
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(error = %crate::failure::chain(&error), "tokens refused; the old ones stay");
-                }
-                Err(_) => return,
+            let (state, tokens, tls) = (Arc::clone(&state), tokens.clone(), tls.clone());
+            let reload = tokio::task::spawn_blocking(move || reload(&state, tokens.as_deref(), tls.as_deref()));
+            if reload.await.is_err() {
+                return;
             }
             systemd::reloaded();
         }
     });
     Ok(())
+}
+
+fn reload(state: &AppState, tokens: Option<&Path>, tls: Option<&Tls>) {
+    match tokens.map(HostTokens::load) {
+        Some(Ok(tokens)) => {
+            tracing::info!(tokens = tokens.len(), "tokens read again");
+            state.replace_tokens(tokens);
+        }
+        Some(Err(error)) => {
+            tracing::error!(error = %crate::failure::chain(&error), "tokens refused; the old ones stay");
+        }
+        None => {}
+    }
+    match tls.map(Tls::refresh) {
+        Some(Ok(())) => tracing::info!("certificates read again"),
+        Some(Err(error)) => {
+            tracing::error!(error = %crate::failure::chain(&error), "certificates refused; the old ones stay");
+        }
+        None => {}
+    }
 }
 
 impl From<TokenError> for Failure {
@@ -165,6 +264,36 @@ impl From<StoreError> for Failure {
             }
             StoreError::Damaged { .. } => Exit::Malformed,
             StoreError::Sqlite(_) | StoreError::Commit(_) | StoreError::Closed => Exit::Io,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<AuthorityError> for Failure {
+    fn from(error: AuthorityError) -> Self {
+        let exit = match &error {
+            AuthorityError::File(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            AuthorityError::File(..) | AuthorityError::Random(_) => Exit::Io,
+            AuthorityError::Exposed(_) => Exit::Configuration,
+            AuthorityError::Damaged(_) => Exit::Malformed,
+            AuthorityError::Signing(_) => Exit::Bug,
+            AuthorityError::TooMany | AuthorityError::Unknown | AuthorityError::Newest => Exit::Refused,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        let exit = match &error {
+            TlsError::Read(_, error) if error.kind() == std::io::ErrorKind::NotFound => Exit::NoInput,
+            TlsError::Read(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            TlsError::Read(..) => Exit::Io,
+            TlsError::Content { .. } => Exit::Malformed,
+            TlsError::Exposed(_) | TlsError::Pair(..) | TlsError::Clients(_) | TlsError::NoCertificate => {
+                Exit::Configuration
+            }
+            TlsError::Refused(_) | TlsError::Authority(_) => Exit::Bug,
         };
         Self::new(exit, error)
     }

@@ -11,6 +11,7 @@ mod snapshot;
 mod read;
 mod search;
 mod schema;
+pub mod identity;
 pub mod sqlite;
 mod writer;
 
@@ -29,6 +30,7 @@ use driftlock_common::policy::{Ruling, Severity};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+pub use self::identity::IdentityStore;
 use crate::batch::Batch;
 use crate::clock::Timestamp;
 use crate::tally::Tally;
@@ -37,7 +39,7 @@ use crate::tally::Tally;
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Where reports are kept.
-pub trait Store: Send + Sync + fmt::Debug {
+pub trait Store: IdentityStore + Send + Sync + fmt::Debug {
     /// Applies a batch; when this answers, it is on disk.
     fn apply(&self, delivery: Delivery) -> Pending<'_, Applied>;
     /// Hosts in order of their key.

@@ -2,14 +2,12 @@
 //! runtime still turns. Must not own when any of this is so. Where no service manager asked (`NOTIFY_SOCKET`), all of it
 //! does nothing.
 
-use std::net::SocketAddr;
-
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-/// Requests are answered at `address`.
-pub fn ready(address: SocketAddr) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&format!("listening on http://{address}"))]);
+/// Requests are answered at this URL.
+pub fn ready(url: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {url}"))]);
 }
 
 /// The tokens are about to be read again; [`reloaded`] follows.

@@ -7,6 +7,7 @@
 //! A drift is reported as a [`finding`]; trouble with the watching is a [`condition`], what can be vouched
 //! for is [`coverage`]; all travel as an [`event`].
 //! Who sealed a manifest is said by signed statements ([`trust`]).
+//! A host has a [`host_name`] at the collector, and gets it there by [`enrolment`].
 //! [`key`] says which known key an unknown one was meant to be. [`exit`] has the exit codes of both binaries.
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -31,5 +32,7 @@ pub mod finding;
 pub mod condition;
 pub mod coverage;
 pub mod event;
+pub mod host_name;
+pub mod enrolment;
 pub mod status;
 pub mod exit;

@@ -7,14 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use driftlock_common::host_name::HostName;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 
-use super::writer::{self, Job};
+use super::apply::apply;
+use super::identity::{
+    self, AccessToken, EnrolmentToken, Identity, IdentityQuery, IdentityStore, Join, Joined, Renewal, Renewed,
+};
+use super::writer::{self, Job, Work};
 use super::{
     Applied, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord, HostQuery, HostRecord,
     Line, Order, Page, Pending, Store, StoreError, Totals, read, schema, search,
 };
+use crate::clock::Timestamp;
 
 /// Connections that read at one time; more wait.
 const READERS: usize = 4;
@@ -26,7 +32,7 @@ const FILE: &str = "collector.sqlite3";
 /// The store in a directory. Dropping it ends the writer after what was accepted.
 #[derive(Debug)]
 pub struct SqliteStore {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
     changes: broadcast::Sender<Arc<Changed>>,
@@ -98,6 +104,20 @@ impl SqliteStore {
         Ok(Self { jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), changes, lock })
     }
 
+    /// Runs `work` in a transaction of the one connection that writes, perhaps together with others. When this answers,
+    /// what it wrote is on disk; on an error nothing of it is.
+    fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &mut Vec<Changed>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Pending<'_, T> {
+        Box::pin(async move {
+            let (work, result) = Work::new(work);
+            let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
+            jobs.send(Box::new(work)).await.map_err(|_| StoreError::Closed)?;
+            result.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+
     /// Runs a query on a connection that cannot write, off the threads that serve requests.
     fn query<Q: Send + 'static, T: Send + 'static>(
         &self,
@@ -139,12 +159,7 @@ impl Readers {
 
 impl Store for SqliteStore {
     fn apply(&self, delivery: Delivery) -> Pending<'_, Applied> {
-        Box::pin(async move {
-            let (answer, result) = oneshot::channel();
-            let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
-            jobs.send(Job { delivery, answer }).await.map_err(|_| StoreError::Closed)?;
-            result.await.map_err(|_| StoreError::Closed)?
-        })
+        self.write(move |connection, changes| apply(connection, &delivery, changes))
     }
 
     fn hosts(&self, query: HostQuery) -> Pending<'_, Page<HostRecord, String>> {
@@ -169,6 +184,52 @@ impl Store for SqliteStore {
 
     fn changes(&self) -> broadcast::Receiver<Arc<Changed>> {
         self.changes.subscribe()
+    }
+}
+
+impl IdentityStore for SqliteStore {
+    fn add_enrolment_token(&self, token: EnrolmentToken) -> Pending<'_, ()> {
+        self.write(move |connection, _| identity::add_enrolment_token(connection, &token))
+    }
+
+    fn join(&self, join: Join) -> Pending<'_, Joined> {
+        self.write(move |connection, changes| identity::join(connection, &join, changes))
+    }
+
+    fn renew(&self, renewal: Renewal) -> Pending<'_, Renewed> {
+        self.write(move |connection, _| identity::renew(connection, &renewal))
+    }
+
+    fn revoke(&self, host: HostName, at: Timestamp) -> Pending<'_, bool> {
+        self.write(move |connection, changes| identity::revoke(connection, &host, at, changes))
+    }
+
+    fn lift(&self, host: HostName) -> Pending<'_, bool> {
+        self.write(move |connection, changes| identity::lift(connection, &host, changes))
+    }
+
+    fn identities(&self, query: IdentityQuery) -> Pending<'_, Page<Identity, HostName>> {
+        self.query(query, identity::identities)
+    }
+
+    fn revocations(&self) -> Pending<'_, Vec<(HostName, Timestamp)>> {
+        self.query((), identity::revocations)
+    }
+
+    fn add_access_token(&self, token: AccessToken) -> Pending<'_, ()> {
+        self.write(move |connection, _| identity::add_access_token(connection, &token))
+    }
+
+    fn access_tokens(&self) -> Pending<'_, Vec<AccessToken>> {
+        self.query((), identity::access_tokens)
+    }
+
+    fn enrolment_tokens(&self) -> Pending<'_, Vec<EnrolmentToken>> {
+        self.query((), identity::enrolment_tokens)
+    }
+
+    fn end_token(&self, id: String, at: Timestamp) -> Pending<'_, usize> {
+        self.write(move |connection, _| identity::end_token(connection, &id, at))
     }
 }
 

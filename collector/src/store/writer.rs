@@ -1,5 +1,5 @@
-//! Owns the thread that writes: batches that wait are committed together, and answered after that.
-//! Must not own what a batch does.
+//! Owns the thread that writes: work that waits is committed together, and answered after that.
+//! Must not own what a work does.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,30 +7,72 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::apply::apply;
-use super::{Applied, Changed, Delivery, StoreError};
+use super::{Changed, StoreError};
 
-/// Batches that may wait for the thread. Who comes then waits with its request.
+/// Work that may wait for the thread. Who comes then waits with its request.
 pub(super) const QUEUE: usize = 256;
-/// How long a commit collects batches that are waiting already. It never waits for more to come.
+/// How long a commit collects work that is waiting already. It never waits for more to come.
 const GROUP: Duration = Duration::from_millis(20);
 
-/// A batch and where its answer goes.
-pub(super) struct Job {
-    pub(super) delivery: Delivery,
-    pub(super) answer: oneshot::Sender<Result<Applied, StoreError>>,
+/// Something to write, and where its answer goes.
+pub(super) trait Job: Send {
+    /// Writes; what changed is appended to `changes`. An error takes back what was written.
+    fn run(&mut self, connection: &Connection, changes: &mut Vec<Changed>) -> Result<(), StoreError>;
+    /// Answers, once it is known whether it is on disk.
+    fn answer(self: Box<Self>, result: Result<(), StoreError>);
+}
+
+/// A job that is a function.
+pub(super) struct Work<T, F> {
+    run: Option<F>,
+    value: Option<T>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Work<T, F> {
+    /// `run` as a job, and where its answer comes.
+    pub(super) fn new(run: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { run: Some(run), value: None, answer }, receiver)
+    }
+}
+
+impl<T, F> Job for Work<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection, &mut Vec<Changed>) -> Result<T, StoreError> + Send,
+{
+    fn run(&mut self, connection: &Connection, changes: &mut Vec<Changed>) -> Result<(), StoreError> {
+        let run = self.run.take().ok_or(StoreError::Closed)?;
+        self.value = Some(run(connection, changes)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, result: Result<(), StoreError>) {
+        let Self { value, answer, .. } = *self;
+        let result = result.and_then(|()| value.ok_or(StoreError::Closed));
+        // The request may be gone; what is committed stays, and its repetition is known as one.
+        let _gone = answer.send(result);
+    }
 }
 
 struct Done {
-    answer: oneshot::Sender<Result<Applied, StoreError>>,
-    result: Result<Applied, StoreError>,
+    job: Box<dyn Job>,
+    result: Result<(), StoreError>,
     changes: Vec<Changed>,
+}
+
+impl Done {
+    /// What could not be tried.
+    fn untried(job: Box<dyn Job>) -> Self {
+        Self { job, result: Err(StoreError::Closed), changes: Vec::new() }
+    }
 }
 
 /// Writes until every sender is gone.
 pub(super) fn run(
     mut connection: Connection,
-    mut jobs: mpsc::Receiver<Job>,
+    mut jobs: mpsc::Receiver<Box<dyn Job>>,
     published: &broadcast::Sender<Arc<Changed>>,
 ) {
     while let Some(job) = jobs.blocking_recv() {
@@ -39,19 +81,19 @@ pub(super) fn run(
             Ok(()) => group.into_iter().for_each(|done| finish(done, published)),
             Err(error) => {
                 let text = crate::failure::chain(&error);
-                for Done { answer, .. } in group {
-                    send(answer, Err(StoreError::Commit(text.clone())));
+                for Done { job, .. } in group {
+                    job.answer(Err(StoreError::Commit(text.clone())));
                 }
             }
         }
     }
 }
 
-/// Applies `first` and what waits behind it in one transaction. On an error nothing of the group is kept.
+/// Runs `first` and what waits behind it in one transaction. On an error nothing of the group is kept.
 fn commit_group(
     connection: &mut Connection,
-    first: Job,
-    jobs: &mut mpsc::Receiver<Job>,
+    first: Box<dyn Job>,
+    jobs: &mut mpsc::Receiver<Box<dyn Job>>,
     group: &mut Vec<Done>,
 ) -> Result<(), StoreError> {
     let started = Instant::now();
@@ -59,23 +101,19 @@ fn commit_group(
     let mut transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(transaction) => transaction,
         Err(error) => {
-            group.extend(next.map(|Job { answer, .. }| Done {
-                answer,
-                result: Err(StoreError::Closed),
-                changes: Vec::new(),
-            }));
+            group.extend(next.map(Done::untried));
             return Err(error.into());
         }
     };
-    while let Some(Job { delivery, answer }) = next {
+    while let Some(mut job) = next {
         let mut changes = Vec::new();
-        let result = apply_one(&mut transaction, &delivery, &mut changes);
-        group.push(Done { answer, result, changes });
+        let result = run_one(&mut transaction, &mut *job, &mut changes);
+        group.push(Done { job, result, changes });
         if transaction.is_autocommit() {
             // A full disk and the like make SQLite roll everything back by itself.
             return match group.pop() {
-                Some(Done { answer, result: Err(error), .. }) => {
-                    group.push(Done { answer, result: Err(StoreError::Closed), changes: Vec::new() });
+                Some(Done { job, result: Err(error), .. }) => {
+                    group.push(Done::untried(job));
                     Err(error)
                 }
                 _ => Err(StoreError::Commit("rolled back".to_owned())),
@@ -87,30 +125,25 @@ fn commit_group(
     Ok(())
 }
 
-/// A batch that fails takes only itself back.
-fn apply_one(
+/// A job that fails takes only itself back.
+fn run_one(
     transaction: &mut rusqlite::Transaction<'_>,
-    delivery: &Delivery,
+    job: &mut dyn Job,
     changes: &mut Vec<Changed>,
-) -> Result<Applied, StoreError> {
+) -> Result<(), StoreError> {
     let savepoint = transaction.savepoint()?;
-    let applied = apply(&savepoint, delivery, changes)?;
+    job.run(&savepoint, changes)?;
     savepoint.commit()?;
-    Ok(applied)
+    Ok(())
 }
 
 fn finish(done: Done, published: &broadcast::Sender<Arc<Changed>>) {
-    let Done { answer, result, changes } = done;
+    let Done { job, result, changes } = done;
     if result.is_ok() {
         for change in changes {
             // Nobody may be listening.
             let _unheard = published.send(Arc::new(change));
         }
     }
-    send(answer, result);
-}
-
-fn send(answer: oneshot::Sender<Result<Applied, StoreError>>, result: Result<Applied, StoreError>) {
-    // The request may be gone; what is committed stays, and its repetition is a duplicate.
-    let _gone = answer.send(result);
+    job.answer(result);
 }

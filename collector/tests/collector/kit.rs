@@ -203,7 +203,7 @@ impl Collector {
         let store = Arc::new(SqliteStore::open(directory.path(), limits).unwrap());
         let state = AppState::new(
             Arc::<SqliteStore>::clone(&store),
-            HostTokens::of("web-1", TOKEN),
+            HostTokens::of("web-1".parse().unwrap(), TOKEN),
             None,
             AllowedHosts::new("127.0.0.1".parse().unwrap(), &[]),
             CancellationToken::new(),

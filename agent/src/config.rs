@@ -8,6 +8,7 @@ mod check;
 mod endpoint;
 mod load;
 mod read;
+mod sink;
 mod sweeps;
 pub(crate) mod units;
 mod words;
@@ -28,6 +29,7 @@ use crate::scan::{FULL, IdView, Mounts};
 pub(crate) use check::is_name;
 pub use endpoint::{Endpoint, EndpointError};
 pub use load::{Origin, VARIABLE, asked, load};
+pub use sink::{Facility, JOURNAL_SOCKET, SYSLOG_SOCKET, Sink, Syslog, SyslogTo};
 pub use sweeps::Sweeps;
 
 /// The shipped file: the documentation of every key, and the defaults.
@@ -105,13 +107,6 @@ pub enum State {
     Directory(PathBuf),
     /// Nowhere but in memory: every start is the first one, and tells the collector everything.
     Memory,
-}
-
-/// Where findings go besides the collector, a line of JSON for each event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sink {
-    /// Standard output.
-    Stdout,
 }
 
 /// Who reports.
@@ -524,7 +519,7 @@ mod tests {
         let text: String =
             SHIPPED.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
         let config = Config::parse(Path::new("agent.toml"), &text).unwrap();
-        assert_eq!((config.targets.len(), config.sinks.len()), (2, 1));
+        assert_eq!((config.targets.len(), config.sinks.len()), (2, 4));
     }
 
     #[test]
@@ -578,11 +573,26 @@ mod tests {
             ("[[target]]\nname = 'a'\nroot = '/srv'\nmanifest = '/m'", "allow_unsigned = true"),
             ("[[target]]\nexclude = ['/abs']", "exclude \"/abs\""),
             ("[[target]]\nexclude = 'a'", "target.exclude is not a list of texts"),
-            ("[[sink]]\ntype = 'syslog'", "sink.type = \"syslog\" is not available in this version"),
-            ("[[sink]]\ntype = 'x'", "sink.type is \"stdout\""),
+            ("[[sink]]\ntype = 'x'", "sink.type is one of stdout, file, journald, syslog"),
+            ("[[sink]]\ntype = 7", "sink.type is not a text"),
+            ("[[sink]]\ntype = 'file'", "sink.path is missing: where the file is"),
+            ("[[sink]]\ntype = 'file'\npath = 'events.json'", "sink.path is not an absolute path"),
+            ("[[sink]]\ntype = 'file'\npath = '/a/../b'", "sink.path has a component \"..\""),
+            ("[[sink]]\ntype = 'stdout'\npath = '/x'", "agent.toml:3: sink.path is for type = \"file\""),
+            ("[[sink]]\ntype = 'stdout'\nsocket = '/x'", "sink.socket is for type = \"journald\""),
+            ("[[sink]]\ntype = 'journald'\nsocket = 'x'", "sink.socket is not an absolute path"),
+            ("[[sink]]\ntype = 'file'\npath = '/x'\nto = '/dev/log'", "sink.to is for type = \"syslog\""),
+            ("[[sink]]\ntype = 'syslog'\nto = 'log.example:514'", "sink.to is not like \"/dev/log\""),
+            ("[[sink]]\ntype = 'syslog'\nfacility = 'kern'", "sink.facility is one of user, daemon, auth"),
+            ("[[sink]]\ntype = 'syslog'\nenterprise = 0", "sink.enterprise is the number that IANA gave"),
+            ("[[sink]]\ntype = 'syslog'\nenterprise = 'x'", "sink.enterprise is not a whole number"),
+            ("[[sink]]\ntype = 'syslog'\n[[sink]]\ntype = 'syslog'\nto = '/dev/log'", "sink of this type"),
             ("[[sink]]", "sink.type is missing"),
             ("[sink]\ntype = 'stdout'", "sink is written [[sink]]"),
-            ("[[sink]]\ntype = 'stdout'\n[[sink]]\ntype = 'stdout'", "a sink of this type is there already"),
+            (
+                "[[sink]]\ntype = 'stdout'\n[[sink]]\ntype = 'stdout'",
+                "a sink of this type is there already, which goes to the same place",
+            ),
             ("[[target]]\nname = 'a'\nroot = '/srv'\nprocess = 'x'", "target.root and target.process are both set"),
             ("[[target]]\nname = 'a'\nmanifest = '/m'", "target.root or target.process is missing"),
             ("[[target]]\nprocess = 'bin/x'", "target.process is the name of an executable or its absolute path"),

@@ -7,7 +7,7 @@ mod pinned;
 mod resolver;
 mod retry_after;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
@@ -161,6 +161,19 @@ pub fn bearer(path: &Path) -> Result<HeaderValue, TokenError> {
         .ok_or_else(|| TokenError::Token(path.to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// The addresses of a host, found in the way of all clients, for those that wait on a thread of their own.
+///
+/// # Errors
+/// If it has none, or that cannot be asked.
+pub fn addresses_of(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let asking = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let found = asking.block_on(HostResolver::default().addresses(host)).map_err(io::Error::other)?;
+    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 /// What came with an answer; `None` if it is more than `most` bytes.

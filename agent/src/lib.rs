@@ -6,7 +6,9 @@
 //! compares a root with it, one that a path names or that of a [`process`], and a [`judge`] says what each difference is
 //! under a policy, which a [`policy_file`] holds; [`siblings`] of a log show whether it was
 //! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
-//! out; findings go through the [`journal`] to [`deliver`], under the [`identity`] of the host, and [`history`] reads them back; [`control`] answers on the host. [`command`] has one file for each verb of [`cli`].
+//! out; findings go through the [`journal`] to [`deliver`], under the [`identity`] of the host, and [`history`] reads them
+//! back; [`control`] answers on the host, and what a `sink` takes is told besides. [`command`] has one file for each verb of
+//! [`cli`].
 
 pub mod source;
 pub mod key_file;
@@ -36,6 +38,7 @@ pub mod identity;
 pub mod deliver;
 pub mod history;
 pub mod control;
+mod sink;
 pub mod runtime;
 pub mod gate;
 pub mod systemd;

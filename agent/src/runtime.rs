@@ -12,7 +12,6 @@ mod look;
 mod membership;
 mod memory;
 mod remembered;
-mod sink;
 mod spool;
 mod switch;
 mod tell;
@@ -36,7 +35,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use crate::baseline::remove_others;
-use crate::config::{Config, Limits, Mode, Sink as SinkKind, Socket, State, Trust};
+use crate::config::{Config, Limits, Mode, Socket, State, Trust};
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
@@ -47,6 +46,7 @@ use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
 use crate::process::Process;
 use crate::scan::pace::{self, Allowance};
+use crate::sink::Sinks;
 use crate::state_file;
 use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
@@ -55,7 +55,6 @@ use hold::Hold;
 use live::{Live, Order};
 use membership::Membership;
 pub(crate) use memory::directories as memory_directories;
-use sink::Sink;
 use spool::Spool;
 
 /// Results of scans and armings that may wait; then the scan waits.
@@ -94,8 +93,8 @@ pub enum RunError {
     /// The state cannot be kept in memory.
     #[error("state_dir = \"memory\" needs /dev/shm: mount a tmpfs and name a directory on it instead")]
     Memory(#[source] std::io::Error),
-    /// Standard output has no thread.
-    #[error("cannot start writing to standard output")]
+    /// A sink has no thread.
+    #[error("cannot start writing to the sinks")]
     Sink(#[source] std::io::Error),
     /// What the host is at its collector.
     #[error(transparent)]
@@ -328,7 +327,8 @@ impl Runtime {
         let mut membership = Membership::begin(directory)?;
         let client = client(&config, membership.identity())?;
         membership.set_client(client.clone());
-        let sink = config.sinks.contains(&SinkKind::Stdout).then(Sink::stdout).transpose().map_err(RunError::Sink)?;
+        let name = config.host.name.clone().unwrap_or_else(live::kernel_host_name);
+        let sinks = Sinks::start(&config.sinks, &name).map_err(RunError::Sink)?;
         let own_state = Some(journal.identity()?);
         tell::started(&config, client.as_ref().map(Client::endpoint), &journal, &recovered);
         let seed = u64::from(spool::random());
@@ -345,7 +345,7 @@ impl Runtime {
             _memory: memory,
             own_state,
             membership,
-            spool: Spool::new(journal, client, sink),
+            spool: Spool::new(journal, client, sinks),
             time,
             hint_sender,
             done,

@@ -1,7 +1,7 @@
 //! Owns the router: which path goes where, and what every request passes first. Must not own sockets, so that tests
 //! need none.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -11,6 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use driftlock_common::enrolment::{ENROLL_PATH, RENEW_PATH};
 use driftlock_common::event::EVENTS_PATH;
+use driftlock_common::shelf::{MANIFESTS_PATH, TARGETS_PATH};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::error::ApiError;
 use crate::identity::Identities;
 use crate::metrics::{self, Metrics};
+use crate::shelf::{self, Shelf};
 use crate::store::{HostQuery, Store};
 use crate::{enroll, ingest, page, query, stream};
 
@@ -52,6 +54,7 @@ pub struct AppState {
     pub(crate) ingests: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
     tokens: RwLock<Arc<HostTokens>>,
+    shelf: OnceLock<Shelf>,
 }
 
 impl AppState {
@@ -87,7 +90,18 @@ impl AppState {
             ingests: Semaphore::new(INGESTS),
             streams: Arc::new(Semaphore::new(STREAMS)),
             tokens: RwLock::new(Arc::new(tokens)),
+            shelf: OnceLock::new(),
         })
+    }
+
+    /// Keeps what is pushed there; without one nothing can be. The first one counts.
+    pub fn keep_on(&self, shelf: Shelf) {
+        let _the_first = self.shelf.set(shelf);
+    }
+
+    /// Where what was pushed is kept.
+    pub fn shelf(&self) -> Option<&Shelf> {
+        self.shelf.get()
     }
 
     /// The tokens in force.
@@ -111,6 +125,7 @@ pub fn app(state: Arc<AppState>) -> Router {
         .route("/v1/findings", get(query::findings))
         .route("/v1/conditions", get(query::conditions))
         .route("/v1/stream", get(stream::stream))
+        .route(MANIFESTS_PATH, get(shelf::list))
         .route("/metrics", get(metrics::show))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), may_read))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), is_named));
@@ -120,6 +135,8 @@ pub fn app(state: Arc<AppState>) -> Router {
         .route(EVENTS_PATH, post(ingest::events))
         .route(ENROLL_PATH, post(enroll::enroll))
         .route(RENEW_PATH, post(enroll::renew))
+        .route(&format!("{MANIFESTS_PATH}/{{sha256}}"), get(shelf::get).put(shelf::put))
+        .route(&format!("{TARGETS_PATH}/{{target}}/{{kind}}"), get(shelf::wanted).put(shelf::point))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready));
     reading

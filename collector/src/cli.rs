@@ -69,6 +69,9 @@ pub struct ServeArgs {
     /// Who may read: a file with one token; without it, on loopback everyone, elsewhere who has one of `token add --read`
     #[arg(long, value_name = "FILE")]
     pub read_token_file: Option<PathBuf>,
+    /// Who may push manifests, and say what a target must match: a file with one token; nobody else may
+    #[arg(long, value_name = "FILE")]
+    pub push_token_file: Option<PathBuf>,
     /// Another name under which to answer, as clients write it; loopback's names always are
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,

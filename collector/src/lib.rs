@@ -16,6 +16,7 @@ pub mod caller;
 pub mod error;
 pub mod app;
 pub mod ingest;
+pub mod shelf;
 pub mod enroll;
 pub mod view;
 pub mod query;

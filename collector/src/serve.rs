@@ -23,6 +23,7 @@ use crate::identity::authority::{Authority, AuthorityError};
 use crate::identity::certificate::Naming;
 use crate::identity::{Identities, Issuing};
 use crate::listener::{self, Served};
+use crate::shelf::{Shelf, ShelfError};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{self, StoreError};
 use crate::systemd;
@@ -43,6 +44,8 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     let read_access =
         if args.listen.ip().is_loopback() { ReadAccess::of(read_token) } else { ReadAccess::Token(read_token) };
     let store = Arc::new(SqliteStore::open(&args.data, store::sqlite::Limits::default())?);
+    let push_token = args.push_token_file.as_deref().map(ReadToken::load).transpose()?;
+    let shelf = Shelf::open(&args.data, push_token)?;
     let allowed_hosts = AllowedHosts::new(args.listen.ip(), &args.allow_host);
     let shutdown = CancellationToken::new();
 
@@ -62,6 +65,7 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
             allowed_hosts,
             shutdown.clone(),
         );
+        state.keep_on(shelf);
         reload_on_hangup(Arc::clone(&state), args.tokens.clone(), tls.clone(), &shutdown).map_err(io)?;
         let admin = Admin { store, identities, tls: tls.clone() };
         admin::listen(&args.data, admin::router(Arc::new(admin)), shutdown.clone()).map_err(|error| {
@@ -247,6 +251,18 @@ impl From<TokenError> for Failure {
             TokenError::Read(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
             TokenError::Read(..) => Exit::Io,
             TokenError::Exposed(_) | TokenError::Line { .. } => Exit::Configuration,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<ShelfError> for Failure {
+    fn from(error: ShelfError) -> Self {
+        let exit = match &error {
+            ShelfError::Io(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            ShelfError::Io(..) => Exit::CannotCreate,
+            ShelfError::Damaged(..) => Exit::Malformed,
+            ShelfError::Full(..) | ShelfError::Absent(..) => Exit::Io,
         };
         Self::new(exit, error)
     }

@@ -8,6 +8,7 @@
 //! for is [`coverage`]; all travel as an [`event`].
 //! Who sealed a manifest is said by signed statements ([`trust`]).
 //! A host has a [`host_name`] at the collector, and gets it there by [`enrolment`].
+//! What was signed is pushed to a collector's [`shelf`], where agents find it.
 //! [`key`] says which known key an unknown one was meant to be. [`exit`] has the exit codes of both binaries.
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -35,4 +36,5 @@ pub mod event;
 pub mod host_name;
 pub mod enrolment;
 pub mod status;
+pub mod shelf;
 pub mod exit;

@@ -121,9 +121,27 @@ impl fmt::Debug for Escaped<'_> {
     }
 }
 
+/// Displays text of which the exact bytes do not matter, or that is escaped already: as [`Escaped`], but a backslash is one.
+#[derive(Clone, Copy)]
+pub struct OneLine<'a>(pub &'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = self.0.split('\\');
+        fmt::Display::fmt(&Escaped(parts.next().unwrap_or_default().as_bytes()), f)?;
+        parts.try_for_each(|part| write!(f, "\\{}", Escaped(part.as_bytes())))
+    }
+}
+
+impl fmt::Debug for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Control characters, line separators, zero-width, tag and direction-changing characters: they act on a terminal, or
 /// make a name look like another one.
-pub(crate) fn is_hidden(ch: char) -> bool {
+pub fn is_hidden(ch: char) -> bool {
     ch.is_control()
         || matches!(
             ch,
@@ -305,6 +323,15 @@ mod tests {
             (b"\x1b[31m", "\\x1b[31m"),
         ] {
             assert_eq!(Escaped(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn text_that_is_escaped_already_stays_and_becomes_one_line() {
+        for (text, shown) in
+            [("a\\x0ab \\\\ c", "a\\x0ab \\\\ c"), ("a\nb\\", "a\\x0ab\\"), ("\u{202e}x", "\\xe2\\x80\\xaex")]
+        {
+            assert_eq!(OneLine(text).to_string(), shown);
         }
     }
 

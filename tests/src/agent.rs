@@ -45,6 +45,8 @@ pub struct AgentHome {
     pub control: String,
     /// Lines of `[report]` where [`AgentHome::reports_to`] says nothing: of a host that joined.
     pub report: String,
+    /// Whole `[[sink]]` sections.
+    pub sinks: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -77,6 +79,7 @@ impl AgentHome {
             keys: String::new(),
             control: String::new(),
             report: String::new(),
+            sinks: String::new(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -147,7 +150,7 @@ impl AgentHome {
         let _infallible = write!(text, "\n[watch]\nmode = {:?}\nsweep = \"{}s\"\n", self.watch, self.sweep);
         let _infallible = writeln!(text, "full = \"{}s\"", self.full);
         let _infallible = write!(text, "\n[limits]\n{}\n", self.limits);
-        let _infallible = write!(text, "\n[control]\n{}\n", self.control);
+        let _infallible = write!(text, "\n[control]\n{}\n{}\n", self.control, self.sinks);
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();
             let report = format!(

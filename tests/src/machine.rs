@@ -150,6 +150,11 @@ impl Machine {
         &self.root
     }
 
+    /// The path from outside of what it has at `path`, mounted there or not.
+    pub fn inside(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.leader))
+    }
+
     /// Runs a command on it, as its root, to its end.
     ///
     /// # Errors

@@ -107,6 +107,8 @@ pub enum Requirement {
     B3sum,
     /// Rotates logs.
     Logrotate,
+    /// Receives syslog messages.
+    Rsyslogd,
     /// Edits files.
     Vim,
     /// Copies what differs.
@@ -228,6 +230,7 @@ impl Requirement {
             Self::Bsdtar => &["bsdtar"],
             Self::B3sum => &["b3sum"],
             Self::Logrotate => &["logrotate"],
+            Self::Rsyslogd => &["rsyslogd"],
             Self::Vim => &["vim", "vim.tiny"],
             Self::Rsync => &["rsync"],
             Self::Git => &["git"],

@@ -122,6 +122,7 @@ fn write_agent(text: &mut String, config: &Config) {
     for (name, value) in &config.host.labels {
         line(text, "host.labels", &format!("{name} = {value}"));
     }
+    config.sinks.iter().for_each(|sink| line(text, "sink", &sink.to_string()));
 }
 
 fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>, policy: Option<&Policy>) {

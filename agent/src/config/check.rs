@@ -9,11 +9,12 @@ use driftlock_common::path::TreePath;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::tree::MAX_PARTS;
 
-use super::read::{At, Raw, RawTarget};
+use super::read::{At, Raw, RawSink, RawTarget};
 use super::{
     Asked, Config, ConfigError, DEFAULT_CPU, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_READ,
-    DEFAULT_SPOOL, DEFAULT_STATE_DIR, Host, Limits, Location, MAX_SWITCH_WINDOW, MIN_READ, MIN_SPOOL, Place, Problem,
-    Report, Sink, Socket, State, Target, Trust, Watch, default_threads,
+    DEFAULT_SPOOL, DEFAULT_STATE_DIR, Host, JOURNAL_SOCKET, Limits, Location, MAX_SWITCH_WINDOW, MIN_READ, MIN_SPOOL,
+    Place, Problem, Report, SYSLOG_SOCKET, Sink, Socket, State, Syslog, SyslogTo, Target, Trust, Watch,
+    default_threads,
 };
 use crate::process::Selector;
 use crate::scan::FULL;
@@ -332,14 +333,75 @@ impl Check {
         Some(Location::Directory(self.absolute("target.root", root)))
     }
 
-    fn sinks(&mut self, raw: Vec<At<Sink>>) -> BTreeSet<Sink> {
+    fn sinks(&mut self, raw: Vec<RawSink>) -> BTreeSet<Sink> {
         let mut sinks = BTreeSet::new();
-        for At { value, place } in raw {
-            if !sinks.insert(value) {
-                self.complain(&place, "a sink of this type is there already");
+        for one in raw {
+            let place = one.kind.as_ref().map_or_else(|| one.place.clone(), |at| at.place.clone());
+            let Some(sink) = self.sink(one) else { continue };
+            // Two lines of the same event in one place tell nobody more.
+            let same = sinks.iter().any(|other| match (other, &sink) {
+                (Sink::Syslog(a), Sink::Syslog(b)) => a.to == b.to,
+                (a, b) => a == b,
+            });
+            if same {
+                self.complain(&place, "a sink of this type is there already, which goes to the same place");
             }
+            sinks.insert(sink);
         }
         sinks
+    }
+
+    fn sink(&mut self, raw: RawSink) -> Option<Sink> {
+        let RawSink { place, kind, path, socket, to, facility, enterprise } = raw;
+        let Some(kind) = kind else {
+            // One of another type than text was said already.
+            if !self.problems.iter().any(|problem| problem.what.starts_with("sink.type")) {
+                self.complain(&place, "sink.type is missing");
+            }
+            return None;
+        };
+        for (key, of, written) in [
+            ("path", "file", path.as_ref().map(|at| &at.place)),
+            ("socket", "journald", socket.as_ref().map(|at| &at.place)),
+            ("to", "syslog", to.as_ref().map(|at| &at.place)),
+            ("facility", "syslog", facility.as_ref().map(|at| &at.place)),
+            ("enterprise", "syslog", enterprise.as_ref().map(|at| &at.place)),
+        ] {
+            if let Some(written) = written.filter(|_| kind.value != of) {
+                self.complain(written, format!("sink.{key} is for type = \"{of}\""));
+            }
+        }
+        match kind.value.as_str() {
+            "stdout" => Some(Sink::Stdout),
+            "file" => match path {
+                Some(path) => Some(Sink::File(self.absolute("sink.path", path))),
+                None => {
+                    self.complain(&kind.place, "sink.path is missing: where the file is");
+                    None
+                }
+            },
+            "journald" => {
+                let socket = socket.map(|socket| self.absolute("sink.socket", socket));
+                Some(Sink::Journald(socket.unwrap_or_else(|| JOURNAL_SOCKET.into())))
+            }
+            "syslog" => Some(Sink::Syslog(Syslog {
+                to: to.map_or_else(|| Some(SyslogTo::Unix(SYSLOG_SOCKET.into())), |at| at.value)?,
+                facility: facility.map(|at| at.value).unwrap_or_default(),
+                enterprise: enterprise.and_then(|at| self.enterprise(&at)),
+            })),
+            _ => {
+                self.complain(&kind.place, "sink.type is one of stdout, file, journald, syslog");
+                None
+            }
+        }
+    }
+
+    fn enterprise(&mut self, At { value, place }: &At<u64>) -> Option<u32> {
+        let number = u32::try_from(*value).ok().filter(|number| *number != 0);
+        if number.is_none() {
+            self.complain(place, "sink.enterprise is the number that IANA gave your organisation, not 0");
+        }
+        number
     }
 
     fn tree_paths(&mut self, key: &str, At { value, place }: At<Vec<String>>) -> BTreeSet<TreePath> {

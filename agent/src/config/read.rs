@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::words::{CONTROL, HOST, LIMITS, REPORT, SINK, TARGET, TOP, WATCH, Words, not_available};
-use super::{Endpoint, EndpointError, Mode, Place, Problem, Sink, Trust, units};
+use super::{Endpoint, EndpointError, Facility, Mode, Place, Problem, SyslogTo, Trust, units};
 use crate::scan::Mounts;
 
 /// A value and where it was written.
@@ -43,7 +43,7 @@ pub(super) struct Raw {
     pub(super) ca_file: Option<At<PathBuf>>,
     pub(super) heartbeat: Option<At<Duration>>,
     pub(super) spool: Option<At<u64>>,
-    pub(super) sinks: Vec<At<Sink>>,
+    pub(super) sinks: Vec<RawSink>,
     pub(super) socket: Option<At<String>>,
 }
 
@@ -64,6 +64,18 @@ pub(super) struct RawTarget {
     pub(super) mounts: Option<At<Mounts>>,
     pub(super) mounts_allowed: Option<At<Vec<String>>>,
     pub(super) id_map: Option<At<String>>,
+}
+
+/// One `[[sink]]`.
+#[derive(Debug)]
+pub(super) struct RawSink {
+    pub(super) place: Place,
+    pub(super) kind: Option<At<String>>,
+    pub(super) path: Option<At<PathBuf>>,
+    pub(super) socket: Option<At<PathBuf>>,
+    pub(super) to: Option<At<Option<SyslogTo>>>,
+    pub(super) facility: Option<At<Facility>>,
+    pub(super) enterprise: Option<At<u64>>,
 }
 
 /// One table of a file, while it is read.
@@ -325,23 +337,31 @@ impl<'a> Section<'a> {
         self.tables("target", &TARGET, |target, place| target.target(place))
     }
 
-    fn sinks(&mut self) -> Vec<At<Sink>> {
-        self.tables("sink", &SINK, |sink, place| sink.sink(place)).into_iter().flatten().collect()
+    fn sinks(&mut self) -> Vec<RawSink> {
+        self.tables("sink", &SINK, |sink, place| sink.sink(place))
     }
 
-    fn sink(&mut self, table: Place) -> Option<At<Sink>> {
-        if self.value("type").is_none() {
-            self.problems.push(Problem::new(table, "sink.type is missing"));
-            return None;
+    fn sink(&mut self, place: Place) -> RawSink {
+        let one_of = Facility::TABLE.map(|(word, _)| word).join(", ");
+        RawSink {
+            place,
+            kind: self.text("type"),
+            path: self.path("path"),
+            socket: self.path("socket"),
+            to: self.syslog_to(),
+            facility: self.parsed("facility", &format!("one of {one_of}"), Facility::named),
+            enterprise: self.number("enterprise"),
         }
-        let At { value, place } = self.text("type")?;
-        let what = match value.as_str() {
-            "stdout" => return Some(At { value: Sink::Stdout, place }),
-            "journald" | "file" | "syslog" => not_available(&format!("sink.type = \"{value}\"")),
-            _ => "sink.type is \"stdout\"".to_owned(),
-        };
-        self.problems.push(Problem::new(place, what));
-        None
+    }
+
+    /// One that is wrong is there.
+    fn syslog_to(&mut self) -> Option<At<Option<SyslogTo>>> {
+        let At { value, place } = self.text("to")?;
+        let parsed = value.parse();
+        if let Err(error) = &parsed {
+            self.problems.push(Problem::new(place.clone(), format!("sink.to {error}")));
+        }
+        Some(At { value: parsed.ok(), place })
     }
 
     fn target(&mut self, place: Place) -> RawTarget {

@@ -46,7 +46,8 @@ pub(super) const REPORT: Words = Words {
 };
 
 pub(super) const CONTROL: Words = Words { prefix: "control.", known: &["socket"], later: &[] };
-pub(super) const SINK: Words = Words { prefix: "sink.", known: &["type"], later: &["path"] };
+pub(super) const SINK: Words =
+    Words { prefix: "sink.", known: &["type", "path", "socket", "to", "facility", "enterprise"], later: &[] };
 
 impl Words {
     /// What is wrong with a key; `None` if it is known.
@@ -86,6 +87,5 @@ mod tests {
         assert_eq!(TARGET.problem("root"), None);
         assert_eq!(TARGET.problem("roto").unwrap(), "unknown key target.roto; did you mean target.root?");
         assert!(TARGET.problem("zzzzzz").unwrap().ends_with("mounts_allowed, id_map"));
-        assert!(SINK.problem("path").unwrap().contains("not available in this version"));
     }
 }

@@ -1,6 +1,6 @@
 //! Owns the way of events from the loop to the collector: collected here, put on disk together, sent when they are there.
-//! At most one write and one batch are under way. What is on disk goes to standard output too, if that is wanted. Must not
-//! own their formats, or when something is an event.
+//! At most one write and one batch are under way. What is on disk goes to the sinks too. Must not own their formats, or when
+//! something is an event.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, Event, Heartbeat, MAX_BATCH_BYTES, SOURCE_PREFIX};
 use tokio::task::JoinHandle;
 
-use super::sink::{Flow, Sink};
 use crate::config::Endpoint;
 use crate::deliver::{Client, Courier, Reply, Verdict};
 use crate::failure::Failure;
 use crate::journal::{Batch, Entry, Journal, JournalError};
 use crate::monitor::Now;
+use crate::sink::Sinks;
 
 /// Events that wait for a disk that fails; over this they are given up, and everything is told anew once it works.
 const MAX_PENDING: usize = 100_000;
@@ -25,8 +25,7 @@ pub(super) struct Spool {
     /// `None` while a turn has it, and after one was lost.
     journal: Option<Journal>,
     turn: Option<JoinHandle<Turn>>,
-    /// `None` while a turn has it, and where none is wanted.
-    sink: Option<Sink>,
+    sinks: Sinks,
     client: Option<Client>,
     sending: Option<(JoinHandle<Reply>, usize, u64)>,
     courier: Courier,
@@ -72,7 +71,6 @@ pub(super) struct Step {
 /// A visit of the journal to a thread that may block.
 struct Turn {
     journal: Journal,
-    sink: Option<Sink>,
     /// What is still not on disk.
     left: Vec<Entry>,
     /// Whether that is because there is no room for a snapshot.
@@ -84,12 +82,12 @@ struct Turn {
 }
 
 impl Spool {
-    pub(super) fn new(journal: Journal, client: Option<Client>, sink: Option<Sink>) -> Self {
+    pub(super) fn new(journal: Journal, client: Option<Client>, sinks: Sinks) -> Self {
         let stamp = Stamp::of(&journal);
         Self {
             journal: Some(journal),
             turn: None,
-            sink,
+            sinks,
             client,
             sending: None,
             courier: Courier::new(),
@@ -156,6 +154,7 @@ impl Spool {
                 Step::default()
             }
             () = wait(courier) => Step::default(),
+            () = self.sinks.changed() => Step { troubles: self.sinks_say(), ..Step::default() },
         }
     }
 
@@ -174,9 +173,7 @@ impl Spool {
         if tokio::time::timeout(grace, attempts_end).await.is_err() {
             tracing::warn!("stopped before everything was delivered; the rest is kept in the state directory");
         }
-        if let Some(sink) = self.sink.take() {
-            sink.finish(grace).await;
-        }
+        self.sinks.finish(grace).await;
     }
 
     /// The host's id.
@@ -235,14 +232,14 @@ impl Spool {
             return;
         }
         let Some(journal) = self.journal.take() else { return };
-        let sink = self.sink.take();
+        let sinks = self.sinks.clone();
         let entries = std::mem::take(&mut self.pending);
         let acknowledged = self.acknowledged.take();
         let new_epoch = std::mem::take(&mut self.new_epoch);
         let max_events = self.wants_batch().then(|| self.courier.max_events());
         let keep = self.client.is_some();
         self.turn = Some(tokio::task::spawn_blocking(move || {
-            turn(journal, sink, entries, acknowledged, new_epoch, max_events, keep)
+            turn(journal, &sinks, entries, acknowledged, new_epoch, max_events, keep)
         }));
     }
 
@@ -253,7 +250,6 @@ impl Spool {
         let Ok(turn) = turn else { return step };
         self.stamp = Stamp::of(&turn.journal);
         self.journal = Some(turn.journal);
-        self.sink = turn.sink;
         self.batch = self.batch.take().or(turn.batch);
         self.waits_for_room = turn.waits_for_room && self.client.is_some();
         // What came meanwhile comes after what is left.
@@ -268,11 +264,7 @@ impl Spool {
         if self.telling == Some(u64::MAX) && !self.pending.iter().any(|entry| is_snapshot(&entry.body)) {
             self.telling = Some(self.stamp.sequence);
         }
-        match self.sink.as_mut().map_or(Flow::Same, Sink::flow) {
-            Flow::Same => {}
-            Flow::Fine => step.troubles.push((ConditionReason::SinkFailed, None)),
-            Flow::Failing(why) => step.troubles.push((ConditionReason::SinkFailed, Some(why))),
-        }
+        step.troubles.extend(self.sinks_say());
         if turn.dropped > 0 {
             self.give_up();
             let detail = format!("{} events were given up; what is open is told again", turn.dropped);
@@ -291,6 +283,10 @@ impl Spool {
             step.troubles.push((ConditionReason::SpoolOverflow, None));
         }
         step
+    }
+
+    fn sinks_say(&self) -> Vec<(ConditionReason, Option<String>)> {
+        self.sinks.news().into_iter().map(|detail| (ConditionReason::SinkFailed, detail)).collect()
     }
 
     fn start_sending(&mut self) {
@@ -342,7 +338,7 @@ impl Spool {
 
 fn turn(
     mut journal: Journal,
-    mut sink: Option<Sink>,
+    sinks: &Sinks,
     mut entries: Vec<Entry>,
     acknowledged: Option<u64>,
     new_epoch: bool,
@@ -363,11 +359,9 @@ fn turn(
         // However much is open: what is told anew pushes nothing out, itself neither.
         let snapshot = entries.iter().position(|entry| is_snapshot(&entry.body)).filter(|_| journal.is_half_full());
         waits_for_room = snapshot == Some(0);
-        let appended = journal.append_and_tell(&entries[..snapshot.unwrap_or(entries.len())], |entry, json| {
-            // A snapshot says nothing new.
-            if let (Some(sink), false) = (&mut sink, is_snapshot(&entry.body)) {
-                sink.offer(json);
-            }
+        let ready = &entries[..snapshot.unwrap_or(entries.len())];
+        let appended = journal.append_and_tell(ready, |entry, json| {
+            sinks.offer(&entry.body, &entry.time, json);
         })?;
         dropped = appended.dropped;
         entries.drain(..appended.entries);
@@ -381,7 +375,7 @@ fn turn(
         Ok(())
     };
     let error = work(&mut entries).err();
-    Turn { journal, sink, left: entries, waits_for_room, batch, dropped, error, renewed }
+    Turn { journal, left: entries, waits_for_room, batch, dropped, error, renewed }
 }
 
 const fn is_snapshot(body: &Body) -> bool {

@@ -10,13 +10,16 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use driftlock_common::event::EVENTS_PATH;
+use driftlock_common::fleet::Fleet;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{AllowedHosts, HostTokens, ReadToken};
+use crate::clock::Timestamp;
 use crate::error::ApiError;
+use crate::fleet::Outlook;
 use crate::metrics::{self, Metrics};
-use crate::store::{HostQuery, Store};
+use crate::store::{HostQuery, Store, StoreError};
 use crate::{ingest, page, query, stream};
 
 /// Batches that are read and decoded at one time; bounds the memory of ingest to this many times two megabytes.
@@ -44,6 +47,7 @@ pub struct AppState {
     pub(crate) ingests: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
     tokens: RwLock<Arc<HostTokens>>,
+    fleet: RwLock<Arc<Fleet>>,
 }
 
 impl AppState {
@@ -64,6 +68,7 @@ impl AppState {
             ingests: Semaphore::new(INGESTS),
             streams: Arc::new(Semaphore::new(STREAMS)),
             tokens: RwLock::new(Arc::new(tokens)),
+            fleet: RwLock::default(),
         })
     }
 
@@ -76,16 +81,35 @@ impl AppState {
     pub fn replace_tokens(&self, tokens: HostTokens) {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
     }
+
+    /// The time, by the collector's clock.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// Puts in force what an operator says of the fleet.
+    pub fn replace_fleet(&self, fleet: Fleet) {
+        *self.fleet.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fleet);
+    }
+
+    /// What is known at present besides what hosts say.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn outlook(&self) -> Result<Outlook, StoreError> {
+        let hearing = self.store.hearing().await?;
+        let fleet = Arc::clone(&self.fleet.read().unwrap_or_else(PoisonError::into_inner));
+        Ok(Outlook { now: self.now(), hearing, fleet })
+    }
 }
 
 /// The router.
 pub fn app(state: Arc<AppState>) -> Router {
     let reading = Router::new()
-        .route("/", get(page::overview))
-        .route("/findings", get(page::findings))
-        .route("/assets/{name}", get(page::asset))
+        .merge(page::routes())
         .route("/v1/hosts", get(query::hosts))
         .route("/v1/findings", get(query::findings))
+        .route("/v1/groups", get(query::groups))
         .route("/v1/conditions", get(query::conditions))
         .route("/v1/stream", get(stream::stream))
         .route("/metrics", get(metrics::show))

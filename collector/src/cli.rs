@@ -24,10 +24,28 @@ pub enum Verb {
 }
 
 /// `driftlock-collector serve`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 The tokens file has a line for each host: its name, a blank, its token (at least 16 characters). The name is what the
 host is called here, whatever its agent says. The file must not be readable by everyone; SIGHUP reads it again.
+
+The fleet file has the names of hosts that should be there (a JSON list of names is one too), after how long hosts are
+silent, by name or label, and when they may be, at once or each week, in UTC. SIGHUP reads it again:
+
+    expected = [\"web-1\", \"web-2\"]
+    [[silent]]
+    labels = { role = \"batch\" }
+    after  = \"2h\"
+    [[quiet]]
+    hosts  = \"web-*\"
+    from   = \"2026-12-01T22:00:00Z\"
+    until  = \"2026-12-01T23:00:00Z\"
+    reason = \"kernel update\"
+    [[quiet]]
+    at     = \"02:30\"
+    for    = \"1h\"
+    days   = [\"sat\", \"sun\"]
+
 TLS is for a proxy before it: agents send to https:// addresses, or to http:// on their own host.")]
 pub struct ServeArgs {
     /// Address and port; port 0 takes a free one
@@ -42,6 +60,9 @@ pub struct ServeArgs {
     /// Who may read: a file with one token; needed beyond loopback
     #[arg(long, value_name = "FILE")]
     pub read_token_file: Option<PathBuf>,
+    /// What is said of the fleet: hosts that should be there, when one is silent, quiet times; TOML
+    #[arg(long, value_name = "FILE")]
+    pub fleet: Option<PathBuf>,
     /// Another name under which to answer, as clients write it; loopback's names always are
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,

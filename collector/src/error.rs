@@ -43,6 +43,11 @@ impl ApiError {
         Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", public) }
     }
 
+    /// 404.
+    pub fn not_found(public: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", public)
+    }
+
     /// 413; the agent answers it by splitting the batch.
     pub fn too_large(public: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", public)

@@ -46,7 +46,7 @@ async fn take(state: &AppState, headers: &HeaderMap, body: Body) -> Result<Answe
     let _permit = state.ingests.acquire().await.map_err(|_| crate::store::StoreError::Closed)?;
     let batch = read(headers, body, encoding).await?;
     let received_at = Timestamp::now();
-    match state.store.apply(Delivery { host, received_at, batch }).await? {
+    match state.store.apply(Delivery { host, received_at, from: None, batch }).await? {
         Applied::Answer(answer) => Ok(answer),
         Applied::Conflict => Err(ApiError::new(
             StatusCode::FORBIDDEN,

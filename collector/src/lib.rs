@@ -12,6 +12,7 @@ pub mod store;
 pub mod fleet;
 pub mod auth;
 pub mod error;
+pub mod roster;
 pub mod app;
 pub mod ingest;
 pub mod view;

@@ -12,13 +12,8 @@ use driftlock_common::event::Answer;
 use driftlock_common::policy::{Ruling, Severity};
 
 use crate::app::AppState;
-use crate::clock::Timestamp;
 use crate::error::ApiError;
-use crate::fleet::{HostState, judge};
-use crate::store::HostQuery;
-
-/// Hosts read at a time, so that a large fleet is never in memory at once.
-const HOST_PAGE: usize = 500;
+use crate::roster::Roster;
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -54,7 +49,7 @@ impl Metrics {
 
 pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
     let totals = state.store.totals().await?;
-    let hosts = hosts_by_state(&state).await?;
+    let hosts = Roster::read(&state, &state.outlook().await?).await?.numbers();
     let metrics = &state.metrics;
     let mut text = String::new();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -62,7 +57,7 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     family(&mut text, "build_info", "gauge", "Version of the collector.");
     sample(&mut text, "build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     family(&mut text, "hosts", "gauge", "Hosts by what their last reports mean.");
-    for (host_state, number) in HostState::ALL.into_iter().zip(hosts) {
+    for (host_state, number) in hosts {
         sample(&mut text, "hosts", &[("state", host_state.name())], number);
     }
     family(&mut text, "open_findings", "gauge", "Open findings by kind of difference and what the policy says.");
@@ -102,27 +97,6 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     family(&mut text, "resyncs_total", "counter", "Answers that asked for all findings again.");
     sample(&mut text, "resyncs_total", &[], read(&metrics.resyncs));
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
-}
-
-/// Numbers in the order of [`HostState::ALL`].
-async fn hosts_by_state(state: &AppState) -> Result<[u64; 5], ApiError> {
-    let now = Timestamp::now();
-    let mut numbers = [0; 5];
-    let mut after = None;
-    loop {
-        let page = state.store.hosts(HostQuery { host: None, after, limit: HOST_PAGE }).await?;
-        for host in &page.items {
-            let found = judge(&host.facts(), now).state;
-            let place = HostState::ALL.iter().position(|known| *known == found);
-            if let Some(number) = place.and_then(|place| numbers.get_mut(place)) {
-                *number += 1;
-            }
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(numbers),
-        }
-    }
 }
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {

@@ -15,6 +15,7 @@ use crate::app::{AppState, app};
 use crate::auth::{AllowedHosts, HostTokens, ReadToken, TokenError};
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
+use crate::fleet::file::{self, FleetFileError};
 use crate::store::StoreError;
 use crate::store::sqlite::{Limits, SqliteStore};
 use crate::systemd;
@@ -33,6 +34,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         let error = anyhow!("--listen {}: beyond loopback reading needs a token: give --read-token-file", args.listen);
         return Err(Failure::new(Exit::Configuration, error));
     }
+    let fleet = args.fleet.as_deref().map(file::load).transpose()?.unwrap_or_default();
     if tokens.is_empty() {
         tracing::warn!(file = %args.tokens.display(), "no token: no host can report yet");
     }
@@ -41,13 +43,14 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     let state = AppState::new(Arc::new(store), tokens, read_token, allowed_hosts, shutdown.clone());
 
+    state.replace_fleet(fleet);
+
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::new(Exit::Io, error))?;
     runtime.block_on(async {
         let listener = bind(args.listen).await?;
         let address = listener.local_addr().map_err(|error| Failure::new(Exit::Io, error))?;
         end_on_signal(&shutdown).map_err(|error| Failure::new(Exit::Io, error))?;
-        reload_on_hangup(Arc::clone(&state), args.tokens.clone(), &shutdown)
-            .map_err(|error| Failure::new(Exit::Io, error))?;
+        reload_on_hangup(Arc::clone(&state), args.clone(), &shutdown).map_err(|error| Failure::new(Exit::Io, error))?;
         // Whoever started it may wait for this line. Nothing can be said on a closed stream.
         let _closed = writeln!(std::io::stderr(), "driftlock-collector: listening on http://{address}");
         systemd::ready(address);
@@ -110,12 +113,8 @@ pub fn end_on_signal(shutdown: &CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads the tokens again on SIGHUP; what cannot be used changes nothing.
-fn reload_on_hangup(
-    state: Arc<AppState>,
-    tokens: std::path::PathBuf,
-    shutdown: &CancellationToken,
-) -> std::io::Result<()> {
+/// Reads tokens and fleet again on SIGHUP; what cannot be used changes nothing.
+fn reload_on_hangup(state: Arc<AppState>, args: ServeArgs, shutdown: &CancellationToken) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
@@ -124,22 +123,47 @@ fn reload_on_hangup(
                 () = shutdown.cancelled() => return,
                 _ = hangup.recv() => {}
             }
-            let file = tokens.clone();
+            let (state, args) = (Arc::clone(&state), args.clone());
             systemd::reloading();
-            match tokio::task::spawn_blocking(move || HostTokens::load(&file)).await {
-                Ok(Ok(tokens)) => {
-                    tracing::info!(tokens = tokens.len(), "tokens read again");
-                    state.replace_tokens(tokens);
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(error = %crate::failure::chain(&error), "tokens refused; the old ones stay");
-                }
-                Err(_) => return,
+            if tokio::task::spawn_blocking(move || reload(&state, &args)).await.is_err() {
+                return;
             }
             systemd::reloaded();
         }
     });
     Ok(())
+}
+
+fn reload(state: &AppState, args: &ServeArgs) {
+    match HostTokens::load(&args.tokens) {
+        Ok(tokens) => {
+            tracing::info!(tokens = tokens.len(), "tokens read again");
+            state.replace_tokens(tokens);
+        }
+        Err(error) => tracing::error!(error = %crate::failure::chain(&error), "tokens refused; the old ones stay"),
+    }
+    match args.fleet.as_deref().map(file::load) {
+        Some(Ok(fleet)) => {
+            tracing::info!(expected = fleet.expected.len(), "fleet read again");
+            state.replace_fleet(fleet);
+        }
+        Some(Err(error)) => {
+            tracing::error!(error = %crate::failure::chain(&error), "fleet refused; what it said before stays");
+        }
+        None => {}
+    }
+}
+
+impl From<FleetFileError> for Failure {
+    fn from(error: FleetFileError) -> Self {
+        let exit = match &error {
+            FleetFileError::Read(_, error) if error.kind() == std::io::ErrorKind::NotFound => Exit::NoInput,
+            FleetFileError::Read(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            FleetFileError::Read(..) => Exit::Io,
+            FleetFileError::Malformed { .. } => Exit::Configuration,
+        };
+        Self::new(exit, error)
+    }
 }
 
 impl From<TokenError> for Failure {

@@ -2,19 +2,23 @@
 //! HTTP. [`sqlite`] is the one that keeps it in a file.
 
 mod apply;
+mod arrival;
 mod effect;
 mod filter;
 mod fold;
+mod group;
 mod finding;
 mod condition;
 mod snapshot;
 mod read;
+mod run;
 mod search;
 mod schema;
 pub mod sqlite;
 mod writer;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -31,7 +35,11 @@ use tokio::sync::broadcast;
 
 use crate::batch::Batch;
 use crate::clock::Timestamp;
+use crate::fleet::hearing::Hearing;
 use crate::tally::Tally;
+
+pub use arrival::ArrivalRecord;
+pub use group::{GroupKey, GroupOrder, GroupQuery, GroupRecord};
 
 /// What an asynchronous method gives.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -49,6 +57,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn lines(&self, query: FindingQuery) -> Pending<'_, Page<Line, Order>>;
     /// Conditions, the newest first.
     fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>>;
+    /// Open findings that are the same drift, in the order of the query.
+    fn groups(&self, query: GroupQuery) -> Pending<'_, Page<GroupRecord, GroupOrder>>;
+    /// What came between the reports of a host, the newest first.
+    fn arrivals(&self, host: String) -> Pending<'_, Vec<ArrivalRecord>>;
+    /// When a collector was there to be reported to.
+    fn hearing(&self) -> Pending<'_, Hearing>;
     /// How many of each.
     fn totals(&self) -> Pending<'_, Totals>;
     /// What is committed from now on, in order. Bounded: who is too slow is told how much was missed.
@@ -62,6 +76,8 @@ pub struct Delivery {
     pub host: String,
     /// When it came, by the collector's clock.
     pub received_at: Timestamp,
+    /// From where, if that is known.
+    pub from: Option<IpAddr>,
     /// The events.
     pub batch: Batch,
 }
@@ -142,6 +158,8 @@ pub enum Lifetime {
 pub struct HostQuery {
     /// Only this one.
     pub host: Option<String>,
+    /// Only those of these that there are.
+    pub keys: Option<Vec<String>>,
     /// Key after which to begin.
     pub after: Option<String>,
     /// The most to give.
@@ -151,6 +169,8 @@ pub struct HostQuery {
 /// Which findings. An absent field does not narrow.
 #[derive(Clone, Debug, Default)]
 pub struct FindingQuery {
+    /// Only this one.
+    pub id: Option<i64>,
     /// Open or resolved.
     pub state: Option<Lifetime>,
     /// Key or name of the host.
@@ -171,6 +191,8 @@ pub struct FindingQuery {
     pub severity: Option<RangeInclusive<Severity>>,
     /// The rule that covers it, or [`NO_RULE`].
     pub rule: Option<String>,
+    /// What it has in common with others, of open ones.
+    pub group: Option<GroupKey>,
     /// Which first, and where to begin.
     pub order: Order,
     /// The most to give.
@@ -200,7 +222,7 @@ pub struct ConditionQuery {
 }
 
 /// A host and its last reports.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HostRecord {
     /// Its key: the name that its credential has.
     pub host: String,

@@ -35,4 +35,5 @@ pub mod event;
 pub mod host_name;
 pub mod enrolment;
 pub mod status;
+pub mod fleet;
 pub mod exit;

@@ -5,6 +5,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Answer, Body, ConditionBody, Event};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::arrival::{Twins, last_heard_from};
 use super::condition::{Origin, open_condition, resolve_condition};
 use super::effect::{self, Context};
 use super::{Applied, Changed, Delivery, StoreError};
@@ -30,14 +31,17 @@ pub(super) fn apply(
     delivery: &Delivery,
     changes: &mut Vec<Changed>,
 ) -> Result<Applied, StoreError> {
-    let Delivery { host, received_at, batch } = delivery;
+    let Delivery { host, received_at, from, batch } = delivery;
     let mut answer = Answer { rejected: batch.rejected.clone(), ..Answer::default() };
     let Some(epoch) = batch.epoch.as_deref() else { return Ok(Applied::Answer(answer)) };
-    let context = &mut Context { connection, host, received_at: *received_at, changes };
+    let from = from.map(|address| address.to_string());
+    let context = &mut Context { connection, host, received_at: *received_at, from: from.as_deref(), changes };
+    super::run::go_on(connection, *received_at)?;
 
     let known = find_or_begin_epoch(context, epoch)?;
     if is_conflict(context, epoch, &known, delivery)? {
-        note_conflict(context)?;
+        let twins = Twins { before: last_heard_from(context)?, now: from.clone() };
+        note_conflict(context, &twins)?;
         return Ok(Applied::Conflict);
     }
 
@@ -145,23 +149,28 @@ fn same_event(a: &str, b: &str) -> bool {
     }
 }
 
-fn conflict() -> ConditionBody {
-    ConditionBody {
-        target: None,
-        reason: ConditionReason::IdentityConflict,
-        path: None,
-        detail: "another agent reports with this host's credential; give each host its own, and its own state"
-            .to_owned(),
-    }
+fn conflict(detail: String) -> ConditionBody {
+    ConditionBody { target: None, reason: ConditionReason::IdentityConflict, path: None, detail }
 }
 
-fn note_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
+/// Says from where each of the two reports, as far as that is known.
+pub(super) fn note_conflict(context: &mut Context<'_>, twins: &Twins) -> Result<(), StoreError> {
     context
         .connection
         .prepare_cached("UPDATE hosts SET conflict_at = ?2 WHERE host = ?1")?
         .execute(params![context.host, context.received_at.millis()])?;
+    let whence = match twins {
+        Twins { before: Some(before), now: Some(now) } if before == now => format!("both from {now}"),
+        Twins { before: Some(before), now: Some(now) } => format!("from {before} and from {now}"),
+        Twins { now: Some(now), .. } => format!("the other from {now}"),
+        Twins { .. } => "from where is not known".to_owned(),
+    };
+    let detail = format!(
+        "two agents report with this host's credential, {whence}: a clone, or a snapshot that was put back; give each host \
+         its own credential and its own state directory"
+    );
     let now = context.received_at;
-    open_condition(context, &conflict(), now, Origin::Collector)
+    open_condition(context, &conflict(detail), now, Origin::Collector)
 }
 
 fn end_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
@@ -176,7 +185,7 @@ fn end_conflict(context: &mut Context<'_>) -> Result<(), StoreError> {
                 .connection
                 .prepare_cached("UPDATE hosts SET conflict_at = NULL WHERE host = ?1")?
                 .execute([context.host])?;
-            resolve_condition(context, &conflict(), now)
+            resolve_condition(context, &conflict(String::new()), now)
         }
         _ => Ok(()),
     }

@@ -6,12 +6,12 @@ use driftlock_common::event::{Body, Heartbeat, Stopped, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, ManifestView, open_digest};
 use rusqlite::{Connection, params};
 
-use super::apply::signed;
+use super::apply::{note_conflict, signed};
 use super::condition::{Origin, open_condition, resolve_condition, resolve_conditions_of};
 use super::finding::{Resolve, open_finding, resolve_findings};
 use super::read::{from_json, to_json};
 use super::snapshot::{end_snapshot, note_in_snapshot, snapshot};
-use super::{Changed, StoreError};
+use super::{Changed, StoreError, arrival};
 use crate::batch::{Beat, Kept, resolved_path};
 use crate::clock::Timestamp;
 
@@ -20,6 +20,8 @@ pub(super) struct Context<'a> {
     pub(super) connection: &'a Connection,
     pub(super) host: &'a str,
     pub(super) received_at: Timestamp,
+    /// From where it came.
+    pub(super) from: Option<&'a str>,
     pub(super) changes: &'a mut Vec<Changed>,
 }
 
@@ -96,6 +98,11 @@ pub(super) fn heartbeat(context: &mut Context<'_>, beat: &Beat, ack: u64) -> Res
     }
     if delivered {
         forget_other_targets(context, targets, beat.time)?;
+    }
+    if let Some(running) = agent
+        && let Some(twins) = arrival::note(context, running)?
+    {
+        note_conflict(context, &twins)?;
     }
     host_changed(context);
     Ok(())

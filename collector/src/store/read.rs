@@ -48,7 +48,7 @@ pub(super) fn loudness(severity: Option<Severity>) -> i64 {
 }
 
 /// The severity of a number.
-fn severity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Severity>> {
+pub(super) fn severity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Severity>> {
     let number: i64 = row.get(column)?;
     let place = usize::try_from(number.saturating_sub(1)).ok();
     Ok(place.and_then(|place| Severity::ALL.get(place).copied()))
@@ -142,6 +142,8 @@ pub(super) fn conditions(
 pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<HostRecord, String>, StoreError> {
     let mut filter = Where::new();
     filter.and("h.host = ?", query.host);
+    let keys = query.keys.map(|keys| to_json(&keys)).transpose()?;
+    filter.and("h.host IN (SELECT value FROM json_each(?))", keys);
     filter.and("h.host > ?", query.after);
     let sql = format!(
         "SELECT h.host, h.name, h.claimed, h.labels, h.version, h.ephemeral, h.interval_s, h.epoch, e.ack, e.lost,

@@ -5,7 +5,68 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Statements that lead from each version to the next, beginning at an empty file.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
+
+/// `drift` of a finding is the key of what it has in common with others ([`super::group`]), `drifts` the numbers of open
+/// findings of each, kept by triggers. `runs` is when a collector had the store open. `known` is JSON: who reports as a
+/// host, and who did before; `arrivals` what came between.
+const VERSION_3: &str = "
+ALTER TABLE findings ADD COLUMN drift BLOB;
+CREATE INDEX findings_open_of_drift ON findings (drift, host) WHERE state = 'open';
+CREATE TABLE drifts (
+    key BLOB NOT NULL PRIMARY KEY,
+    severity INTEGER NOT NULL,
+    change TEXT NOT NULL,
+    hosts INTEGER NOT NULL,
+    findings INTEGER NOT NULL,
+    first_at INTEGER NOT NULL,
+    last_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX drifts_widest ON drifts (hosts, key);
+CREATE INDEX drifts_loudest ON drifts (severity, hosts, key);
+CREATE TRIGGER drifts_opened AFTER INSERT ON findings WHEN new.state = 'open' AND new.drift IS NOT NULL BEGIN
+    INSERT INTO drifts VALUES (new.drift, new.severity, new.change, 1, 1, new.received_at, new.received_at)
+        ON CONFLICT DO UPDATE SET findings = findings + 1, last_at = max(last_at, new.received_at),
+            hosts = hosts + NOT EXISTS (SELECT 1 FROM findings f WHERE f.drift = new.drift AND f.host = new.host
+                AND f.state = 'open' AND f.id <> new.id);
+END;
+CREATE TRIGGER drifts_changed AFTER UPDATE OF state, drift ON findings
+WHEN (old.state, old.drift) IS NOT (new.state, new.drift) BEGIN
+    UPDATE drifts SET findings = findings - 1,
+            hosts = hosts - NOT EXISTS (SELECT 1 FROM findings f WHERE f.drift = old.drift AND f.host = old.host
+                AND f.state = 'open' AND f.id <> old.id)
+        WHERE key = old.drift AND old.state = 'open';
+    DELETE FROM drifts WHERE key = old.drift AND findings = 0;
+    INSERT INTO drifts SELECT new.drift, new.severity, new.change, 1, 1, new.received_at, new.received_at
+            WHERE new.state = 'open' AND new.drift IS NOT NULL
+        ON CONFLICT DO UPDATE SET findings = findings + 1, last_at = max(last_at, new.received_at),
+            hosts = hosts + NOT EXISTS (SELECT 1 FROM findings f WHERE f.drift = new.drift AND f.host = new.host
+                AND f.state = 'open' AND f.id <> new.id);
+END;
+CREATE TRIGGER drifts_deleted AFTER DELETE ON findings WHEN old.state = 'open' BEGIN
+    UPDATE drifts SET findings = findings - 1,
+            hosts = hosts - NOT EXISTS (SELECT 1 FROM findings f WHERE f.drift = old.drift AND f.host = old.host
+                AND f.state = 'open')
+        WHERE key = old.drift;
+    DELETE FROM drifts WHERE key = old.drift AND findings = 0;
+END;
+
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    begun_at INTEGER NOT NULL,
+    alive_at INTEGER NOT NULL
+) STRICT;
+
+ALTER TABLE hosts ADD COLUMN known TEXT;
+CREATE TABLE arrivals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    host TEXT NOT NULL,
+    what TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    source TEXT
+) STRICT;
+CREATE INDEX arrivals_of_host ON arrivals (host, id);
+";
 
 /// `agent` is JSON: what runs there.
 const VERSION_2: &str = "ALTER TABLE hosts ADD COLUMN agent TEXT;";
@@ -134,6 +195,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     for statements in &MIGRATIONS[done..] {
         transaction.execute_batch(statements)?;
     }
+    super::group::give_keys(&transaction)?;
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
     Ok(())

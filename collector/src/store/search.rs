@@ -133,6 +133,12 @@ fn filter(query: FindingQuery) -> Where {
         filter.and_all("severity BETWEEN ? AND ?", ends);
     }
     filter.and("rule = ?", query.rule);
+    filter.and("id = ?", query.id);
+    if let Some(group) = query.group {
+        // Kept of open ones only, and the index is one of those.
+        filter.and_state(Some(Lifetime::Open));
+        filter.and("drift = ?", Some(group.as_bytes().to_vec()));
+    }
     filter
 }
 

@@ -12,9 +12,12 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::writer::{self, Job};
 use super::{
-    Applied, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord, HostQuery, HostRecord,
-    Line, Order, Page, Pending, Store, StoreError, Totals, read, schema, search,
+    Applied, ArrivalRecord, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord,
+    GroupOrder, GroupQuery, GroupRecord, HostQuery, HostRecord, Line, Order, Page, Pending, Store, StoreError, Totals,
+    arrival, group, read, run, schema, search,
 };
+use crate::clock::Timestamp;
+use crate::fleet::hearing::Hearing;
 
 /// Connections that read at one time; more wait.
 const READERS: usize = 4;
@@ -83,6 +86,7 @@ impl SqliteStore {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "trusted_schema", false)?;
         schema::migrate(&mut connection)?;
+        run::begin(&connection, Timestamp::now())?;
         if let Some(pages) = limits.max_pages {
             connection.pragma_update(None, "max_page_count", pages)?;
         }
@@ -161,6 +165,18 @@ impl Store for SqliteStore {
 
     fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>> {
         self.query(query, read::conditions)
+    }
+
+    fn groups(&self, query: GroupQuery) -> Pending<'_, Page<GroupRecord, GroupOrder>> {
+        self.query(query, group::groups)
+    }
+
+    fn arrivals(&self, host: String) -> Pending<'_, Vec<ArrivalRecord>> {
+        self.query(host, arrival::arrivals)
+    }
+
+    fn hearing(&self) -> Pending<'_, Hearing> {
+        self.query((), |connection, ()| run::hearing(connection))
     }
 
     fn totals(&self) -> Pending<'_, Totals> {

@@ -439,7 +439,8 @@ async fn a_sequence_of_any_size_does_no_harm() {
         assert_eq!(collector.post(std::slice::from_ref(&far)).await.rejected.len(), 1, "{sequence}");
     }
     let batch = driftlock_collector::batch::decode(b"[]").unwrap();
-    let delivery = driftlock_collector::store::Delivery { host: "x".into(), received_at: Timestamp::now(), batch };
+    let delivery =
+        driftlock_collector::store::Delivery { host: "x".into(), received_at: Timestamp::now(), from: None, batch };
     assert!(matches!(collector.store.apply(delivery).await, Ok(Applied::Answer(_))));
 }
 

@@ -253,7 +253,7 @@ impl Collector {
     /// Applies events past HTTP, at a time.
     pub(crate) async fn apply_at(&self, events: &[Event], received_at: Timestamp) -> Applied {
         let batch = driftlock_collector::batch::decode(&serde_json::to_vec(events).unwrap()).unwrap();
-        self.store.apply(Delivery { host: "web-1".into(), received_at, batch }).await.unwrap()
+        self.store.apply(Delivery { host: "web-1".into(), received_at, from: None, batch }).await.unwrap()
     }
 
     pub(crate) async fn findings(&self, state: Lifetime) -> Vec<FindingRecord> {

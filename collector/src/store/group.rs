@@ -9,8 +9,8 @@ use driftlock_common::digest::Digest;
 use driftlock_common::drift::Change;
 use driftlock_common::finding::Finding;
 use driftlock_common::policy::{Ruling, Severity};
-use rusqlite::Connection;
 use rusqlite::types::Value;
+use rusqlite::{Connection, Row};
 
 use super::apply::unsigned;
 use super::filter::{Where, page};
@@ -129,53 +129,80 @@ impl GroupOrder {
     }
 }
 
-/// Groups in the order of the query.
+/// A row of the table: key, hosts, findings, when the first and the last came, severity.
+type Numbers = (GroupKey, u64, u64, Timestamp, Timestamp, i64);
+
+/// Groups in the order of the query. They are kept in order for each severity and change apart, so a part of the list is
+/// the beginnings of those, whatever the filter: no list reads more than it gives, but for these few.
 pub(super) fn groups(connection: &Connection, query: GroupQuery) -> Result<Page<GroupRecord, GroupOrder>, StoreError> {
-    let GroupQuery { key, change, verdict, severity: severities, order, limit } = query;
-    let blob = |key: GroupKey| Value::from(key.0.to_vec());
-    let number = |hosts: u64| Value::from(super::apply::signed(hosts));
-    let mut filter = Where::new();
-    filter.and("key = ?", key.map(blob));
-    filter.and("change = ?", change.map(|change| change.name().to_owned()));
-    match verdict {
-        Some(Ruling::Alert) => filter.and_all("severity > 0", []),
-        Some(Ruling::Tolerated) => filter.and_all("severity = 0", []),
-        None => {}
-    }
-    if let Some(severities) = severities {
-        let ends = [severities.start(), severities.end()].map(|severity| Value::from(loudness(Some(*severity))));
-        filter.and_all("severity BETWEEN ? AND ?", ends);
-    }
-    match order {
-        GroupOrder::Widest(Some((hosts, key))) => filter.and_all("(hosts, key) < (?, ?)", [number(hosts), blob(key)]),
-        GroupOrder::Loudest(Some((severity, hosts, key))) => {
-            filter.and_all("(severity, hosts, key) < (?, ?, ?)", [loudness(severity).into(), number(hosts), blob(key)])
+    let limit = query.limit;
+    let found = match query.key {
+        Some(key) => {
+            let sql = "SELECT key, hosts, findings, first_at, last_at, severity FROM drifts WHERE key = ?";
+            rows(connection, sql, vec![blob(key)], numbers_of)?
         }
-        GroupOrder::Widest(None) | GroupOrder::Loudest(None) => {}
-    }
-    let by = match order {
-        GroupOrder::Widest(_) => "hosts DESC, key DESC",
-        GroupOrder::Loudest(_) => "severity DESC, hosts DESC, key DESC",
+        None => beginnings(connection, &query)?,
     };
-    let sql = format!(
-        "SELECT key, hosts, findings, first_at, last_at FROM drifts {} ORDER BY {by} LIMIT {}",
-        filter.sql(),
-        limit.saturating_add(1)
-    );
-    let found = rows(connection, &sql, filter.into_values(), |row| {
-        let numbers = (unsigned(row.get(1)?), unsigned(row.get(2)?));
-        let times = (Timestamp::from_millis(row.get(3)?), Timestamp::from_millis(row.get(4)?));
-        Ok((GroupKey(row.get(0)?), numbers, times))
-    })?;
     let mut items = Vec::with_capacity(found.len());
-    for (key, (hosts, findings), (first_at, last_at)) in found {
+    for (key, hosts, findings, first_at, last_at, _) in found {
         let sql = format!("SELECT {FINDING_COLUMNS} FROM findings WHERE drift = ? AND state = 'open' LIMIT 1");
         // A group without a finding is none; the triggers leave no such.
         if let Some(example) = rows(connection, &sql, vec![blob(key)], finding_of)?.pop() {
             items.push(GroupRecord { key, hosts, findings, first_at, last_at, example });
         }
     }
-    Ok(page(items, limit, |group| order.behind(group)))
+    Ok(page(items, limit, |group| query.order.behind(group)))
+}
+
+/// One more than asked, if there are as many.
+fn beginnings(connection: &Connection, query: &GroupQuery) -> Result<Vec<Numbers>, StoreError> {
+    let limit = query.limit.saturating_add(1);
+    let severities = [None].into_iter().chain(Severity::ALL.map(Some));
+    let severities = severities.filter(|severity| {
+        let wanted = match query.verdict {
+            Some(Ruling::Alert) => severity.is_some(),
+            Some(Ruling::Tolerated) => severity.is_none(),
+            None => true,
+        };
+        wanted && query.severity.as_ref().is_none_or(|range| severity.is_some_and(|severity| range.contains(&severity)))
+    });
+    let mut found: Vec<Numbers> = Vec::new();
+    for severity in severities.map(loudness) {
+        let behind = match query.order {
+            GroupOrder::Widest(behind) => behind,
+            GroupOrder::Loudest(Some((before, ..))) if severity > loudness(before) => continue,
+            GroupOrder::Loudest(Some((before, hosts, key))) if severity == loudness(before) => Some((hosts, key)),
+            GroupOrder::Loudest(_) => None,
+        };
+        for change in Change::ALL.into_iter().filter(|change| query.change.is_none_or(|wanted| wanted == *change)) {
+            let mut filter = Where::new();
+            filter.and("severity = ?", Some(severity));
+            filter.and("change = ?", Some(change.name().to_owned()));
+            if let Some((hosts, key)) = behind {
+                filter.and_all("(hosts, key) < (?, ?)", [super::apply::signed(hosts).into(), blob(key)]);
+            }
+            let sql = format!(
+                "SELECT key, hosts, findings, first_at, last_at, severity FROM drifts {}
+                 ORDER BY hosts DESC, key DESC LIMIT {limit}",
+                filter.sql()
+            );
+            found.extend(rows(connection, &sql, filter.into_values(), numbers_of)?);
+        }
+    }
+    let loudest = matches!(query.order, GroupOrder::Loudest(_));
+    let place = |(key, hosts, .., severity): &Numbers| (if loudest { *severity } else { 0 }, *hosts, *key);
+    found.sort_by_key(|numbers| std::cmp::Reverse(place(numbers)));
+    found.truncate(limit);
+    Ok(found)
+}
+
+fn numbers_of(row: &Row<'_>) -> Result<Numbers, StoreError> {
+    let time = |column| Ok::<_, StoreError>(Timestamp::from_millis(row.get(column)?));
+    Ok((GroupKey(row.get(0)?), unsigned(row.get(1)?), unsigned(row.get(2)?), time(3)?, time(4)?, row.get(5)?))
+}
+
+fn blob(key: GroupKey) -> Value {
+    Value::from(key.0.to_vec())
 }
 
 /// Gives every open finding that an earlier schema kept its key.

@@ -22,8 +22,7 @@ CREATE TABLE drifts (
     first_at INTEGER NOT NULL,
     last_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX drifts_widest ON drifts (hosts, key);
-CREATE INDEX drifts_loudest ON drifts (severity, hosts, key);
+CREATE INDEX drifts_widest ON drifts (severity, change, hosts, key);
 CREATE TRIGGER drifts_opened AFTER INSERT ON findings WHEN new.state = 'open' AND new.drift IS NOT NULL BEGIN
     INSERT INTO drifts VALUES (new.drift, new.severity, new.change, 1, 1, new.received_at, new.received_at)
         ON CONFLICT DO UPDATE SET findings = findings + 1, last_at = max(last_at, new.received_at),

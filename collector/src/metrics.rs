@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use driftlock_common::drift::Change;
 use driftlock_common::event::Answer;
@@ -15,10 +15,6 @@ use crate::app::AppState;
 use crate::clock::Timestamp;
 use crate::error::ApiError;
 use crate::fleet::{HostState, judge};
-use crate::store::HostQuery;
-
-/// Hosts read at a time, so that a large fleet is never in memory at once.
-const HOST_PAGE: usize = 500;
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -30,6 +26,7 @@ pub struct Metrics {
     batches_taken: AtomicU64,
     batches_refused: AtomicU64,
     batches_failed: AtomicU64,
+    batches_delayed: AtomicU64,
 }
 
 impl Metrics {
@@ -46,6 +43,7 @@ impl Metrics {
                 add(&self.rejected, answer.rejected.len() as u64);
                 add(&self.resyncs, answer.resync.into());
             }
+            Err(error) if error.status() == StatusCode::TOO_MANY_REQUESTS => add(&self.batches_delayed, 1),
             Err(error) if error.status().is_server_error() => add(&self.batches_failed, 1),
             Err(_) => add(&self.batches_refused, 1),
         }
@@ -94,9 +92,12 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
         sample(&mut text, "events_total", &[("result", result)], read(counter));
     }
     family(&mut text, "batches_total", "counter", "Batches by what became of them.");
-    for (result, counter) in
-        [("taken", &metrics.batches_taken), ("refused", &metrics.batches_refused), ("failed", &metrics.batches_failed)]
-    {
+    for (result, counter) in [
+        ("taken", &metrics.batches_taken),
+        ("refused", &metrics.batches_refused),
+        ("delayed", &metrics.batches_delayed),
+        ("failed", &metrics.batches_failed),
+    ] {
         sample(&mut text, "batches_total", &[("result", result)], read(counter));
     }
     family(&mut text, "resyncs_total", "counter", "Answers that asked for all findings again.");
@@ -108,21 +109,14 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
 async fn hosts_by_state(state: &AppState) -> Result<[u64; 5], ApiError> {
     let now = Timestamp::now();
     let mut numbers = [0; 5];
-    let mut after = None;
-    loop {
-        let page = state.store.hosts(HostQuery { host: None, after, limit: HOST_PAGE }).await?;
-        for host in &page.items {
-            let found = judge(&host.facts(), now).state;
-            let place = HostState::ALL.iter().position(|known| *known == found);
-            if let Some(number) = place.and_then(|place| numbers.get_mut(place)) {
-                *number += 1;
-            }
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(numbers),
+    for (_, facts) in state.store.facts().await? {
+        let found = judge(&facts, now).state;
+        let place = HostState::ALL.iter().position(|known| *known == found);
+        if let Some(number) = place.and_then(|place| numbers.get_mut(place)) {
+            *number += 1;
         }
     }
+    Ok(numbers)
 }
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use crate::app::AppState;
 use crate::clock::Timestamp;
 use crate::error::ApiError;
-use crate::store::{ConditionQuery, FindingQuery, HostQuery, Lifetime, Order};
-use crate::view::{Conditions, Findings, HostView, Hosts};
+use crate::store::{ConditionQuery, FindingQuery, HoleQuery, HostQuery, Lifetime, Order};
+use crate::view::{Conditions, Findings, Holes, HostView, Hosts};
 
 /// What is given without `limit`.
 const DEFAULT_LIMIT: usize = 100;
@@ -66,6 +66,15 @@ pub(crate) struct ConditionParameters {
     cursor: String,
 }
 
+/// What may be asked of holes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HoleParameters {
+    host: String,
+    limit: String,
+    cursor: String,
+}
+
 /// What may be asked of hosts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -101,6 +110,21 @@ pub(crate) async fn conditions(
     let page = state.store.conditions(query).await?;
     let conditions = page.items.into_iter().map(Into::into).collect();
     Ok(Json(Conditions { conditions, next: page.next.map(|id| id.to_string()) }))
+}
+
+pub(crate) async fn holes(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<HoleParameters>,
+) -> Result<Json<Holes>, ApiError> {
+    let parameters = parsed(parameters)?;
+    let query = HoleQuery {
+        host: given(parameters.host),
+        before: cursor(&parameters.cursor)?,
+        limit: limit(&parameters.limit)?,
+    };
+    let page = state.store.holes(query).await?;
+    let holes = page.items.into_iter().map(Into::into).collect();
+    Ok(Json(Holes { holes, next: page.next.map(|id| id.to_string()) }))
 }
 
 pub(crate) async fn hosts(

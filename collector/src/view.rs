@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::fleet::{Facts, HostState, TargetFacts, Verdict, judge};
-use crate::store::{ConditionRecord, FindingRecord, HostRecord, Lifetime, TargetRecord};
+use crate::store::{ConditionRecord, FindingRecord, HoleKind, HoleRecord, HostRecord, Lifetime, TargetRecord};
 use crate::tally::{Alerts, Tally};
 
 /// A list and where its next part begins.
@@ -25,6 +25,15 @@ pub struct Findings {
 pub struct Conditions {
     /// The newest first.
     pub conditions: Vec<ConditionView>,
+    /// `cursor` of the next part; null at the end.
+    pub next: Option<String>,
+}
+
+/// A list and where its next part begins.
+#[derive(Debug, Serialize)]
+pub struct Holes {
+    /// The newest first.
+    pub holes: Vec<HoleView>,
     /// `cursor` of the next part; null at the end.
     pub next: Option<String>,
 }
@@ -72,6 +81,17 @@ pub struct ConditionView {
     updated_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved_at: Option<Timestamp>,
+}
+
+/// Sequences of an epoch that never came, from `first` to `last`.
+#[derive(Debug, Serialize)]
+pub struct HoleView {
+    host: String,
+    epoch: String,
+    first: u64,
+    last: u64,
+    kind: HoleKind,
+    noted_at: Timestamp,
 }
 
 /// A host, what it last said, and what that means.
@@ -158,6 +178,13 @@ impl From<ConditionRecord> for ConditionView {
     }
 }
 
+impl From<HoleRecord> for HoleView {
+    fn from(record: HoleRecord) -> Self {
+        let HoleRecord { id: _, host, epoch, sequences, kind, noted_at } = record;
+        Self { host, epoch, first: *sequences.start(), last: *sequences.end(), kind, noted_at }
+    }
+}
+
 impl HostView {
     /// What the host means at `now`.
     pub fn new(record: HostRecord, now: Timestamp) -> Self {
@@ -209,8 +236,7 @@ impl From<TargetRecord> for TargetView {
 impl TargetRecord {
     /// When the last complete look at it ended, by the agent's clock. A heartbeat says it late, the look itself at once.
     pub fn looked_at(&self) -> Option<Timestamp> {
-        let said = self.coverage.as_ref().and_then(|coverage| Timestamp::parse(coverage.last_sweep.as_deref()?));
-        said.max(self.verified_at)
+        self.swept_at.max(self.verified_at)
     }
 }
 

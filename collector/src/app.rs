@@ -18,12 +18,11 @@ use crate::auth::{AllowedHosts, HostTokens, ReadToken};
 use crate::clock::Timestamp;
 use crate::error::ApiError;
 use crate::fleet::Outlook;
+use crate::gate::{Gate, GateLimits};
 use crate::metrics::{self, Metrics};
 use crate::store::{HostQuery, Store, StoreError};
 use crate::{ingest, page, query, stream};
 
-/// Batches that are read and decoded at one time; bounds the memory of ingest to this many times two megabytes.
-const INGESTS: usize = 64;
 /// Open streams at one time.
 const STREAMS: usize = 128;
 
@@ -44,7 +43,7 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Ends the streams, which would otherwise never end.
     pub shutdown: CancellationToken,
-    pub(crate) ingests: Semaphore,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) streams: Arc<Semaphore>,
     tokens: RwLock<Arc<HostTokens>>,
     fleet: RwLock<Arc<Fleet>>,
@@ -58,6 +57,7 @@ impl AppState {
         read_token: Option<ReadToken>,
         allowed_hosts: AllowedHosts,
         shutdown: CancellationToken,
+        limits: GateLimits,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -65,7 +65,7 @@ impl AppState {
             allowed_hosts,
             metrics: Metrics::default(),
             shutdown,
-            ingests: Semaphore::new(INGESTS),
+            gate: Gate::new(limits),
             streams: Arc::new(Semaphore::new(STREAMS)),
             tokens: RwLock::new(Arc::new(tokens)),
             fleet: RwLock::default(),
@@ -111,6 +111,7 @@ pub fn app(state: Arc<AppState>) -> Router {
         .route("/v1/findings", get(query::findings))
         .route("/v1/groups", get(query::groups))
         .route("/v1/conditions", get(query::conditions))
+        .route("/v1/holes", get(query::holes))
         .route("/v1/stream", get(stream::stream))
         .route("/metrics", get(metrics::show))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), may_read))

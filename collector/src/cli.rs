@@ -19,6 +19,10 @@ pub struct Cli {
 pub enum Verb {
     /// Receive reports and show them
     Serve(ServeArgs),
+    /// Copy everything a collector keeps into one file, while it runs
+    Backup(BackupArgs),
+    /// Make a collector's directory of such a file
+    Restore(RestoreArgs),
     /// See it work: collector and agent in one process, on a directory or a small sample image
     Dev(DevArgs),
 }
@@ -66,6 +70,58 @@ pub struct ServeArgs {
     /// Another name under which to answer, as clients write it; loopback's names always are
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,
+    /// Events in a second that a host may send for long; 200 times as many at once
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub host_rate: u32,
+    /// Days that events, resolved findings and resolved conditions are kept; what is open is kept as long as it is
+    /// [default: for ever]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_days: Option<u32>,
+    /// Bytes that the store may have before the oldest of these are forgotten, for example 20GB [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub keep_bytes: Option<u64>,
+}
+
+/// `driftlock-collector backup`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The file holds keys if the directory does, and is readable by its owner only.")]
+pub struct BackupArgs {
+    /// The file to make
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Directory of the store
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
+    pub data: PathBuf,
+}
+
+/// `driftlock-collector restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `backup` made
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Directory of the store, which has none yet; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
+    pub data: PathBuf,
+}
+
+/// Bytes, with a unit of 1000 or of 1024 or none.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|ch: char| !ch.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit {
+        "" => 1,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err("a number with MB, GB, TB, MiB, GiB or TiB behind it".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    number.checked_mul(unit).filter(|size| *size > 0).ok_or_else(|| "a size above 0 that fits 64 bits".to_owned())
 }
 
 /// `driftlock-collector dev`.

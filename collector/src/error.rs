@@ -2,6 +2,7 @@
 //! from them what only the log may say. Must not own deciding what is refused.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,8 @@ pub struct ApiError {
     public: String,
     internal: Option<String>,
     challenge: Option<&'static str>,
+    /// Whole seconds.
+    retry_after: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -30,7 +33,7 @@ struct Problem<'a> {
 impl ApiError {
     /// A refusal whose `public` sentence the client sees.
     pub fn new(status: StatusCode, code: &'static str, public: impl Into<String>) -> Self {
-        Self { status, code, public: public.into(), internal: None, challenge: None }
+        Self { status, code, public: public.into(), internal: None, challenge: None, retry_after: None }
     }
 
     /// 400 for a query or body that cannot be used.
@@ -60,9 +63,30 @@ impl ApiError {
         self
     }
 
+    /// Says when to come again, rounded up to a second.
+    #[must_use]
+    pub const fn retry_after(mut self, after: Duration) -> Self {
+        let begun = if after.subsec_nanos() > 0 { 1 } else { 0 };
+        self.retry_after = Some(after.as_secs().saturating_add(begun));
+        self
+    }
+
     /// The status that is answered.
     pub const fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The stable code that is answered.
+    pub const fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// When to come again, if that is answered.
+    pub const fn seconds_to_wait(&self) -> Option<u64> {
+        match self.retry_after {
+            None if self.status.as_u16() == StatusCode::SERVICE_UNAVAILABLE.as_u16() => Some(2),
+            after => after,
+        }
     }
 }
 
@@ -94,8 +118,8 @@ impl IntoResponse for ApiError {
         if let Some(challenge) = self.challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        if let Some(after) = self.seconds_to_wait() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after));
         }
         response
     }

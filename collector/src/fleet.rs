@@ -247,6 +247,7 @@ const fn blinds(reason: ConditionReason) -> bool {
         | ConditionReason::ConfigRefused
         | ConditionReason::ConfigReplaced
         | ConditionReason::BinaryReplaced
+        | ConditionReason::ClockSkew
         | ConditionReason::CollectorRefused => false,
     }
 }
@@ -358,6 +359,7 @@ mod tests {
                     | ConditionReason::BinaryReplaced
                     | ConditionReason::ConfigReplaced
                     | ConditionReason::ConfigRefused
+                    | ConditionReason::ClockSkew
                     | ConditionReason::CollectorRefused
             );
             assert_eq!(at(&facts, 0), if harmless { HostState::Clean } else { HostState::Blind }, "{reason:?}");

@@ -1,9 +1,9 @@
 //! The central side of driftlock: receives reports, keeps the evidence, shows what runs where.
 //!
-//! Bytes of a request become a [`batch`]; [`ingest`] binds it to the host whose credential it came with ([`auth`]) and
+//! What the [`gate`] lets in of a request becomes a [`batch`]; [`ingest`] binds it to the host whose credential it came with ([`auth`]) and
 //! hands it to the [`store`]. [`fleet`] says what a host's last reports mean; [`query`], [`stream`], [`metrics`] and
-//! [`page`] show it in the shapes of [`view`]. [`app`] puts them behind one router; [`serve`] and [`dev`] are the two
-//! commands.
+//! [`page`] show it in the shapes of [`view`]. [`app`] puts them behind one router; [`serve`] and [`dev`] are commands,
+//! and so is what [`archive`] does.
 
 pub mod clock;
 pub mod batch;
@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod auth;
 pub mod error;
 pub mod roster;
+pub mod gate;
 pub mod app;
 pub mod ingest;
 pub mod view;
@@ -25,4 +26,5 @@ pub mod logging;
 pub mod cli;
 pub mod systemd;
 pub mod serve;
+pub mod archive;
 pub mod dev;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use driftlock_collector::cli::{Cli, Verb};
-use driftlock_collector::{dev, failure, logging, serve};
+use driftlock_collector::{archive, dev, failure, logging, serve};
 use driftlock_common::exit::Exit;
 
 fn main() -> ExitCode {
@@ -24,6 +24,8 @@ fn main() -> ExitCode {
     }
     let outcome = match cli.verb {
         Verb::Serve(args) => serve::run(&args),
+        Verb::Backup(args) => archive::backup(&args),
+        Verb::Restore(args) => archive::restore(&args),
         Verb::Dev(args) => dev::run(args),
     };
     match outcome {

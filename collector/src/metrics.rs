@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use driftlock_common::drift::Change;
 use driftlock_common::event::Answer;
@@ -25,6 +25,7 @@ pub struct Metrics {
     batches_taken: AtomicU64,
     batches_refused: AtomicU64,
     batches_failed: AtomicU64,
+    batches_delayed: AtomicU64,
 }
 
 impl Metrics {
@@ -41,6 +42,7 @@ impl Metrics {
                 add(&self.rejected, answer.rejected.len() as u64);
                 add(&self.resyncs, answer.resync.into());
             }
+            Err(error) if error.status() == StatusCode::TOO_MANY_REQUESTS => add(&self.batches_delayed, 1),
             Err(error) if error.status().is_server_error() => add(&self.batches_failed, 1),
             Err(_) => add(&self.batches_refused, 1),
         }
@@ -89,9 +91,12 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
         sample(&mut text, "events_total", &[("result", result)], read(counter));
     }
     family(&mut text, "batches_total", "counter", "Batches by what became of them.");
-    for (result, counter) in
-        [("taken", &metrics.batches_taken), ("refused", &metrics.batches_refused), ("failed", &metrics.batches_failed)]
-    {
+    for (result, counter) in [
+        ("taken", &metrics.batches_taken),
+        ("refused", &metrics.batches_refused),
+        ("delayed", &metrics.batches_delayed),
+        ("failed", &metrics.batches_failed),
+    ] {
         sample(&mut text, "batches_total", &[("result", result)], read(counter));
     }
     family(&mut text, "resyncs_total", "counter", "Answers that asked for all findings again.");

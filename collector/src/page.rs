@@ -7,6 +7,7 @@ mod coverage;
 mod filter;
 mod finding;
 mod group;
+mod hole;
 mod host;
 mod link;
 mod overview;
@@ -47,6 +48,7 @@ pub(crate) fn routes() -> Router<Arc<AppState>> {
         .route("/finding", get(finding::show))
         .route("/groups", get(group::list))
         .route("/conditions", get(condition::list))
+        .route("/holes", get(hole::list))
         .route("/assets/{name}", get(asset))
 }
 

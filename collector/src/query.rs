@@ -15,8 +15,8 @@ use crate::app::AppState;
 use crate::error::ApiError;
 use crate::fleet::HostState;
 use crate::roster::{Roster, RosterOrder, RosterQuery};
-use crate::store::{ConditionQuery, FindingQuery, GroupKey, GroupOrder, GroupQuery, Lifetime, Order};
-use crate::view::{Conditions, Findings, Groups, Hosts, host_views};
+use crate::store::{ConditionQuery, FindingQuery, GroupKey, GroupOrder, GroupQuery, HoleQuery, Lifetime, Order};
+use crate::view::{Conditions, Findings, Groups, Holes, Hosts, host_views};
 
 /// What is given without `limit`.
 const DEFAULT_LIMIT: usize = 100;
@@ -83,6 +83,21 @@ pub(crate) struct ConditionParameters {
     pub(crate) cursor: String,
 }
 
+/// What may be asked of holes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HoleParameters {
+    pub(crate) host: String,
+    limit: String,
+    pub(crate) cursor: String,
+}
+
+impl HoleParameters {
+    pub(crate) fn query(self) -> Result<HoleQuery, ApiError> {
+        Ok(HoleQuery { host: given(self.host), before: cursor(&self.cursor)?, limit: limit(&self.limit)? })
+    }
+}
+
 /// What may be asked of hosts.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -117,6 +132,16 @@ pub(crate) async fn conditions(
     let page = state.store.conditions(query).await?;
     let conditions = page.items.into_iter().map(Into::into).collect();
     Ok(Json(Conditions { conditions, next: page.next.map(|id| id.to_string()) }))
+}
+
+pub(crate) async fn holes(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<HoleParameters>,
+) -> Result<Json<Holes>, ApiError> {
+    let query = parsed(parameters)?.query()?;
+    let page = state.store.holes(query).await?;
+    let holes = page.items.into_iter().map(Into::into).collect();
+    Ok(Json(Holes { holes, next: page.next.map(|id| id.to_string()) }))
 }
 
 pub(crate) async fn hosts(

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use driftlock_common::host_name::HostName;
 
 use crate::app::AppState;
-use crate::fleet::Facts;
 use crate::fleet::{HostState, Outlook, Verdict};
-use crate::store::{HostQuery, Page, StoreError};
+use crate::store::{HostFacts, Page, StoreError};
 
 /// Every host in order of its key.
 #[derive(Debug)]
@@ -27,19 +26,6 @@ pub struct Entry {
     pub labels: BTreeMap<String, String>,
     /// What its last reports mean.
     pub verdict: Verdict,
-}
-
-/// What is known of a host that reports.
-#[derive(Clone, Debug, Default)]
-pub struct HostFacts {
-    /// Its key.
-    pub host: String,
-    /// Its name as the agent says.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// What its state depends on.
-    pub facts: Facts,
 }
 
 /// Which hosts. An absent field does not narrow.
@@ -110,21 +96,7 @@ impl Roster {
     /// # Errors
     /// If the store cannot be read.
     pub async fn read(state: &AppState, outlook: &Outlook) -> Result<Self, StoreError> {
-        let mut known = Vec::new();
-        let mut after = None;
-        loop {
-            let page = state.store.hosts(HostQuery { after, limit: 500, ..HostQuery::default() }).await?;
-            known.extend(page.items.into_iter().map(|record| HostFacts {
-                facts: record.facts(),
-                labels: serde_json::from_value(record.labels).unwrap_or_default(),
-                host: record.host,
-                name: record.name,
-            }));
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(Self::new(known, outlook)),
-            }
-        }
+        Ok(Self::new(state.store.facts().await?, outlook))
     }
 
     /// Of the hosts that report, in order of their keys.
@@ -182,7 +154,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::fleet::TargetFacts;
+    use crate::fleet::{Facts, TargetFacts};
     use crate::fleet::hearing::Hearing;
 
     fn outlook(expected: &str) -> Outlook {

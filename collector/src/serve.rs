@@ -14,14 +14,21 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{AppState, app};
 use crate::auth::{AllowedHosts, HostTokens, ReadToken, TokenError};
 use crate::cli::ServeArgs;
+use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::fleet::file::{self, FleetFileError};
-use crate::store::StoreError;
+use crate::gate::GateLimits;
 use crate::store::sqlite::{Limits, SqliteStore};
+use crate::store::{Keep, StoreError};
 use crate::systemd;
 
 /// How long requests that are under way may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Between two looks for what is no longer kept.
+const BETWEEN_LOOKS: Duration = Duration::from_mins(1);
+/// Between two steps of forgetting it: batches come first.
+const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 
 /// Serves until SIGINT or SIGTERM.
 ///
@@ -41,7 +48,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let store = SqliteStore::open(&args.data, Limits::default())?;
     let allowed_hosts = AllowedHosts::new(args.listen.ip(), &args.allow_host);
     let shutdown = CancellationToken::new();
-    let state = AppState::new(Arc::new(store), tokens, read_token, allowed_hosts, shutdown.clone());
+    let limits = GateLimits { rate: args.host_rate, ..GateLimits::default() };
+    let state = AppState::new(Arc::new(store), tokens, read_token, allowed_hosts, shutdown.clone(), limits);
 
     state.replace_fleet(fleet);
 
@@ -51,6 +59,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         let address = listener.local_addr().map_err(|error| Failure::new(Exit::Io, error))?;
         end_on_signal(&shutdown).map_err(|error| Failure::new(Exit::Io, error))?;
         reload_on_hangup(Arc::clone(&state), args.clone(), &shutdown).map_err(|error| Failure::new(Exit::Io, error))?;
+        let keep = Keep { days: args.keep_days, bytes: args.keep_bytes };
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(forget(Arc::clone(&state), keep)));
         // Whoever started it may wait for this line. Nothing can be said on a closed stream.
         let _closed = writeln!(std::io::stderr(), "driftlock-collector: listening on http://{address}");
         systemd::ready(address);
@@ -92,6 +102,24 @@ pub async fn serve(listener: TcpListener, state: Arc<AppState>) -> Result<(), an
             tracing::warn!("requests under way were cut off");
             Ok(())
         }
+    }
+}
+
+/// Forgets what is no longer kept, a little at a time, as long as the collector runs.
+async fn forget(state: Arc<AppState>, keep: Keep) {
+    if keep == Keep::default() {
+        return;
+    }
+    loop {
+        let pause = match state.store.trim(keep, Timestamp::now()).await {
+            Ok(trimmed) if trimmed.more => BETWEEN_STEPS,
+            Ok(_) => BETWEEN_LOOKS,
+            Err(error) => {
+                tracing::error!(error = %crate::failure::chain(&error), "what is no longer kept cannot be forgotten");
+                BETWEEN_LOOKS
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -182,13 +210,12 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = match &error {
             StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NoInput,
             StoreError::Open { .. } => Exit::CannotCreate,
             StoreError::InUse(_) | StoreError::Newer { .. } => Exit::Configuration,
-            StoreError::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-                Exit::Malformed
-            }
-            StoreError::Damaged { .. } => Exit::Malformed,
-            StoreError::Sqlite(_) | StoreError::Commit(_) | StoreError::Closed => Exit::Io,
+            StoreError::NoStore { .. } | StoreError::Damaged { .. } => Exit::Malformed,
+            StoreError::Exists(_) => Exit::CannotCreate,
+            StoreError::Engine(_) | StoreError::Commit(_) | StoreError::Closed => Exit::Io,
         };
         Self::new(exit, error)
     }

@@ -13,7 +13,8 @@ use crate::clock::Timestamp;
 use crate::fleet::{Facts, HostState, QuietTime, TargetFacts, Verdict};
 use crate::roster::Entry;
 use crate::store::{
-    ConditionRecord, FindingRecord, GroupRecord, HostQuery, HostRecord, Lifetime, StoreError, TargetRecord,
+    ConditionRecord, FindingRecord, GroupRecord, HoleKind, HoleRecord, HostQuery, HostRecord, Lifetime, StoreError,
+    TargetRecord,
 };
 use crate::tally::{Alerts, Tally};
 
@@ -31,6 +32,15 @@ pub struct Findings {
 pub struct Conditions {
     /// The newest first.
     pub conditions: Vec<ConditionView>,
+    /// `cursor` of the next part; null at the end.
+    pub next: Option<String>,
+}
+
+/// A list and where its next part begins.
+#[derive(Debug, Serialize)]
+pub struct Holes {
+    /// The newest first.
+    pub holes: Vec<HoleView>,
     /// `cursor` of the next part; null at the end.
     pub next: Option<String>,
 }
@@ -100,6 +110,17 @@ pub struct ConditionView {
     updated_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved_at: Option<Timestamp>,
+}
+
+/// Sequences of an epoch that never came, from `first` to `last`.
+#[derive(Debug, Serialize)]
+pub struct HoleView {
+    host: String,
+    epoch: String,
+    first: u64,
+    last: u64,
+    kind: HoleKind,
+    noted_at: Timestamp,
 }
 
 /// A host, what it last said, and what that means.
@@ -216,6 +237,13 @@ pub(crate) async fn records(state: &AppState, entries: &[&Entry]) -> Result<Hash
     Ok(page.items.into_iter().map(|record| (record.host.clone(), record)).collect())
 }
 
+impl From<HoleRecord> for HoleView {
+    fn from(record: HoleRecord) -> Self {
+        let HoleRecord { id: _, host, epoch, sequences, kind, noted_at } = record;
+        Self { host, epoch, first: *sequences.start(), last: *sequences.end(), kind, noted_at }
+    }
+}
+
 impl HostView {
     /// A host of a roster, and what it last said if it ever did.
     pub fn new(entry: Entry, record: Option<HostRecord>) -> Self {
@@ -277,8 +305,7 @@ impl From<TargetRecord> for TargetView {
 impl TargetRecord {
     /// When the last complete look at it ended, by the agent's clock. A heartbeat says it late, the look itself at once.
     pub fn looked_at(&self) -> Option<Timestamp> {
-        let said = self.coverage.as_ref().and_then(|coverage| Timestamp::parse(coverage.last_sweep.as_deref()?));
-        said.max(self.verified_at)
+        self.swept_at.max(self.verified_at)
     }
 }
 

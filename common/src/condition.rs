@@ -42,11 +42,13 @@ pub enum ConditionReason {
     EventsRejected,
     /// Two agents report with one identity.
     IdentityConflict,
+    /// The host's clock is not the collector's.
+    ClockSkew,
 }
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 18] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 19] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (
             Self::MountOver,
@@ -81,6 +83,7 @@ impl ConditionReason {
         (Self::CollectorRefused, "collector_refused", "the collector refuses this agent"),
         (Self::EventsRejected, "events_rejected", "the collector refused events for good"),
         (Self::IdentityConflict, "identity_conflict", "two agents report with one identity"),
+        (Self::ClockSkew, "clock_skew", "the host's clock is not the collector's"),
     ];
 
     /// The word of the report format.

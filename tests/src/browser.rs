@@ -115,7 +115,7 @@ impl Browser {
         let ids = found.as_array().context("elements")?.iter().filter_map(|element| element[ELEMENT].as_str());
         let name = |id: &str| -> Result<String> {
             let path = format!("/session/{}/element/{id}/computedlabel", self.session);
-            let answer = http::get(self.address, &path)?.json()?;
+            let answer = http::send(self.address, "GET", &path, &[], b"")?.json()?;
             Ok(answer["value"].as_str().context("a label")?.to_owned())
         };
         ids.map(name).collect()

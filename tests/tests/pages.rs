@@ -98,7 +98,7 @@ impl Agent {
                 "targets": [{
                     "target": "app", "root": "/srv/app", "manifest": manifest(), "open_findings": 0,
                     "open_digest": format!("blake3:{}", "0".repeat(64)),
-                    "coverage": {"watch_mode": "inotify", "last_sweep": TIME},
+                    "coverage": {"watch_mode": "inotify", "last_sweep": TIME, "unverifiable": 0, "overflows": 0, "unwatched": 0},
                 }],
             },
         })

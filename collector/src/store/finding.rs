@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: Timestamp) -> Result<(), StoreError> {
     let Some(path) = body.finding.tree_path() else { return Ok(()) };
     let finding = to_json(&body.finding)?;
-    let claimed_start = Timestamp::parse(&body.opened_at).unwrap_or(time);
+    let claimed_start = Timestamp::parse(&body.opened_at).map_or(time, |at| context.bounded(at));
     let loudness = loudness(body.finding.severity());
     let alone = stands_alone(&body.finding);
     let drift = GroupKey::of(&body.finding)?;

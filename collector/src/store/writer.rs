@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::apply::apply;
 use super::{Applied, Changed, Delivery, StoreError};
 
-/// Batches that may wait for the thread. Who comes then waits with its request.
+/// Batches and others that may wait for the thread. Who comes then waits with its request.
 pub(super) const QUEUE: usize = 256;
 /// How long a commit collects batches that are waiting already. It never waits for more to come.
 const GROUP: Duration = Duration::from_millis(20);
@@ -19,6 +19,14 @@ const GROUP: Duration = Duration::from_millis(20);
 pub(super) struct Job {
     pub(super) delivery: Delivery,
     pub(super) answer: oneshot::Sender<Result<Applied, StoreError>>,
+}
+
+/// What the thread does.
+pub(super) enum Work {
+    /// A batch.
+    Apply(Job),
+    /// Anything else that writes, in a transaction of its own.
+    Run(Box<dyn FnOnce(&mut Connection) + Send>),
 }
 
 struct Done {
@@ -30,12 +38,20 @@ struct Done {
 /// Writes until every sender is gone.
 pub(super) fn run(
     mut connection: Connection,
-    mut jobs: mpsc::Receiver<Job>,
+    mut queue: mpsc::Receiver<Work>,
     published: &broadcast::Sender<Arc<Changed>>,
 ) {
-    while let Some(job) = jobs.blocking_recv() {
+    let mut behind = None;
+    while let Some(work) = behind.take().or_else(|| queue.blocking_recv()) {
+        let job = match work {
+            Work::Apply(job) => job,
+            Work::Run(run) => {
+                run(&mut connection);
+                continue;
+            }
+        };
         let mut group = Vec::new();
-        match commit_group(&mut connection, job, &mut jobs, &mut group) {
+        match commit_group(&mut connection, job, &mut queue, &mut behind, &mut group) {
             Ok(()) => group.into_iter().for_each(|done| finish(done, published)),
             Err(error) => {
                 let text = crate::failure::chain(&error);
@@ -51,27 +67,25 @@ pub(super) fn run(
     }
 }
 
-/// Applies `first` and what waits behind it in one transaction. On an error nothing of the group is kept.
+/// Applies `first` and the batches that wait behind it in one transaction; other work that comes between ends it, and is
+/// put into `behind`. On an error nothing of the group is kept.
 fn commit_group(
     connection: &mut Connection,
     first: Job,
-    jobs: &mut mpsc::Receiver<Job>,
+    queue: &mut mpsc::Receiver<Work>,
+    behind: &mut Option<Work>,
     group: &mut Vec<Done>,
 ) -> Result<(), StoreError> {
     let started = Instant::now();
-    let mut next = Some(first);
     let mut transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(transaction) => transaction,
         Err(error) => {
-            group.extend(next.map(|Job { answer, .. }| Done {
-                answer,
-                result: Err(StoreError::Closed),
-                changes: Vec::new(),
-            }));
+            group.push(Done { answer: first.answer, result: Err(StoreError::Closed), changes: Vec::new() });
             return Err(error.into());
         }
     };
-    while let Some(Job { delivery, answer }) = next {
+    let mut next = Some(first);
+    while let Some(Job { delivery, answer }) = next.take() {
         let mut changes = Vec::new();
         let result = apply_one(&mut transaction, &delivery, &mut changes);
         group.push(Done { answer, result, changes });
@@ -85,7 +99,12 @@ fn commit_group(
                 _ => Err(StoreError::Commit("rolled back".to_owned())),
             };
         }
-        next = if started.elapsed() < GROUP { jobs.try_recv().ok() } else { None };
+        if started.elapsed() < GROUP {
+            match queue.try_recv() {
+                Ok(Work::Apply(job)) => next = Some(job),
+                other => *behind = other.ok(),
+            }
+        }
     }
     transaction.commit()?;
     Ok(())

@@ -154,8 +154,8 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::fleet::{Facts, TargetFacts};
     use crate::fleet::hearing::Hearing;
+    use crate::fleet::{Facts, TargetFacts};
 
     fn outlook(expected: &str) -> Outlook {
         let fleet = Fleet::parse(format!("expected = [{expected}]").as_bytes()).unwrap();

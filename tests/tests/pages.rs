@@ -206,10 +206,10 @@ fn pages(stage: &Stage) -> Result<Vec<(String, &'static str, Vec<String>)>> {
         (
             "/host?name=web-00".to_owned(),
             "h1, dd, .targets th, .arrivals li",
-            texts(&["web-00 drifted", "1 high", "app\n/srv/app"]),
+            texts(&["web-00\ndrifted", "1 high", "app\n/srv/app"]),
         ),
-        ("/host?name=hostile".to_owned(), "h1, .under, .conditions .path", texts(&["hostile drifted", SHOWN])),
-        ("/host?name=gone".to_owned(), "h1, h2", texts(&["gone absent", "Never heard of"])),
+        ("/host?name=hostile".to_owned(), "h1, .under, .conditions .path", texts(&["hostile\ndrifted", SHOWN])),
+        ("/host?name=gone".to_owned(), "h1, h2", texts(&["gone\nabsent", "Never heard of"])),
         (
             "/findings".to_owned(),
             ".finding h2, .finding td",

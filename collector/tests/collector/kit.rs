@@ -202,6 +202,7 @@ fn tokens() -> HostTokens {
 /// A collector behind its router, with the hosts `web-1` and `web-2`.
 pub(crate) struct Collector {
     pub(crate) store: Arc<SqliteStore>,
+    pub(crate) state: Arc<AppState>,
     pub(crate) app: Router,
     pub(crate) directory: Option<TempDir>,
 }
@@ -225,7 +226,7 @@ impl Collector {
             CancellationToken::new(),
             gate,
         );
-        Self { store, app: app(state), directory: Some(directory) }
+        Self { store, app: app(Arc::clone(&state)), state, directory: Some(directory) }
     }
 
     /// Closes it and opens its store again.

@@ -5,6 +5,7 @@ mod conformance;
 mod copies;
 mod coverage;
 mod dev;
+mod fleet;
 mod ingest;
 mod holes;
 mod kit;

@@ -392,6 +392,7 @@ impl Runtime {
                 started_at: self.started_at.clone(),
                 starts: self.starts.map_or(0, |starts| starts.number),
                 stopped_before: self.starts.and_then(|starts| starts.stopped_before),
+                boot: crate::scan::boot(),
             },
             targets,
         }

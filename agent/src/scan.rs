@@ -60,7 +60,7 @@ pub use observe::{Observation, ObserveTerms, observe};
 pub use progress::Progress;
 pub use report::{ScanReport, Tally, report};
 pub use root::{Root, RootError, Unopened};
-pub use state::{ClockWatch, Distrust, FULL, Identity, Rely, State};
+pub use state::{ClockWatch, Distrust, FULL, Identity, Rely, State, boot};
 pub use transition::Transition;
 
 /// The collapse limit of the design: more added paths than this below one directory are one finding.

@@ -11,22 +11,23 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use driftlock_common::enrolment::{ENROLL_PATH, RENEW_PATH};
 use driftlock_common::event::EVENTS_PATH;
+use driftlock_common::fleet::Fleet;
 use driftlock_common::shelf::{MANIFESTS_PATH, TARGETS_PATH};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{AllowedHosts, HostTokens, ReadAccess, ReadToken};
 use crate::caller::Connection;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::error::ApiError;
+use crate::fleet::Outlook;
+use crate::gate::{Gate, GateLimits};
 use crate::identity::Identities;
 use crate::metrics::{self, Metrics};
 use crate::shelf::{self, Shelf};
-use crate::store::{HostQuery, Store};
+use crate::store::{HostQuery, Store, StoreError};
 use crate::{enroll, ingest, page, query, stream};
 
-/// Batches that are read and decoded at one time; bounds the memory of ingest to this many times two megabytes.
-const INGESTS: usize = 64;
 /// Open streams at one time.
 const STREAMS: usize = 128;
 
@@ -51,10 +52,11 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Ends the streams, which would otherwise never end.
     pub shutdown: CancellationToken,
-    pub(crate) ingests: Semaphore,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) streams: Arc<Semaphore>,
     tokens: RwLock<Arc<HostTokens>>,
     shelf: OnceLock<Shelf>,
+    fleet: RwLock<Arc<Fleet>>,
 }
 
 impl AppState {
@@ -65,9 +67,10 @@ impl AppState {
         read_token: Option<ReadToken>,
         allowed_hosts: AllowedHosts,
         shutdown: CancellationToken,
+        limits: GateLimits,
     ) -> Arc<Self> {
         let identities = Arc::new(Identities::empty(Arc::clone(&store), Clock::system()));
-        Self::with_identities(store, identities, tokens, ReadAccess::of(read_token), allowed_hosts, shutdown)
+        Self::with_identities(store, identities, tokens, ReadAccess::of(read_token), allowed_hosts, shutdown, limits)
     }
 
     /// A state for requests.
@@ -78,6 +81,7 @@ impl AppState {
         read_access: ReadAccess,
         allowed_hosts: AllowedHosts,
         shutdown: CancellationToken,
+        limits: GateLimits,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -87,10 +91,11 @@ impl AppState {
             allowed_hosts,
             metrics: Metrics::default(),
             shutdown,
-            ingests: Semaphore::new(INGESTS),
+            gate: Gate::new(limits),
             streams: Arc::new(Semaphore::new(STREAMS)),
             tokens: RwLock::new(Arc::new(tokens)),
             shelf: OnceLock::new(),
+            fleet: RwLock::default(),
         })
     }
 
@@ -113,17 +118,37 @@ impl AppState {
     pub fn replace_tokens(&self, tokens: HostTokens) {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
     }
+
+    /// The time, by the collector's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Puts in force what an operator says of the fleet.
+    pub fn replace_fleet(&self, fleet: Fleet) {
+        *self.fleet.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fleet);
+    }
+
+    /// What is known at present besides what hosts say.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn outlook(&self) -> Result<Outlook, StoreError> {
+        let hearing = self.store.hearing().await?;
+        let fleet = Arc::clone(&self.fleet.read().unwrap_or_else(PoisonError::into_inner));
+        Ok(Outlook { now: self.now(), hearing, fleet })
+    }
 }
 
 /// The router.
 pub fn app(state: Arc<AppState>) -> Router {
     let reading = Router::new()
-        .route("/", get(page::overview))
-        .route("/findings", get(page::findings))
-        .route("/assets/{name}", get(page::asset))
+        .merge(page::routes())
         .route("/v1/hosts", get(query::hosts))
         .route("/v1/findings", get(query::findings))
+        .route("/v1/groups", get(query::groups))
         .route("/v1/conditions", get(query::conditions))
+        .route("/v1/holes", get(query::holes))
         .route("/v1/stream", get(stream::stream))
         .route(MANIFESTS_PATH, get(shelf::list))
         .route("/metrics", get(metrics::show))

@@ -33,6 +33,10 @@ pub enum Verb {
     Revoke(RevokeArgs),
     /// Show and change the CAs that certificates of hosts come from
     Ca(CaArgs),
+    /// Copy everything a collector keeps into one file, while it runs
+    Backup(BackupArgs),
+    /// Make a collector's directory of such a file
+    Restore(RestoreArgs),
     /// See it work: collector and agent in one process, on a directory or a small sample image
     Dev(DevArgs),
 }
@@ -46,7 +50,7 @@ pub struct DataArgs {
 }
 
 /// `driftlock-collector serve`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Hosts report with a certificate, which they get by `driftlock enroll` and a token of `driftlock-collector enroll-token`;
 or with a bearer token of `driftlock-collector token`, or of the tokens file. That has a line for each host: its name, a
@@ -55,7 +59,24 @@ blank, its token (at least 16 characters); it must not be readable by everyone. 
 Beyond loopback it is always TLS. Where no certificate is given, the collector's own CA issues one for the names of
 --allow-host and the address of --listen. It is below ca in the data directory; `driftlock-collector ca show` prints it.
 Certificates of --client-ca name a host by the URI spiffe://DOMAIN/host/NAME, or with --client-name dns by their one DNS
-name. NAME is 1 to 128 letters, digits, dots, underscores and hyphens.")]
+name. NAME is 1 to 128 letters, digits, dots, underscores and hyphens.
+
+The fleet file has the names of hosts that should be there (a JSON list of names is one too), after how long hosts are
+silent, by name or label, and when they may be, at once or each week, in UTC. SIGHUP reads it again:
+
+    expected = [\"web-1\", \"web-2\"]
+    [[silent]]
+    labels = { role = \"batch\" }
+    after  = \"2h\"
+    [[quiet]]
+    hosts  = \"web-*\"
+    from   = \"2026-12-01T22:00:00Z\"
+    until  = \"2026-12-01T23:00:00Z\"
+    reason = \"kernel update\"
+    [[quiet]]
+    at     = \"02:30\"
+    for    = \"1h\"
+    days   = [\"sat\", \"sun\"]")]
 pub struct ServeArgs {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
@@ -72,6 +93,9 @@ pub struct ServeArgs {
     /// Who may push manifests, and say what a target must match: a file with one token; nobody else may
     #[arg(long, value_name = "FILE")]
     pub push_token_file: Option<PathBuf>,
+    /// What is said of the fleet: hosts that should be there, when one is silent, quiet times; TOML
+    #[arg(long, value_name = "FILE")]
+    pub fleet: Option<PathBuf>,
     /// Another name under which to answer, as clients write it; loopback's names always are
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,
@@ -102,6 +126,16 @@ pub struct ServeArgs {
     /// Of these, from one address (a /64 of IPv6), those without an accepted credential
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_strangers: usize,
+    /// Events in a second that a host may send for long; 200 times as many at once
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub host_rate: u32,
+    /// Days that events, resolved findings and resolved conditions are kept; what is open is kept as long as it is
+    /// [default: for ever]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_days: Option<u32>,
+    /// Bytes that the store may have before the oldest of these are forgotten, for example 20GB [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub keep_bytes: Option<u64>,
 }
 
 /// When to answer over TLS.
@@ -227,6 +261,48 @@ pub enum CaVerb {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// `driftlock-collector backup`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The file holds keys if the directory does, and is readable by its owner only.")]
+pub struct BackupArgs {
+    /// The file to make
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Directory of the store
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
+    pub data: PathBuf,
+}
+
+/// `driftlock-collector restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `backup` made
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Directory of the store, which has none yet; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/driftlock-collector")]
+    pub data: PathBuf,
+}
+
+/// Bytes, with a unit of 1000 or of 1024 or none.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|ch: char| !ch.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit {
+        "" => 1,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err("a number with MB, GB, TB, MiB, GiB or TiB behind it".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    number.checked_mul(unit).filter(|size| *size > 0).ok_or_else(|| "a size above 0 that fits 64 bits".to_owned())
 }
 
 /// `driftlock-collector dev`.

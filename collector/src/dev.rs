@@ -27,6 +27,7 @@ use crate::app::AppState;
 use crate::auth::{AllowedHosts, HostTokens};
 use crate::cli::DevArgs;
 use crate::failure::Failure;
+use crate::gate::GateLimits;
 use crate::serve::{bind, end_on_signal, serve};
 use crate::store::Store;
 use crate::store::sqlite::{Limits, SqliteStore};
@@ -142,6 +143,7 @@ async fn show(work: &Path, port: u16, deployed: &Deployed, shutdown: &Cancellati
         None,
         AllowedHosts::new(address.ip(), &[]),
         ended.clone(),
+        GateLimits::default(),
     );
     let changes = store.changes();
     let server = tokio::spawn(serve(listener, state));

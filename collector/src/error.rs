@@ -2,6 +2,7 @@
 //! from them what only the log may say. Must not own deciding what is refused.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,7 @@ pub struct ApiError {
     public: String,
     internal: Option<String>,
     challenge: Option<&'static str>,
+    /// Whole seconds.
     retry_after: Option<u64>,
 }
 
@@ -44,6 +46,11 @@ impl ApiError {
         Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", public) }
     }
 
+    /// 404.
+    pub fn not_found(public: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", public)
+    }
+
     /// 413; the agent answers it by splitting the batch.
     pub fn too_large(public: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", public)
@@ -56,16 +63,30 @@ impl ApiError {
         self
     }
 
-    /// Says after how many seconds to try again.
+    /// Says when to come again, rounded up to a second.
     #[must_use]
-    pub const fn retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after = Some(seconds);
+    pub const fn retry_after(mut self, after: Duration) -> Self {
+        let begun = if after.subsec_nanos() > 0 { 1 } else { 0 };
+        self.retry_after = Some(after.as_secs().saturating_add(begun));
         self
     }
 
     /// The status that is answered.
     pub const fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The stable code that is answered.
+    pub const fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// When to come again, if that is answered.
+    pub const fn seconds_to_wait(&self) -> Option<u64> {
+        match self.retry_after {
+            None if self.status.as_u16() == StatusCode::SERVICE_UNAVAILABLE.as_u16() => Some(2),
+            after => after,
+        }
     }
 }
 
@@ -97,9 +118,8 @@ impl IntoResponse for ApiError {
         if let Some(challenge) = self.challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
-        let retry_after = self.retry_after.or((self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(2));
-        if let Some(seconds) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if let Some(after) = self.seconds_to_wait() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after));
         }
         response
     }

@@ -1,10 +1,19 @@
-//! Owns what a host's last reports mean: clean, drifted, blind, silent or retired, and why. Pure: `now` is given.
+//! Owns what a host's last reports mean: clean, drifted, blind, silent, retired or absent, and why. Pure: `now` is given.
 //! Must not own where the reports are kept. Unsure means not clean.
 
+pub mod arrival;
+pub mod file;
+pub mod hearing;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use driftlock_common::condition::ConditionReason;
+use driftlock_common::fleet::Fleet;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use hearing::Hearing;
 
 /// Heartbeats that may be missing before a host is silent.
 pub const SILENT_AFTER: u64 = 3;
@@ -19,6 +28,8 @@ const INTERVAL_S: (u64, u64) = (5, 3600);
 pub enum HostState {
     /// Nothing is heard of it; what it last said may be over.
     Silent,
+    /// It should be there and was never heard of.
+    Absent,
     /// Something is not as sealed.
     Drifted,
     /// Nothing is known to differ, but not everything is vouched for.
@@ -70,16 +81,53 @@ pub struct Verdict {
     pub state: HostState,
     /// Why, in order of weight.
     pub reasons: Vec<String>,
+    /// The quiet time that it is in.
+    pub quiet: Option<QuietTime>,
+}
+
+/// A time in which a host may be unheard, because that is planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QuietTime {
+    /// When it ends.
+    pub until: Timestamp,
+    /// Why; may be empty.
+    pub reason: String,
+}
+
+/// What is known besides what a host says: the time, when the collector could hear, and what the operator said of such a
+/// host.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// By the collector's clock.
+    pub now: Timestamp,
+    /// When the collector could hear.
+    pub hearing: &'a Hearing,
+    /// Seconds after which it is silent, if that was said.
+    pub silent_after: Option<u64>,
+    /// The quiet time that it is in.
+    pub quiet: Option<&'a QuietTime>,
+}
+
+/// What is known besides what hosts say, of all of them.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    /// By the collector's clock.
+    pub now: Timestamp,
+    /// When the collector could hear.
+    pub hearing: Hearing,
+    /// What the operator said.
+    pub fleet: Arc<Fleet>,
 }
 
 impl HostState {
     /// All, in order of precedence.
-    pub const ALL: [Self; 5] = [Self::Silent, Self::Drifted, Self::Blind, Self::Clean, Self::Retired];
+    pub const ALL: [Self; 6] = [Self::Silent, Self::Absent, Self::Drifted, Self::Blind, Self::Clean, Self::Retired];
 
     /// The word of API, page and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Silent => "silent",
+            Self::Absent => "absent",
             Self::Drifted => "drifted",
             Self::Blind => "blind",
             Self::Clean => "clean",
@@ -88,35 +136,58 @@ impl HostState {
     }
 }
 
-/// What the facts mean at `now`.
-pub fn judge(facts: &Facts, now: Timestamp) -> Verdict {
+impl Outlook {
+    /// What the facts of a host with these labels mean.
+    pub fn judge(&self, host: &str, labels: &BTreeMap<String, String>, facts: &Facts) -> Verdict {
+        let quiet = self.quiet(host, labels);
+        let silent_after = self.fleet.silent_after(host, labels);
+        judge(facts, Terms { now: self.now, hearing: &self.hearing, silent_after, quiet: quiet.as_ref() })
+    }
+
+    /// Of a host that is expected, and was never heard of.
+    pub fn absent(&self, host: &str) -> Verdict {
+        let reason = "it is expected, and was never heard of".to_owned();
+        Verdict { state: HostState::Absent, reasons: vec![reason], quiet: self.quiet(host, &BTreeMap::new()) }
+    }
+
+    fn quiet(&self, host: &str, labels: &BTreeMap<String, String>) -> Option<QuietTime> {
+        let (quiet, end) = self.fleet.quiet(host, labels, self.now.millis().div_euclid(1000))?;
+        Some(QuietTime { until: Timestamp::from_millis(end.saturating_mul(1000)), reason: quiet.reason.clone() })
+    }
+}
+
+/// What the facts mean.
+pub fn judge(facts: &Facts, terms: Terms<'_>) -> Verdict {
+    let Terms { now, hearing, silent_after, quiet } = terms;
     let interval = if facts.interval_s == 0 { 30 } else { facts.interval_s.clamp(INTERVAL_S.0, INTERVAL_S.1) };
-    let unheard = now.seconds_since(facts.last_seen);
+    let limit = silent_after.unwrap_or(interval * SILENT_AFTER);
     if facts.ephemeral && facts.stopped {
         return Verdict::of(HostState::Retired, "stopped as planned");
     }
-    if facts.ephemeral && unheard > interval * RETIRED_AFTER {
+    if facts.ephemeral && hearing.silence(facts.last_seen, limit.max(interval * RETIRED_AFTER), now).is_some() {
         return Verdict::of(HostState::Retired, "ephemeral, and ten heartbeats are missing");
     }
-    let mut reasons = Vec::new();
+    let mut unheard = Vec::new();
     if facts.stopped {
-        reasons.push("the agent was stopped".to_owned());
-    } else if unheard > interval * SILENT_AFTER {
-        reasons.push(format!("no heartbeat for {}", duration(unheard)));
+        unheard.push("the agent was stopped".to_owned());
+    } else if let Some(silence) = hearing.silence(facts.last_seen, limit, now) {
+        unheard.push(format!("no heartbeat for {}", duration(silence)));
     }
-    let silent = !reasons.is_empty();
+    let is_unheard = !unheard.is_empty();
+    let mut reasons = unheard;
     if facts.open_drift > 0 {
         reasons.push(counted(facts.open_drift, "alert", "alerts"));
     }
     let blind = blindness(facts);
-    let state = match (silent, facts.open_drift > 0, !blind.is_empty()) {
+    // Who is not heard is not vouched for either, though it is planned.
+    let state = match (is_unheard && quiet.is_none(), facts.open_drift > 0, is_unheard || !blind.is_empty()) {
         (true, ..) => HostState::Silent,
         (false, true, _) => HostState::Drifted,
         (false, false, true) => HostState::Blind,
         (false, false, false) => HostState::Clean,
     };
     reasons.extend(blind);
-    Verdict { state, reasons }
+    Verdict { state, reasons, quiet: quiet.cloned() }
 }
 
 /// Why a host cannot be called clean although nothing is known to differ.
@@ -159,7 +230,7 @@ const fn blinds(reason: ConditionReason) -> bool {
         ConditionReason::RootLost
         | ConditionReason::MountOver
         | ConditionReason::ManifestRefused
-| ConditionReason::ManifestExpired
+        | ConditionReason::ManifestExpired
         // What the newer policy alerts on, the older one may tolerate.
         | ConditionReason::PolicyRefused
         | ConditionReason::CoverageStale
@@ -176,6 +247,7 @@ const fn blinds(reason: ConditionReason) -> bool {
         | ConditionReason::ConfigRefused
         | ConditionReason::ConfigReplaced
         | ConditionReason::BinaryReplaced
+        | ConditionReason::ClockSkew
         | ConditionReason::CollectorRefused
         | ConditionReason::IdentityExpiring => false,
     }
@@ -183,7 +255,7 @@ const fn blinds(reason: ConditionReason) -> bool {
 
 impl Verdict {
     fn of(state: HostState, reason: &str) -> Self {
-        Self { state, reasons: vec![reason.to_owned()] }
+        Self { state, reasons: vec![reason.to_owned()], quiet: None }
     }
 }
 
@@ -214,16 +286,22 @@ mod tests {
         }
     }
 
-    fn at(facts: &Facts, seconds: u64) -> HostState {
+    fn after(facts: &Facts, seconds: u64, silent_after: Option<u64>, quiet: Option<&QuietTime>) -> Verdict {
         let now = Timestamp::from_millis(facts.last_seen.millis() + i64::try_from(seconds).unwrap() * 1000);
-        judge(facts, now).state
+        judge(facts, Terms { now, hearing: &Hearing::default(), silent_after, quiet })
+    }
+
+    fn at(facts: &Facts, seconds: u64) -> HostState {
+        after(facts, seconds, None, None).state
     }
 
     #[test]
     fn precedence_over_every_combination() {
-        for bits in 0..64_u32 {
+        let quiet_time = QuietTime { until: Timestamp::from_millis(0), reason: String::new() };
+        for bits in 0..128_u32 {
             let on = |bit: u32| bits & (1 << bit) != 0;
             let (unheard, stopped, ephemeral, drift, blind, long) = (on(0), on(1), on(2), on(3), on(4), on(5));
+            let quiet = on(6);
             let mut facts = Facts { stopped, ephemeral, open_drift: u64::from(drift), ..clean() };
             facts.targets[0].resync = blind;
             let seconds = if long {
@@ -235,23 +313,25 @@ mod tests {
             };
             let expected = if ephemeral && (stopped || long) {
                 HostState::Retired
-            } else if stopped || unheard || long {
+            } else if (stopped || unheard || long) && !quiet {
                 HostState::Silent
             } else if drift {
                 HostState::Drifted
-            } else if blind {
+            } else if blind || stopped || unheard || long {
                 HostState::Blind
             } else {
                 HostState::Clean
             };
-            assert_eq!(at(&facts, seconds), expected, "{facts:?} after {seconds} s");
+            let verdict = after(&facts, seconds, None, Some(&quiet_time).filter(|_| quiet));
+            assert_eq!(verdict.state, expected, "{facts:?} after {seconds} s, quiet: {quiet}");
+            assert_eq!(verdict.quiet.is_some(), quiet && expected != HostState::Retired);
         }
     }
 
     #[test]
     fn whatever_is_not_known_is_not_clean() {
         assert_eq!(at(&clean(), 0), HostState::Clean);
-        assert!(judge(&clean(), clean().last_seen).reasons.is_empty());
+        assert!(after(&clean(), 0, None, None).reasons.is_empty());
         let with = |change: fn(&mut Facts)| {
             let mut facts = clean();
             change(&mut facts);
@@ -280,6 +360,7 @@ mod tests {
                     | ConditionReason::BinaryReplaced
                     | ConditionReason::ConfigReplaced
                     | ConditionReason::ConfigRefused
+                    | ConditionReason::ClockSkew
                     | ConditionReason::CollectorRefused
                     | ConditionReason::IdentityExpiring
             );
@@ -297,7 +378,42 @@ mod tests {
 
     #[test]
     fn a_clock_that_went_back_is_no_silence() {
-        let facts = clean();
-        assert_eq!(judge(&facts, Timestamp::from_millis(0)).state, HostState::Clean);
+        let hearing = Hearing::default();
+        let terms = Terms { now: Timestamp::from_millis(0), hearing: &hearing, silent_after: None, quiet: None };
+        assert_eq!(judge(&clean(), terms).state, HostState::Clean);
+    }
+
+    #[test]
+    fn what_the_operator_said_of_silence_counts_instead_of_heartbeats() {
+        for (silent_after, seconds, expected) in [
+            (Some(7200), 7200, HostState::Clean),
+            (Some(7200), 7201, HostState::Silent),
+            (Some(10), 10, HostState::Clean),
+            (Some(10), 11, HostState::Silent),
+        ] {
+            assert_eq!(after(&clean(), seconds, silent_after, None).state, expected, "{silent_after:?} {seconds}");
+        }
+        let ephemeral = Facts { ephemeral: true, ..clean() };
+        assert_eq!(after(&ephemeral, 301, Some(7200), None).state, HostState::Clean);
+        assert_eq!(after(&ephemeral, 7201, Some(7200), None).state, HostState::Retired);
+        assert_eq!(after(&ephemeral, 11, Some(10), None).state, HostState::Silent);
+    }
+
+    #[test]
+    fn an_outlook_takes_the_rules_that_are_about_the_host() {
+        let text = "expected = [\"gone\"]\n[[silent]]\nlabels = { role = \"batch\" }\nafter = \"2h\"\n\
+                    [[quiet]]\nhosts = \"web-*\"\nat = \"00:00\"\nfor = \"24h\"\nreason = \"moved\"\n";
+        let fleet = Arc::new(Fleet::parse(text.as_bytes()).unwrap());
+        let now = Timestamp::from_millis(clean().last_seen.millis() + 1_000_000);
+        let outlook = Outlook { now, hearing: Hearing::default(), fleet };
+        let labels = |role: &str| BTreeMap::from([("role".to_owned(), role.to_owned())]);
+        assert_eq!(outlook.judge("db", &labels("batch"), &clean()).state, HostState::Clean);
+        assert_eq!(outlook.judge("db", &labels("db"), &clean()).state, HostState::Silent);
+        let quiet = outlook.judge("web-1", &labels("db"), &clean());
+        assert_eq!(quiet.state, HostState::Blind);
+        assert_eq!(quiet.reasons, ["no heartbeat for 16 min"]);
+        assert_eq!(quiet.quiet.unwrap().reason, "moved");
+        assert_eq!(outlook.absent("gone").state, HostState::Absent);
+        assert!(outlook.absent("gone").quiet.is_none() && outlook.absent("web-9").quiet.is_some());
     }
 }

@@ -1,19 +1,22 @@
 //! Owns `POST /v1/events`: credential, limits, body to batch, batch to store. Must not own SQL, or what an event means.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::{Extension, Json};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, MAX_BATCH_BYTES};
+use futures_util::stream::StreamExt as _;
 
 use crate::app::AppState;
 use crate::batch::{Batch, BatchError, MAX_JSON, decode, decompress};
-use crate::caller::Caller;
+use crate::caller::{Caller, Connection};
 use crate::error::ApiError;
-use crate::store::{Applied, Delivery};
+use crate::gate::Turn;
+use crate::store::{Applied, Delivery, StoreError};
 
 /// The most bytes of a compressed body. JSON full of digests hardly becomes half as large.
 const MAX_COMPRESSED: usize = MAX_BATCH_BYTES;
@@ -31,26 +34,39 @@ enum Encoding {
 pub(crate) async fn events(
     State(state): State<Arc<AppState>>,
     caller: Result<Caller, ApiError>,
+    connection: Option<Extension<Connection>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Answer>, ApiError> {
+    let from = connection.map(|Extension(connection)| connection.address);
     let result = match caller {
-        Ok(caller) => take(&state, caller, &headers, body).await,
+        Ok(caller) => take(&state, caller, from, &headers, body).await,
         Err(refused) => Err(refused),
     };
     state.metrics.count_batch(&result);
     result.map(Json)
 }
 
-async fn take(state: &AppState, caller: Caller, headers: &HeaderMap, body: Body) -> Result<Answer, ApiError> {
+async fn take(
+    state: &Arc<AppState>,
+    caller: Caller,
+    from: Option<IpAddr>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Answer, ApiError> {
     let host = caller.host.to_string();
     check_media_type(headers)?;
     let encoding = encoding(headers)?;
-    // Taken before the body is read: what waits here holds no memory.
-    let _permit = state.ingests.acquire().await.map_err(|_| crate::store::StoreError::Closed)?;
-    let batch = read(headers, body, encoding).await?;
-    let received_at = state.clock.now();
-    match state.store.apply(Delivery { host, received_at, batch }).await? {
+    let mut turn = state.gate.enter(&host, Instant::now())?;
+    let body = read(headers, body, encoding, &mut turn).await?;
+    let state = Arc::clone(state);
+    // On its own, so that who hangs up in the middle gives back neither their turn nor the room before the batch is gone.
+    let taken = tokio::spawn(async move {
+        let batch = decoded(&state, body, encoding, &mut turn).await?;
+        let received_at = state.clock.now();
+        Ok::<_, ApiError>(state.store.apply(Delivery { host, received_at, from, batch }).await?)
+    });
+    match taken.await.map_err(|_| StoreError::Closed)?? {
         Applied::Answer(answer) => Ok(answer),
         Applied::Conflict => Err(ApiError::new(
             StatusCode::FORBIDDEN,
@@ -83,7 +99,8 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, ApiError> {
     }
 }
 
-async fn read(headers: &HeaderMap, body: Body, encoding: Encoding) -> Result<Batch, ApiError> {
+/// Reads a body; what has arrived takes room.
+async fn read(headers: &HeaderMap, body: Body, encoding: Encoding, turn: &mut Turn) -> Result<Vec<u8>, ApiError> {
     let limit = match encoding {
         Encoding::Identity => MAX_JSON,
         Encoding::Zstd => MAX_COMPRESSED,
@@ -93,37 +110,50 @@ async fn read(headers: &HeaderMap, body: Body, encoding: Encoding) -> Result<Bat
     if claimed.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let body = match tokio::time::timeout(BODY_TIME, to_bytes(body, limit)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) if is_length_limit(&error) => return Err(too_large()),
-        // Not a refusal: an agent that is told 4xx does not send it again.
-        Ok(Err(error)) => return Err(cut_off().because(error)),
-        Err(_) => return Err(cut_off().because("it took too long")),
+    let mut stream = body.into_data_stream();
+    let arriving = async {
+        let mut bytes = Vec::new();
+        while let Some(part) = stream.next().await {
+            // Not a refusal: an agent that is told 4xx does not send it again.
+            let part = part.map_err(|error| cut_off().because(error))?;
+            if part.len() > limit - bytes.len() {
+                return Err(too_large());
+            }
+            turn.hold(bytes.len() + part.len())?;
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes)
     };
+    tokio::time::timeout(BODY_TIME, arriving).await.map_err(|_| cut_off().because("it took too long"))?
+}
+
+/// Makes a batch of a body. From here on it takes the room of its JSON.
+async fn decoded(state: &AppState, body: Vec<u8>, encoding: Encoding, turn: &mut Turn) -> Result<Batch, ApiError> {
+    let _permit = state.gate.decoder().await?;
     // Megabytes of JSON would hold up every other request of this thread.
-    tokio::task::spawn_blocking(move || match encoding {
-        Encoding::Identity => decode(&body),
-        Encoding::Zstd => decode(&decompress(&body)?),
-    })
-    .await
-    .map_err(|_| crate::store::StoreError::Closed)?
-    .map_err(ApiError::from)
+    let decoded = tokio::task::spawn_blocking(move || {
+        let json = match encoding {
+            Encoding::Identity => body,
+            Encoding::Zstd => decompress(&body)?,
+        };
+        decode(&json).map(|batch| (batch, json.len()))
+    });
+    match decoded.await.map_err(|_| StoreError::Closed)? {
+        Ok((batch, bytes)) => {
+            let events = batch.sequenced.len() + batch.heartbeats.len() + batch.rejected.len();
+            turn.pay(events, bytes);
+            turn.hold(bytes)?;
+            Ok(batch)
+        }
+        Err(error) => {
+            turn.pay_for_nonsense();
+            Err(error.into())
+        }
+    }
 }
 
 fn cut_off() -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "body", "the body did not arrive completely")
-}
-
-/// Whether [`to_bytes`] ended by its limit; otherwise the connection did.
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if error.to_string() == "length limit exceeded" {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 impl From<BatchError> for ApiError {

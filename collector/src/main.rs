@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use driftlock_collector::admin::verb;
 use driftlock_collector::cli::{Cli, Verb};
-use driftlock_collector::{dev, failure, logging, serve};
+use driftlock_collector::{archive, dev, failure, logging, serve};
 use driftlock_common::exit::Exit;
 
 fn main() -> ExitCode {
@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         Verb::Token(args) => verb::token(args),
         Verb::Revoke(args) => verb::revoke(args),
         Verb::Ca(args) => verb::ca(args),
+        Verb::Backup(args) => archive::backup(&args),
+        Verb::Restore(args) => archive::restore(&args),
         Verb::Dev(args) => dev::run(args),
     };
     match outcome {

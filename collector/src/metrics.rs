@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use driftlock_common::drift::Change;
 use driftlock_common::event::Answer;
@@ -13,11 +13,7 @@ use driftlock_common::policy::{Ruling, Severity};
 
 use crate::app::AppState;
 use crate::error::ApiError;
-use crate::fleet::{HostState, judge};
-use crate::store::HostQuery;
-
-/// Hosts read at a time, so that a large fleet is never in memory at once.
-const HOST_PAGE: usize = 500;
+use crate::roster::Roster;
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -33,6 +29,7 @@ pub struct Metrics {
     enrolments_refused: AtomicU64,
     connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
+    batches_delayed: AtomicU64,
 }
 
 impl Metrics {
@@ -49,6 +46,7 @@ impl Metrics {
                 add(&self.rejected, answer.rejected.len() as u64);
                 add(&self.resyncs, answer.resync.into());
             }
+            Err(error) if error.status() == StatusCode::TOO_MANY_REQUESTS => add(&self.batches_delayed, 1),
             Err(error) if error.status().is_server_error() => add(&self.batches_failed, 1),
             Err(_) => add(&self.batches_refused, 1),
         }
@@ -73,7 +71,7 @@ impl Metrics {
 
 pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
     let totals = state.store.totals().await?;
-    let hosts = hosts_by_state(&state).await?;
+    let hosts = Roster::read(&state, &state.outlook().await?).await?.numbers();
     let metrics = &state.metrics;
     let mut text = String::new();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -81,7 +79,7 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     family(&mut text, "build_info", "gauge", "Version of the collector.");
     sample(&mut text, "build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     family(&mut text, "hosts", "gauge", "Hosts by what their last reports mean.");
-    for (host_state, number) in HostState::ALL.into_iter().zip(hosts) {
+    for (host_state, number) in hosts {
         sample(&mut text, "hosts", &[("state", host_state.name())], number);
     }
     family(&mut text, "open_findings", "gauge", "Open findings by kind of difference and what the policy says.");
@@ -113,9 +111,12 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
         sample(&mut text, "events_total", &[("result", result)], read(counter));
     }
     family(&mut text, "batches_total", "counter", "Batches by what became of them.");
-    for (result, counter) in
-        [("taken", &metrics.batches_taken), ("refused", &metrics.batches_refused), ("failed", &metrics.batches_failed)]
-    {
+    for (result, counter) in [
+        ("taken", &metrics.batches_taken),
+        ("refused", &metrics.batches_refused),
+        ("delayed", &metrics.batches_delayed),
+        ("failed", &metrics.batches_failed),
+    ] {
         sample(&mut text, "batches_total", &[("result", result)], read(counter));
     }
     family(&mut text, "resyncs_total", "counter", "Answers that asked for all findings again.");
@@ -129,27 +130,6 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     family(&mut text, "handshakes_failed_total", "counter", "TLS handshakes that came to nothing.");
     sample(&mut text, "handshakes_failed_total", &[], read(&metrics.handshakes_failed));
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
-}
-
-/// Numbers in the order of [`HostState::ALL`].
-async fn hosts_by_state(state: &AppState) -> Result<[u64; 5], ApiError> {
-    let now = state.clock.now();
-    let mut numbers = [0; 5];
-    let mut after = None;
-    loop {
-        let page = state.store.hosts(HostQuery { host: None, after, limit: HOST_PAGE }).await?;
-        for host in &page.items {
-            let found = judge(&host.facts(), now).state;
-            let place = HostState::ALL.iter().position(|known| *known == found);
-            if let Some(number) = place.and_then(|place| numbers.get_mut(place)) {
-                *number += 1;
-            }
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(numbers),
-        }
-    }
 }
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {

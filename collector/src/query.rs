@@ -13,8 +13,10 @@ use serde::Deserialize;
 
 use crate::app::AppState;
 use crate::error::ApiError;
-use crate::store::{ConditionQuery, FindingQuery, HostQuery, Lifetime, Order};
-use crate::view::{Conditions, Findings, HostView, Hosts};
+use crate::fleet::HostState;
+use crate::roster::{Roster, RosterOrder, RosterQuery};
+use crate::store::{ConditionQuery, FindingQuery, GroupKey, GroupOrder, GroupQuery, HoleQuery, Lifetime, Order};
+use crate::view::{Conditions, Findings, Groups, Holes, Hosts, host_views};
 
 /// What is given without `limit`.
 const DEFAULT_LIMIT: usize = 100;
@@ -24,6 +26,8 @@ const MAX_LIMIT: usize = 1000;
 pub(crate) const NEWEST: &str = "newest";
 /// The value of `sort` for the loudest first, of one severity the newest first.
 pub(crate) const LOUDEST: &str = "severity";
+/// The value of `sort` for those on the most hosts first.
+pub(crate) const WIDEST: &str = "hosts";
 /// Behind a severity: that and louder.
 pub(crate) const LOUDER: &str = "..";
 /// In a cursor, where others have a severity.
@@ -50,6 +54,20 @@ pub(crate) struct FindingParameters {
     pub(crate) severity: String,
     /// An id, or what stands for none: `-`.
     pub(crate) rule: String,
+    /// The key of a group.
+    pub(crate) group: String,
+    pub(crate) sort: String,
+    limit: String,
+    pub(crate) cursor: String,
+}
+
+/// What may be asked of groups.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GroupParameters {
+    pub(crate) change: String,
+    pub(crate) verdict: String,
+    pub(crate) severity: String,
     pub(crate) sort: String,
     limit: String,
     pub(crate) cursor: String,
@@ -59,19 +77,39 @@ pub(crate) struct FindingParameters {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ConditionParameters {
-    state: String,
-    host: String,
+    pub(crate) state: String,
+    pub(crate) host: String,
     limit: String,
-    cursor: String,
+    pub(crate) cursor: String,
+}
+
+/// What may be asked of holes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HoleParameters {
+    pub(crate) host: String,
+    limit: String,
+    pub(crate) cursor: String,
+}
+
+impl HoleParameters {
+    pub(crate) fn query(self) -> Result<HoleQuery, ApiError> {
+        Ok(HoleQuery { host: given(self.host), before: cursor(&self.cursor)?, limit: limit(&self.limit)? })
+    }
 }
 
 /// What may be asked of hosts.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct HostParameters {
-    host: String,
+    pub(crate) host: String,
+    pub(crate) state: String,
+    /// `KEY=VALUE`, or `KEY` with any value.
+    pub(crate) label: String,
+    /// A part of key or name.
+    pub(crate) name: String,
     limit: String,
-    cursor: String,
+    pub(crate) cursor: String,
 }
 
 /// A query, or what is wrong with it.
@@ -90,16 +128,20 @@ pub(crate) async fn conditions(
     State(state): State<Arc<AppState>>,
     parameters: Parameters<ConditionParameters>,
 ) -> Result<Json<Conditions>, ApiError> {
-    let parameters = parsed(parameters)?;
-    let query = ConditionQuery {
-        state: lifetime(&parameters.state)?,
-        host: given(parameters.host),
-        before: cursor(&parameters.cursor)?,
-        limit: limit(&parameters.limit)?,
-    };
+    let query = parsed(parameters)?.query()?;
     let page = state.store.conditions(query).await?;
     let conditions = page.items.into_iter().map(Into::into).collect();
     Ok(Json(Conditions { conditions, next: page.next.map(|id| id.to_string()) }))
+}
+
+pub(crate) async fn holes(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<HoleParameters>,
+) -> Result<Json<Holes>, ApiError> {
+    let query = parsed(parameters)?.query()?;
+    let page = state.store.holes(query).await?;
+    let holes = page.items.into_iter().map(Into::into).collect();
+    Ok(Json(Holes { holes, next: page.next.map(|id| id.to_string()) }))
 }
 
 pub(crate) async fn hosts(
@@ -107,12 +149,66 @@ pub(crate) async fn hosts(
     parameters: Parameters<HostParameters>,
 ) -> Result<Json<Hosts>, ApiError> {
     let parameters = parsed(parameters)?;
-    let query =
-        HostQuery { host: given(parameters.host), after: given(parameters.cursor), limit: limit(&parameters.limit)? };
-    let page = state.store.hosts(query).await?;
-    let now = state.clock.now();
-    let hosts = page.items.into_iter().map(|host| HostView::new(host, now)).collect();
-    Ok(Json(Hosts { hosts, next: page.next }))
+    let order = RosterOrder::Key(given(parameters.cursor.clone()));
+    let query = parameters.query(order)?;
+    let outlook = state.outlook().await?;
+    let roster = Roster::read(&state, &outlook).await?;
+    let (page, _) = roster.page(&query);
+    let next = match page.next {
+        Some(RosterOrder::Key(next)) => next,
+        _ => None,
+    };
+    Ok(Json(Hosts { hosts: host_views(&state, &page.items).await?, next }))
+}
+
+pub(crate) async fn groups(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<GroupParameters>,
+) -> Result<Json<Groups>, ApiError> {
+    let page = state.store.groups(parsed(parameters)?.query()?).await?;
+    let groups = page.items.into_iter().map(Into::into).collect();
+    Ok(Json(Groups { groups, next: page.next.map(group_cursor) }))
+}
+
+impl HostParameters {
+    pub(crate) fn query(self, order: RosterOrder) -> Result<RosterQuery, ApiError> {
+        let label = given(self.label).map(|label| match label.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (label, None),
+        });
+        Ok(RosterQuery {
+            host: given(self.host),
+            state: word("state", &self.state, HostState::ALL.map(|state| (state.name(), state)))?,
+            label,
+            name: given(self.name),
+            order,
+            limit: limit(&self.limit)?,
+        })
+    }
+}
+
+impl ConditionParameters {
+    pub(crate) fn query(self) -> Result<ConditionQuery, ApiError> {
+        Ok(ConditionQuery {
+            state: lifetime(&self.state)?,
+            host: given(self.host),
+            before: cursor(&self.cursor)?,
+            limit: limit(&self.limit)?,
+        })
+    }
+}
+
+impl GroupParameters {
+    pub(crate) fn query(self) -> Result<GroupQuery, ApiError> {
+        Ok(GroupQuery {
+            key: None,
+            change: word("change", &self.change, Change::ALL.map(|change| (change.name(), change)))?,
+            verdict: verdict(&self.verdict)?,
+            severity: severity(&self.severity)?,
+            order: group_order(&self.sort, &self.cursor)?,
+            limit: limit(&self.limit)?,
+        })
+    }
 }
 
 impl FindingParameters {
@@ -123,17 +219,18 @@ impl FindingParameters {
             return Err(bad("directory and below exclude each other"));
         }
         Ok(FindingQuery {
+            id: None,
             state: lifetime(&self.state)?,
             directory,
             below,
             path: bytes("path", &self.path, &self.path_b64)?,
             change: word("change", &self.change, Change::ALL.map(|change| (change.name(), change)))?,
-            verdict: word(
-                "verdict",
-                &self.verdict,
-                [Ruling::Alert, Ruling::Tolerated].map(|ruling| (ruling.name(), ruling)),
-            )?,
+            verdict: verdict(&self.verdict)?,
             severity: severity(&self.severity)?,
+            group: given(self.group)
+                .map(|key| key.parse())
+                .transpose()
+                .map_err(|_| bad("group is not one that a list gave"))?,
             order: order(&self.sort, &self.cursor)?,
             limit: limit(&self.limit)?,
             host: given(self.host),
@@ -151,11 +248,11 @@ pub(crate) fn parsed<T>(parameters: Parameters<T>) -> Result<T, ApiError> {
     }
 }
 
-fn bad(public: impl Into<String>) -> ApiError {
+pub(crate) fn bad(public: impl Into<String>) -> ApiError {
     ApiError::bad_request("query", public)
 }
 
-fn given(value: String) -> Option<String> {
+pub(crate) fn given(value: String) -> Option<String> {
     Some(value).filter(|value| !value.is_empty())
 }
 
@@ -191,6 +288,10 @@ fn word<T, const N: usize>(name: &str, value: &str, table: [(&'static str, T); N
     found.map(|(_, meant)| Some(meant)).ok_or_else(|| bad(format!("{name} is one of {words}")))
 }
 
+fn verdict(value: &str) -> Result<Option<Ruling>, ApiError> {
+    word("verdict", value, [Ruling::Alert, Ruling::Tolerated].map(|ruling| (ruling.name(), ruling)))
+}
+
 fn severity(value: &str) -> Result<Option<RangeInclusive<Severity>>, ApiError> {
     let (least, open) = value.strip_suffix(LOUDER).map_or((value, false), |least| (least, true));
     let wrong = || {
@@ -210,12 +311,8 @@ fn order(sort: &str, text: &str) -> Result<Order, ApiError> {
         LOUDEST if text.is_empty() => Ok(Order::Loudest(None)),
         LOUDEST => {
             let (word, id) = text.split_once('.').ok_or_else(no_cursor)?;
-            let severity = Severity::of_name(word);
-            if severity.is_none() && word != TOLERATED {
-                return Err(no_cursor());
-            }
             let id = cursor(id)?.ok_or_else(no_cursor)?;
-            Ok(Order::Loudest(Some((severity, id))))
+            Ok(Order::Loudest(Some((loudness(word)?, id))))
         }
         _ => Err(bad(format!("sort is {LOUDEST} or {NEWEST}"))),
     }
@@ -228,6 +325,59 @@ pub(crate) fn cursor_of(order: Order) -> String {
         Order::Loudest(place) => place
             .map(|(severity, id)| format!("{}.{id}", severity.map_or(TOLERATED, Severity::name)))
             .unwrap_or_default(),
+    }
+}
+
+/// The severity of a cursor, which only what is tolerated has not.
+fn loudness(word: &str) -> Result<Option<Severity>, ApiError> {
+    let severity = Severity::of_name(word);
+    if severity.is_none() && word != TOLERATED { Err(no_cursor()) } else { Ok(severity) }
+}
+
+fn group_order(sort: &str, text: &str) -> Result<GroupOrder, ApiError> {
+    let place = |text: &str| {
+        let (hosts, key) = text.split_once('.').ok_or_else(no_cursor)?;
+        let key: GroupKey = key.parse().map_err(|_| no_cursor())?;
+        Ok::<_, ApiError>((hosts.parse().map_err(|_| no_cursor())?, key))
+    };
+    match sort {
+        "" | WIDEST if text.is_empty() => Ok(GroupOrder::Widest(None)),
+        "" | WIDEST => place(text).map(|place| GroupOrder::Widest(Some(place))),
+        LOUDEST if text.is_empty() => Ok(GroupOrder::Loudest(None)),
+        LOUDEST => {
+            let (word, rest) = text.split_once('.').ok_or_else(no_cursor)?;
+            let (hosts, key) = place(rest)?;
+            Ok(GroupOrder::Loudest(Some((loudness(word)?, hosts, key))))
+        }
+        _ => Err(bad(format!("sort is {WIDEST} or {LOUDEST}"))),
+    }
+}
+
+/// What [`group_order`] reads.
+pub(crate) fn group_cursor(order: GroupOrder) -> String {
+    match order {
+        GroupOrder::Widest(place) => place.map(|(hosts, key)| format!("{hosts}.{key}")).unwrap_or_default(),
+        GroupOrder::Loudest(place) => place
+            .map(|(severity, hosts, key)| format!("{}.{hosts}.{key}", severity.map_or(TOLERATED, Severity::name)))
+            .unwrap_or_default(),
+    }
+}
+
+/// In which order the page of hosts lists, and a cursor of it.
+pub(crate) fn worst_order(text: &str) -> Result<RosterOrder, ApiError> {
+    if text.is_empty() {
+        return Ok(RosterOrder::Worst(None));
+    }
+    let (state, host) = text.split_once('.').ok_or_else(no_cursor)?;
+    let state = HostState::ALL.into_iter().find(|known| known.name() == state).ok_or_else(no_cursor)?;
+    Ok(RosterOrder::Worst(Some((state, host.to_owned()))))
+}
+
+/// What [`worst_order`] reads.
+pub(crate) fn worst_cursor(order: RosterOrder) -> String {
+    match order {
+        RosterOrder::Worst(Some((state, host))) => format!("{}.{host}", state.name()),
+        RosterOrder::Worst(None) | RosterOrder::Key(_) => String::new(),
     }
 }
 

@@ -19,18 +19,25 @@ use crate::auth::{AllowedHosts, HostTokens, ReadAccess, ReadToken, TokenError};
 use crate::cli::{ServeArgs, TlsWhen};
 use crate::clock::Clock;
 use crate::failure::Failure;
+use crate::fleet::file::{self, FleetFileError};
+use crate::gate::GateLimits;
 use crate::identity::authority::{Authority, AuthorityError};
 use crate::identity::certificate::Naming;
 use crate::identity::{Identities, Issuing};
 use crate::listener::{self, Served};
 use crate::shelf::{Shelf, ShelfError};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{self, StoreError};
+use crate::store::{self, Keep, Store as _, StoreError};
 use crate::systemd;
 use crate::tls::{ServerFiles, Sources, Tls, TlsError};
 
 /// How long requests that are under way may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Between two looks for what is no longer kept.
+const BETWEEN_LOOKS: Duration = Duration::from_mins(1);
+/// Between two steps of forgetting it: batches come first.
+const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 
 /// Serves until SIGINT or SIGTERM.
 ///
@@ -40,6 +47,7 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     let with_tls = with_tls(&args)?;
     let tokens = args.tokens.as_deref().map(HostTokens::load).transpose()?.unwrap_or_default();
     let read_token = args.read_token_file.as_deref().map(ReadToken::load).transpose()?;
+    let fleet = args.fleet.as_deref().map(file::load).transpose()?.unwrap_or_default();
     // Beyond loopback nobody reads without a token; there may be one in the store, or will be.
     let read_access =
         if args.listen.ip().is_loopback() { ReadAccess::of(read_token) } else { ReadAccess::Token(read_token) };
@@ -64,9 +72,13 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
             read_access,
             allowed_hosts,
             shutdown.clone(),
+            GateLimits { rate: args.host_rate, ..GateLimits::default() },
         );
         state.keep_on(shelf);
-        reload_on_hangup(Arc::clone(&state), args.tokens.clone(), tls.clone(), &shutdown).map_err(io)?;
+        state.replace_fleet(fleet);
+        reload_on_hangup(Arc::clone(&state), args.clone(), tls.clone(), &shutdown).map_err(io)?;
+        let keep = Keep { days: args.keep_days, bytes: args.keep_bytes };
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(forget(Arc::clone(&state), keep)));
         let admin = Admin { store, identities, tls: tls.clone() };
         admin::listen(&args.data, admin::router(Arc::new(admin)), shutdown.clone()).map_err(|error| {
             Failure::new(Exit::CannotCreate, anyhow!(error).context(args.data.join("admin.sock").display().to_string()))
@@ -179,6 +191,24 @@ pub async fn serve_with(listener: TcpListener, state: Arc<AppState>, tls: Option
     let _said = stopping.await;
 }
 
+/// Forgets what is no longer kept, a little at a time, as long as the collector runs.
+async fn forget(state: Arc<AppState>, keep: Keep) {
+    if keep == Keep::default() {
+        return;
+    }
+    loop {
+        let pause = match state.store.trim(keep, state.now()).await {
+            Ok(trimmed) if trimmed.more => BETWEEN_STEPS,
+            Ok(_) => BETWEEN_LOOKS,
+            Err(error) => {
+                tracing::error!(error = %crate::failure::chain(&error), "what is no longer kept cannot be forgotten");
+                BETWEEN_LOOKS
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Cancels `shutdown` on SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -197,10 +227,10 @@ pub fn end_on_signal(shutdown: &CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads tokens and certificates again on SIGHUP; what cannot be used changes nothing.
+/// Reads tokens, fleet and certificates again on SIGHUP; what cannot be used changes nothing.
 fn reload_on_hangup(
     state: Arc<AppState>,
-    tokens: Option<PathBuf>,
+    args: ServeArgs,
     tls: Option<Arc<Tls>>,
     shutdown: &CancellationToken,
 ) -> std::io::Result<()> {
@@ -213,9 +243,8 @@ fn reload_on_hangup(
                 _ = hangup.recv() => {}
             }
             systemd::reloading();
-            let (state, tokens, tls) = (Arc::clone(&state), tokens.clone(), tls.clone());
-            let reload = tokio::task::spawn_blocking(move || reload(&state, tokens.as_deref(), tls.as_deref()));
-            if reload.await.is_err() {
+            let (state, args, tls) = (Arc::clone(&state), args.clone(), tls.clone());
+            if tokio::task::spawn_blocking(move || reload(&state, &args, tls.as_deref())).await.is_err() {
                 return;
             }
             systemd::reloaded();
@@ -224,8 +253,8 @@ fn reload_on_hangup(
     Ok(())
 }
 
-fn reload(state: &AppState, tokens: Option<&Path>, tls: Option<&Tls>) {
-    match tokens.map(HostTokens::load) {
+fn reload(state: &AppState, args: &ServeArgs, tls: Option<&Tls>) {
+    match args.tokens.as_deref().map(HostTokens::load) {
         Some(Ok(tokens)) => {
             tracing::info!(tokens = tokens.len(), "tokens read again");
             state.replace_tokens(tokens);
@@ -235,12 +264,34 @@ fn reload(state: &AppState, tokens: Option<&Path>, tls: Option<&Tls>) {
         }
         None => {}
     }
+    match args.fleet.as_deref().map(file::load) {
+        Some(Ok(fleet)) => {
+            tracing::info!(expected = fleet.expected.len(), "fleet read again");
+            state.replace_fleet(fleet);
+        }
+        Some(Err(error)) => {
+            tracing::error!(error = %crate::failure::chain(&error), "fleet refused; what it said before stays");
+        }
+        None => {}
+    }
     match tls.map(Tls::refresh) {
         Some(Ok(())) => tracing::info!("certificates read again"),
         Some(Err(error)) => {
             tracing::error!(error = %crate::failure::chain(&error), "certificates refused; the old ones stay");
         }
         None => {}
+    }
+}
+
+impl From<FleetFileError> for Failure {
+    fn from(error: FleetFileError) -> Self {
+        let exit = match &error {
+            FleetFileError::Read(_, error) if error.kind() == std::io::ErrorKind::NotFound => Exit::NoInput,
+            FleetFileError::Read(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            FleetFileError::Read(..) => Exit::Io,
+            FleetFileError::Malformed { .. } => Exit::Configuration,
+        };
+        Self::new(exit, error)
     }
 }
 
@@ -272,13 +323,12 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = match &error {
             StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Refused,
+            StoreError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NoInput,
             StoreError::Open { .. } => Exit::CannotCreate,
             StoreError::InUse(_) | StoreError::Newer { .. } => Exit::Configuration,
-            StoreError::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-                Exit::Malformed
-            }
-            StoreError::Damaged { .. } => Exit::Malformed,
-            StoreError::Sqlite(_) | StoreError::Commit(_) | StoreError::Closed => Exit::Io,
+            StoreError::NoStore { .. } | StoreError::Damaged { .. } => Exit::Malformed,
+            StoreError::Exists(_) => Exit::CannotCreate,
+            StoreError::Engine(_) | StoreError::Commit(_) | StoreError::Closed => Exit::Io,
         };
         Self::new(exit, error)
     }

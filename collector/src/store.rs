@@ -2,20 +2,30 @@
 //! HTTP. [`sqlite`] is the one that keeps it in a file.
 
 mod apply;
+mod arrival;
+mod hole;
 mod effect;
 mod filter;
 mod fold;
+mod group;
 mod finding;
 mod condition;
 mod snapshot;
 mod read;
+mod run;
+mod facts;
 mod search;
 mod schema;
 pub mod identity;
+mod trim;
+pub mod copy;
 pub mod sqlite;
 mod writer;
 
+use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -33,7 +43,12 @@ use tokio::sync::broadcast;
 pub use self::identity::IdentityStore;
 use crate::batch::Batch;
 use crate::clock::Timestamp;
+use crate::fleet::Facts;
+use crate::fleet::hearing::Hearing;
 use crate::tally::Tally;
+
+pub use arrival::ArrivalRecord;
+pub use group::{GroupKey, GroupOrder, GroupQuery, GroupRecord};
 
 /// What an asynchronous method gives.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -51,8 +66,21 @@ pub trait Store: IdentityStore + Send + Sync + fmt::Debug {
     fn lines(&self, query: FindingQuery) -> Pending<'_, Page<Line, Order>>;
     /// Conditions, the newest first.
     fn conditions(&self, query: ConditionQuery) -> Pending<'_, Page<ConditionRecord, i64>>;
+    /// Open findings that are the same drift, in the order of the query.
+    fn groups(&self, query: GroupQuery) -> Pending<'_, Page<GroupRecord, GroupOrder>>;
+    /// What came between the reports of a host, the newest first.
+    fn arrivals(&self, host: String) -> Pending<'_, Vec<ArrivalRecord>>;
+    /// When a collector was there to be reported to.
+    fn hearing(&self) -> Pending<'_, Hearing>;
+    /// Holes, the newest first.
+    fn holes(&self, query: HoleQuery) -> Pending<'_, Page<HoleRecord, i64>>;
+    /// What is to be known to judge every host, in order of their keys.
+    fn facts(&self) -> Pending<'_, Vec<HostFacts>>;
     /// How many of each.
     fn totals(&self) -> Pending<'_, Totals>;
+    /// Forgets a little of what `keep` no longer keeps at `now`, the oldest first. What is open stays, and so does which
+    /// sequences were taken.
+    fn trim(&self, keep: Keep, now: Timestamp) -> Pending<'_, Trimmed>;
     /// What is committed from now on, in order. Bounded: who is too slow is told how much was missed.
     fn changes(&self) -> broadcast::Receiver<Arc<Changed>>;
 }
@@ -64,6 +92,8 @@ pub struct Delivery {
     pub host: String,
     /// When it came, by the collector's clock.
     pub received_at: Timestamp,
+    /// From where, if that is known.
+    pub from: Option<IpAddr>,
     /// The events.
     pub batch: Batch,
 }
@@ -100,9 +130,21 @@ pub enum StoreError {
         /// What is known.
         known: i64,
     },
-    /// SQLite refused: full disk, broken file, ….
+    /// The engine refused: full disk, failing disk, ….
     #[error("store")]
-    Sqlite(#[from] rusqlite::Error),
+    Engine(#[source] Box<dyn Error + Send + Sync>),
+    /// What is there is no store, or a broken one.
+    #[error("{}: not a store that can be read", path.display())]
+    NoStore {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Something is there already, which is not written over.
+    #[error("{}: is there already; move it away first", .0.display())]
+    Exists(PathBuf),
     /// A stored value is not what was stored.
     #[error("a stored {what} cannot be read")]
     Damaged {
@@ -144,6 +186,8 @@ pub enum Lifetime {
 pub struct HostQuery {
     /// Only this one.
     pub host: Option<String>,
+    /// Only those of these that there are.
+    pub keys: Option<Vec<String>>,
     /// Key after which to begin.
     pub after: Option<String>,
     /// The most to give.
@@ -153,6 +197,8 @@ pub struct HostQuery {
 /// Which findings. An absent field does not narrow.
 #[derive(Clone, Debug, Default)]
 pub struct FindingQuery {
+    /// Only this one.
+    pub id: Option<i64>,
     /// Open or resolved.
     pub state: Option<Lifetime>,
     /// Key or name of the host.
@@ -173,9 +219,11 @@ pub struct FindingQuery {
     pub severity: Option<RangeInclusive<Severity>>,
     /// The rule that covers it, or [`NO_RULE`].
     pub rule: Option<String>,
+    /// What it has in common with others, of open ones.
+    pub group: Option<GroupKey>,
     /// Which first, and where to begin.
     pub order: Order,
-    /// The most to give.
+    /// The most to give. A part may be shorter and yet not the last.
     pub limit: usize,
 }
 
@@ -201,8 +249,83 @@ pub struct ConditionQuery {
     pub limit: usize,
 }
 
+/// Which holes. An absent field does not narrow.
+#[derive(Clone, Debug, Default)]
+pub struct HoleQuery {
+    /// Key or name of the host.
+    pub host: Option<String>,
+    /// Id before which to begin.
+    pub before: Option<i64>,
+    /// The most to give.
+    pub limit: usize,
+}
+
+/// Sequences of an epoch that never came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoleRecord {
+    /// Grows with every hole.
+    pub id: i64,
+    /// The host's key.
+    pub host: String,
+    /// The epoch.
+    pub epoch: String,
+    /// From this one to that, both included.
+    pub sequences: RangeInclusive<u64>,
+    /// Why they are missing.
+    pub kind: HoleKind,
+    /// When that was found, by the collector's clock.
+    pub noted_at: Timestamp,
+}
+
+/// Why sequences are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HoleKind {
+    /// They never came.
+    Lost,
+    /// They came after the backup was made that the store was restored from, or never: that nobody knows.
+    Restore,
+}
+
+/// What is kept, of what is over. An absent field sets no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// So many days, by the collector's clock.
+    pub days: Option<u32>,
+    /// So many bytes of the store, as long as there is something that is over.
+    pub bytes: Option<u64>,
+}
+
+/// What a step of [`Store::trim`] forgot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Events.
+    pub events: u64,
+    /// Resolved findings.
+    pub findings: u64,
+    /// Resolved conditions.
+    pub conditions: u64,
+    /// Holes.
+    pub holes: u64,
+    /// Whether there is more to forget.
+    pub more: bool,
+}
+
+/// What is known of a host, as little of it as judging takes.
+#[derive(Clone, Debug, Default)]
+pub struct HostFacts {
+    /// Its key.
+    pub host: String,
+    /// Its name as its agent says.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What its state depends on.
+    pub facts: Facts,
+}
+
 /// A host and its last reports.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HostRecord {
     /// Its key: the name that its credential has.
     pub host: String,
@@ -222,7 +345,7 @@ pub struct HostRecord {
     pub epoch: String,
     /// Highest sequence taken.
     pub ack: u64,
-    /// Sequences that never came, in this epoch.
+    /// Sequences that never came, in this epoch; those before a restore are not counted.
     pub lost: u64,
     /// First seen.
     pub first_seen: Timestamp,
@@ -251,6 +374,8 @@ pub struct TargetRecord {
     pub policy: Option<PolicyView>,
     /// What the agent vouches for.
     pub coverage: Option<Coverage>,
+    /// When the last complete look that a heartbeat told of ended.
+    pub swept_at: Option<Timestamp>,
     /// When a look at it that left nothing open was last reported in this epoch.
     pub verified_at: Option<Timestamp>,
     /// Its open findings.
@@ -372,11 +497,21 @@ impl Default for Order {
 }
 
 impl Order {
-    /// Where the list goes on behind `last`.
-    fn behind(self, last: &FindingRecord) -> Self {
+    /// Where the list goes on behind the finding of this severity and id.
+    const fn behind(self, severity: Option<Severity>, id: i64) -> Self {
         match self {
-            Self::Newest(_) => Self::Newest(Some(last.id)),
-            Self::Loudest(_) => Self::Loudest(Some((last.finding.severity(), last.id))),
+            Self::Newest(_) => Self::Newest(Some(id)),
+            Self::Loudest(_) => Self::Loudest(Some((severity, id))),
+        }
+    }
+}
+
+impl HoleKind {
+    /// The word of API and store.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Restore => "restore",
         }
     }
 }

@@ -6,9 +6,16 @@ use driftlock_common::event::Running;
 use driftlock_common::finding::{Finding, ManifestView, PolicyView};
 use serde::Serialize;
 
+use std::collections::HashMap;
+
+use crate::app::AppState;
 use crate::clock::Timestamp;
-use crate::fleet::{Facts, HostState, TargetFacts, Verdict, judge};
-use crate::store::{ConditionRecord, FindingRecord, HostRecord, Lifetime, TargetRecord};
+use crate::fleet::{Facts, HostState, QuietTime, TargetFacts, Verdict};
+use crate::roster::Entry;
+use crate::store::{
+    ConditionRecord, FindingRecord, GroupRecord, HoleKind, HoleRecord, HostQuery, HostRecord, Lifetime, StoreError,
+    TargetRecord,
+};
 use crate::tally::{Alerts, Tally};
 
 /// A list and where its next part begins.
@@ -31,11 +38,42 @@ pub struct Conditions {
 
 /// A list and where its next part begins.
 #[derive(Debug, Serialize)]
+pub struct Holes {
+    /// The newest first.
+    pub holes: Vec<HoleView>,
+    /// `cursor` of the next part; null at the end.
+    pub next: Option<String>,
+}
+
+/// A list and where its next part begins.
+#[derive(Debug, Serialize)]
 pub struct Hosts {
     /// In order of their key.
     pub hosts: Vec<HostView>,
     /// `cursor` of the next part; null at the end.
     pub next: Option<String>,
+}
+
+/// A list and where its next part begins.
+#[derive(Debug, Serialize)]
+pub struct Groups {
+    /// In the order that was asked for.
+    pub groups: Vec<GroupView>,
+    /// `cursor` of the next part; null at the end.
+    pub next: Option<String>,
+}
+
+/// Open findings that are the same drift. Times are RFC 3339, by the collector's clock.
+#[derive(Debug, Serialize)]
+pub struct GroupView {
+    /// What `group` of findings takes.
+    group: String,
+    hosts: u64,
+    findings: u64,
+    first_at: Timestamp,
+    last_at: Timestamp,
+    /// One of them, with what they have in common and what only it has.
+    example: FindingView,
 }
 
 /// A finding with its lifetime. Times are RFC 3339; all but `received_at` are by the agent's clock.
@@ -74,6 +112,17 @@ pub struct ConditionView {
     resolved_at: Option<Timestamp>,
 }
 
+/// Sequences of an epoch that never came, from `first` to `last`.
+#[derive(Debug, Serialize)]
+pub struct HoleView {
+    host: String,
+    epoch: String,
+    first: u64,
+    last: u64,
+    kind: HoleKind,
+    noted_at: Timestamp,
+}
+
 /// A host, what it last said, and what that means.
 #[derive(Debug, Serialize)]
 pub struct HostView {
@@ -82,6 +131,9 @@ pub struct HostView {
     claimed_id: String,
     state: HostState,
     reasons: Vec<String>,
+    /// The quiet time that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quiet: Option<QuietTime>,
     labels: serde_json::Value,
     version: String,
     ephemeral: bool,
@@ -89,8 +141,11 @@ pub struct HostView {
     epoch: String,
     ack: u64,
     lost: u64,
-    first_seen: Timestamp,
-    last_seen: Timestamp,
+    /// Absent if it was never heard of, as `last_seen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seen: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped_at: Option<Timestamp>,
     /// What runs there, as its agent says.
@@ -158,19 +213,53 @@ impl From<ConditionRecord> for ConditionView {
     }
 }
 
+/// Hosts of a roster, with what they last said.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn host_views(state: &AppState, entries: &[&Entry]) -> Result<Vec<HostView>, StoreError> {
+    let mut records = records(state, entries).await?;
+    Ok(entries.iter().map(|entry| HostView::new((*entry).clone(), records.remove(&entry.host))).collect())
+}
+
+/// What the hosts of a roster last said, by their keys.
+pub(crate) async fn records(state: &AppState, entries: &[&Entry]) -> Result<HashMap<String, HostRecord>, StoreError> {
+    let keys: Vec<String> = entries
+        .iter()
+        .filter(|entry| entry.verdict.state != HostState::Absent)
+        .map(|entry| entry.host.clone())
+        .collect();
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let limit = keys.len();
+    let page = state.store.hosts(HostQuery { keys: Some(keys), limit, ..HostQuery::default() }).await?;
+    Ok(page.items.into_iter().map(|record| (record.host.clone(), record)).collect())
+}
+
+impl From<HoleRecord> for HoleView {
+    fn from(record: HoleRecord) -> Self {
+        let HoleRecord { id: _, host, epoch, sequences, kind, noted_at } = record;
+        Self { host, epoch, first: *sequences.start(), last: *sequences.end(), kind, noted_at }
+    }
+}
+
 impl HostView {
-    /// What the host means at `now`.
-    pub fn new(record: HostRecord, now: Timestamp) -> Self {
-        let Verdict { state, reasons } = judge(&record.facts(), now);
-        let open = record.open();
+    /// A host of a roster, and what it last said if it ever did.
+    pub fn new(entry: Entry, record: Option<HostRecord>) -> Self {
+        let Entry { host, verdict: Verdict { state, reasons, quiet }, .. } = entry;
+        let open = record.as_ref().map(HostRecord::open).unwrap_or_default();
+        let seen = record.as_ref().map(|record| (record.first_seen, record.last_seen));
+        let record = record.unwrap_or_else(|| HostRecord { labels: serde_json::json!({}), ..HostRecord::default() });
         Self {
+            host,
             state,
             reasons,
+            quiet,
             open_findings: open.total(),
             alerts: open.alerts,
             tolerated: open.tolerated,
             open_conditions: record.conditions.iter().map(|reason| reason.name()).collect(),
-            host: record.host,
             name: record.name,
             claimed_id: record.claimed,
             labels: record.labels,
@@ -180,12 +269,19 @@ impl HostView {
             epoch: record.epoch,
             ack: record.ack,
             lost: record.lost,
-            first_seen: record.first_seen,
-            last_seen: record.last_seen,
+            first_seen: seen.map(|(first, _)| first),
+            last_seen: seen.map(|(_, last)| last),
             stopped_at: record.stopped_at,
             agent: record.agent,
             targets: record.targets.into_iter().map(TargetView::from).collect(),
         }
+    }
+}
+
+impl From<GroupRecord> for GroupView {
+    fn from(record: GroupRecord) -> Self {
+        let GroupRecord { key, hosts, findings, first_at, last_at, example } = record;
+        Self { group: key.to_string(), hosts, findings, first_at, last_at, example: example.into() }
     }
 }
 
@@ -209,8 +305,7 @@ impl From<TargetRecord> for TargetView {
 impl TargetRecord {
     /// When the last complete look at it ended, by the agent's clock. A heartbeat says it late, the look itself at once.
     pub fn looked_at(&self) -> Option<Timestamp> {
-        let said = self.coverage.as_ref().and_then(|coverage| Timestamp::parse(coverage.last_sweep.as_deref()?));
-        said.max(self.verified_at)
+        self.swept_at.max(self.verified_at)
     }
 }
 

@@ -44,11 +44,13 @@ pub enum ConditionReason {
     IdentityConflict,
     /// The certificate of the host is not renewed, or another one cannot be used.
     IdentityExpiring,
+    /// The host's clock is not the collector's.
+    ClockSkew,
 }
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 19] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 20] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (
             Self::MountOver,
@@ -88,6 +90,7 @@ impl ConditionReason {
             "identity_expiring",
             "the certificate with which the host reports is not renewed, or what was put in its place cannot be used",
         ),
+        (Self::ClockSkew, "clock_skew", "the host's clock is not the collector's"),
     ];
 
     /// The word of the report format.

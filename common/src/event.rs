@@ -190,6 +190,9 @@ pub struct Running {
     /// Whether the one before stopped as it was asked to; absent if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_before: Option<bool>,
+    /// The kernel's word for this boot (`/proc/sys/kernel/random/boot_id`), in hexadecimal digits; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// What the agent can vouch for, of one target.

@@ -37,4 +37,5 @@ pub mod host_name;
 pub mod enrolment;
 pub mod status;
 pub mod shelf;
+pub mod fleet;
 pub mod exit;

@@ -2,6 +2,7 @@
 //! own what it should answer.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -53,14 +54,26 @@ impl CollectorHome {
         self.start_at(sandbox, "127.0.0.1:0")
     }
 
+    /// As [`CollectorHome::start`], with more arguments.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start_with(&self, sandbox: &Sandbox, arguments: &[&OsStr]) -> Result<Collector> {
+        self.start_so(sandbox, "127.0.0.1:0", arguments)
+    }
+
     /// As [`CollectorHome::start`], on this address.
     ///
     /// # Errors
     /// If it does not start.
     pub fn start_at(&self, sandbox: &Sandbox, listen: &str) -> Result<Collector> {
+        self.start_so(sandbox, listen, &[])
+    }
+
+    fn start_so(&self, sandbox: &Sandbox, listen: &str, arguments: &[&OsStr]) -> Result<Collector> {
         let mut command = sandbox.bare_command(&binaries().collector);
         command.args(["serve", "--listen", listen, "--data"]).arg(self.dir.join("data"));
-        command.arg("--tokens").arg(self.tokens());
+        command.arg("--tokens").arg(self.tokens()).args(arguments);
         let process = Process::spawn("collector", &mut command)?;
         let address = process.line(Stream::Stderr, address_in)?;
         Ok(Collector { process, address })

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod archive;
 pub mod authority;
 pub mod binaries;
+pub mod browser;
 pub mod bulk;
 pub mod canary;
 pub mod clock;

@@ -39,6 +39,8 @@ pub enum Requirement {
     Catatonit,
     /// A browser without a window.
     Chromium,
+    /// What drives it.
+    Chromedriver,
     /// Validates XML.
     Xmllint,
     /// Validates JSON, from Python.
@@ -212,6 +214,7 @@ impl Requirement {
             Self::Ionice => &["ionice"],
             Self::Faketime => &["faketime"],
             Self::Chromium => &["chromium", "chromium-browser", "google-chrome"],
+            Self::Chromedriver => &["chromedriver"],
             Self::Xmllint => &["xmllint"],
             Self::CargoDeb => &["cargo-deb"],
             Self::CargoGenerateRpm => &["cargo-generate-rpm"],

@@ -305,6 +305,7 @@ pub(super) fn plan(targets: &[&str]) -> Plan {
             started_at: "2023-11-14T22:13:20Z".to_owned(),
             starts: 1,
             stopped_before: None,
+            boot: None,
         },
         targets: targets.collect(),
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError as TaskError, JoinHandle};
 
 use super::spool::random;
-use crate::anchor_file::now;
+use crate::known_time::now;
 use crate::deliver::Client;
 use crate::failure::Failure;
 use crate::identity::{self, Directory, ExchangeError, Identity, IdentityError, JoinError, Renewal};

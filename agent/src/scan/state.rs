@@ -20,7 +20,7 @@ use driftlock_common::digest::{Digest, OciDigest};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::EntryId;
 
-pub use clock::ClockWatch;
+pub use clock::{ClockWatch, boot};
 pub use file::Distrust;
 
 use super::open::Stat;

@@ -75,6 +75,7 @@ pub(super) fn check_event(event: &Event) -> Result<(Option<u64>, Timestamp), Str
             }
             if let Some(agent) = &body.agent {
                 check_time(&agent.started_at)?;
+                check_text("boot", agent.boot.as_deref().unwrap_or_default(), MAX_NAME)?;
             }
         }
         Body::Stopped(body) => check_text("reason", &body.reason, MAX_DETAIL)?,

@@ -5,6 +5,7 @@ use driftlock_common::finding::path_fields;
 use driftlock_common::path::from_base64;
 use driftlock_common::policy::{Ruling, Severity};
 
+use super::link::Link;
 use super::shown::Shown;
 use crate::query::{FindingParameters, LOUDEST};
 use crate::store::{FindingRecord, Lifetime, NO_RULE};
@@ -24,15 +25,11 @@ pub(super) struct Filter {
     pub(super) rule: String,
     pub(super) host: String,
     pub(super) target: String,
+    /// The key of a group.
+    pub(super) group: String,
     /// Name and value of what says the directory.
     pub(super) place: Option<(&'static str, String)>,
     pub(super) sort: String,
-}
-
-/// An address of the page, as pairs that the template encodes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Link {
-    pub(super) pairs: Vec<(&'static str, String)>,
 }
 
 impl Filter {
@@ -65,13 +62,14 @@ impl Filter {
             rule: parameters.rule.clone(),
             host: parameters.host.clone(),
             target: parameters.target.clone(),
+            group: parameters.group.clone(),
         }
     }
 
     /// Whether it is anything but what is shown to who asked for nothing.
     pub(super) fn narrows(&self) -> bool {
         let defaults = [(&self.state, Lifetime::Open.name()), (&self.verdict, Ruling::Alert.name())];
-        let words = [&self.severity, &self.change, &self.rule, &self.host, &self.target];
+        let words = [&self.severity, &self.change, &self.rule, &self.host, &self.target, &self.group];
         defaults.iter().any(|(value, default)| value != default)
             || words.iter().any(|value| !value.is_empty())
             || self.place.is_some()
@@ -79,7 +77,7 @@ impl Filter {
 
     /// Whether many findings of one kind are one line.
     pub(super) fn folds(&self) -> bool {
-        self.state == Lifetime::Open.name() && !self.is_flat()
+        self.state == Lifetime::Open.name() && !self.is_flat() && self.group.is_empty()
     }
 
     /// Whether it is only what is directly in a directory.
@@ -107,10 +105,11 @@ impl Filter {
             ("rule", &self.rule),
             ("host", &self.host),
             ("target", &self.target),
+            ("group", &self.group),
             ("sort", &self.sort),
         ];
-        let pairs = words.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| (key, value.clone()));
-        Link { pairs: pairs.chain(self.place.clone()).collect() }
+        let link = words.into_iter().fold(Link::to("/findings"), |link, (key, value)| link.and_given(key, value));
+        self.place.iter().fold(link, |link, (key, value)| link.and(key, value))
     }
 
     /// What is of the kind of this finding below a directory: what was one line there is each for itself, and what was
@@ -131,23 +130,10 @@ impl Filter {
             rule: finding.rule.clone().unwrap_or_else(|| NO_RULE.to_owned()),
             host: record.host.clone(),
             target: record.target.clone(),
+            group: String::new(),
             place: Some(place),
             sort: self.sort.clone(),
         };
         filter.link()
-    }
-}
-
-impl Link {
-    /// What is open on a host.
-    pub(super) fn host(host: &str) -> Self {
-        Self { pairs: vec![("host", host.to_owned())] }
-    }
-
-    /// The same, and this too.
-    #[must_use]
-    pub(super) fn and(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.pairs.push((key, value.into()));
-        self
     }
 }

@@ -1,18 +1,28 @@
 //! Owns the page of findings: each with both sides, or many of one kind as one line. Must not own queries.
 
+use std::sync::Arc;
+
 use askama::Template;
+use axum::extract::State;
+use axum::response::Response;
 use driftlock_common::drift::{Attribute, Change};
 use driftlock_common::gap::Reason;
+use serde::Deserialize;
 
 use super::compare::{Row, compare, grouped};
-use super::filter::{Filter, Link};
+use super::filter::Filter;
+use super::group::each_of;
+use super::link::Link;
 use super::shown::Shown;
-use super::{Moment, mark};
+use super::{Frame, Moment, mark, render};
+use crate::app::AppState;
 use crate::clock::Timestamp;
-use crate::store::{FOLD, FindingRecord, Fold, Lifetime, Line};
+use crate::error::ApiError;
+use crate::query::{FindingParameters, Parameters, bad, cursor_of, parsed};
+use crate::store::{FOLD, FindingQuery, FindingRecord, Fold, GroupKey, GroupQuery, Lifetime, Line};
 
 /// What the form offers: values of the query, and what they are called.
-const SEVERITIES: [(&str, &str); 9] = [
+pub(super) const SEVERITIES: [(&str, &str); 9] = [
     ("critical", "critical"),
     ("high..", "high and louder"),
     ("medium..", "medium and louder"),
@@ -27,14 +37,22 @@ const SEVERITIES: [(&str, &str); 9] = [
 #[derive(Template)]
 #[template(path = "findings.html")]
 pub(super) struct Findings {
-    pub(super) version: &'static str,
-    pub(super) loaded: Moment,
+    pub(super) frame: Frame,
     pub(super) filter: Filter,
-    pub(super) first_part: bool,
     pub(super) entries: Vec<Entry>,
     /// How many findings stand in lines of many, and in how many lines.
     pub(super) folded: Option<(String, usize)>,
     pub(super) next: Option<Link>,
+}
+
+/// `/finding`: one, by itself.
+#[derive(Template)]
+#[template(path = "finding.html")]
+pub(super) struct Single {
+    pub(super) frame: Frame,
+    pub(super) finding: FindingRow,
+    /// On how many hosts it is the same, and the list of them; absent if on this one alone.
+    pub(super) alike: Option<(String, Link)>,
 }
 
 pub(super) enum Entry {
@@ -45,39 +63,41 @@ pub(super) enum Entry {
 /// What a finding is, whose it is, and what was said of it.
 pub(super) struct Kind {
     /// Severity, or that it is tolerated.
-    mark: &'static str,
-    change: Change,
-    host: Shown,
-    host_link: Link,
-    target: Shown,
-    rule: Option<Shown>,
+    pub(super) mark: &'static str,
+    pub(super) change: Change,
+    pub(super) host: Shown,
+    pub(super) host_link: Link,
+    pub(super) target: Shown,
+    pub(super) rule: Option<Shown>,
 }
 
 pub(super) struct FindingRow {
-    kind: Kind,
-    id: i64,
-    path: Shown,
-    explanation: Option<Shown>,
-    attributes: Vec<&'static str>,
-    unverified: Vec<&'static str>,
-    reason: Option<&'static str>,
-    covers: Option<u64>,
-    collapsed: Option<u64>,
-    manifest: Option<Shown>,
-    layer: Option<u16>,
-    meta_layer: Option<u16>,
-    step: Option<Shown>,
-    open: bool,
-    since: Moment,
-    updated: Moment,
-    resolved: Option<Moment>,
-    count: u64,
-    flapping: Option<u64>,
-    was_sealed: bool,
-    is_there: bool,
+    pub(super) kind: Kind,
+    pub(super) id: i64,
+    /// By itself.
+    pub(super) own: Link,
+    pub(super) path: Shown,
+    pub(super) explanation: Option<Shown>,
+    pub(super) attributes: Vec<&'static str>,
+    pub(super) unverified: Vec<&'static str>,
+    pub(super) reason: Option<&'static str>,
+    pub(super) covers: Option<u64>,
+    pub(super) collapsed: Option<u64>,
+    pub(super) manifest: Option<Shown>,
+    pub(super) layer: Option<u16>,
+    pub(super) meta_layer: Option<u16>,
+    pub(super) step: Option<Shown>,
+    pub(super) open: bool,
+    pub(super) since: Moment,
+    pub(super) updated: Moment,
+    pub(super) resolved: Option<Moment>,
+    pub(super) count: u64,
+    pub(super) flapping: Option<u64>,
+    pub(super) was_sealed: bool,
+    pub(super) is_there: bool,
     /// Rows in which the sides differ, or all of them where there is one side.
-    differing: Vec<Row>,
-    equal: Vec<Row>,
+    pub(super) differing: Vec<Row>,
+    pub(super) equal: Vec<Row>,
 }
 
 /// Many findings of one kind below one directory.
@@ -92,13 +112,60 @@ pub(super) struct ManyRow {
     each: Link,
 }
 
+/// What may be asked of the page of one finding.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FindingParameter {
+    id: String,
+}
+
+pub(super) async fn list(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<FindingParameters>,
+) -> Result<Response, ApiError> {
+    let mut parameters = parsed(parameters)?;
+    let filter = Filter::of(&mut parameters);
+    let now = state.now();
+    let frame = Frame::of_part(&parameters.cursor, now);
+    let query = parameters.query()?;
+    let (lines, next) = if filter.folds() && query.path.is_none() {
+        let page = state.store.lines(query).await?;
+        (page.items, page.next)
+    } else {
+        let page = state.store.findings(query).await?;
+        (page.items.into_iter().map(|newest| Line { newest, fold: None }).collect(), page.next)
+    };
+    let next = next.map(|order| filter.link().and("cursor", cursor_of(order)));
+    render(&Findings { frame, next, ..Findings::new(filter, lines, now) })
+}
+
+pub(super) async fn show(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<FindingParameter>,
+) -> Result<Response, ApiError> {
+    let FindingParameter { id } = parsed(parameters)?;
+    let id = id.parse().map_err(|_| bad("id is the number of a finding"))?;
+    let now = state.now();
+    let query = FindingQuery { id: Some(id), limit: 1, ..FindingQuery::default() };
+    let record = state.store.findings(query).await?.items.pop();
+    let record = record.ok_or_else(|| {
+        ApiError::not_found("there is no finding of this number; one that opens again has another number")
+    })?;
+    let alike = if record.state == Lifetime::Open {
+        let key = Some(GroupKey::of(&record.finding)?);
+        state.store.groups(GroupQuery { key, limit: 1, ..GroupQuery::default() }).await?.items.pop()
+    } else {
+        None
+    };
+    let alike = alike.filter(|group| group.hosts > 1).map(|group| (grouped(group.hosts), each_of(group.key)));
+    render(&Single { frame: Frame::live(now), finding: FindingRow::new(record, now), alike })
+}
+
 impl Findings {
-    pub(super) fn new(filter: Filter, lines: Vec<Line>, now: Timestamp) -> Self {
+    fn new(filter: Filter, lines: Vec<Line>, now: Timestamp) -> Self {
         let many: Vec<u64> = lines.iter().filter_map(|line| Some(line.fold.as_ref()?.number)).collect();
         Self {
-            version: env!("CARGO_PKG_VERSION"),
-            loaded: Moment::new(now, now),
-            first_part: true,
+            frame: Frame::live(now),
             folded: (!many.is_empty()).then(|| (grouped(many.iter().sum()), many.len())),
             entries: lines.into_iter().map(|line| Entry::new(line, &filter, now)).collect(),
             filter,
@@ -118,7 +185,7 @@ impl Entry {
 }
 
 impl Kind {
-    fn new(record: &FindingRecord) -> Self {
+    pub(super) fn new(record: &FindingRecord) -> Self {
         Self {
             mark: mark(record.finding.severity()),
             change: record.finding.change,
@@ -148,13 +215,14 @@ impl ManyRow {
 }
 
 impl FindingRow {
-    fn new(record: FindingRecord, now: Timestamp) -> Self {
+    pub(super) fn new(record: FindingRecord, now: Timestamp) -> Self {
         let kind = Kind::new(&record);
         let finding = &record.finding;
         let (differing, equal) = compare(finding).into_iter().partition(|row| row.differs);
         Self {
             kind,
             id: record.id,
+            own: Link::to("/finding").and("id", record.id.to_string()),
             path: Shown::bytes(if record.path.is_empty() { b"." } else { &record.path }),
             explanation: finding.explanation.as_deref().map(Shown::escaped_text),
             attributes: finding.attributes.iter().map(Attribute::name).collect(),

@@ -45,13 +45,23 @@ pub(super) fn open_condition(
         .prepare_cached("DELETE FROM conditions WHERE host = ?1 AND key = ?2 AND state = 'resolved'")?
         .execute(params![host, key])?;
     let sql = format!(
-        "INSERT INTO conditions (host, key, target, reason, path, detail, origin, state, opened_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open', ?8, ?8)
-         ON CONFLICT (host, key) DO UPDATE SET detail = ?6, updated_at = ?8 RETURNING {}",
+        "INSERT INTO conditions (host, key, target, reason, path, detail, origin, state, opened_at, updated_at, received_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open', ?8, ?8, ?9)
+         ON CONFLICT (host, key) DO UPDATE SET detail = ?6, updated_at = ?8, received_at = ?9 RETURNING {}",
         super::read::CONDITION_COLUMNS
     );
     let record = connection.prepare_cached(&sql)?.query_row(
-        params![host, key, body.target, body.reason.name(), body.path, body.detail, origin.name(), time.millis()],
+        params![
+            host,
+            key,
+            body.target,
+            body.reason.name(),
+            body.path,
+            body.detail,
+            origin.name(),
+            time.millis(),
+            context.received_at.millis()
+        ],
         |row| Ok(condition_of(row)),
     )??;
     context.changes.push(Changed::Condition(Box::new(record)));
@@ -69,14 +79,14 @@ pub(super) fn resolve_condition(
 
 fn resolve_condition_key(context: &mut Context<'_>, key: &str, time: Timestamp) -> Result<(), StoreError> {
     let sql = format!(
-        "UPDATE conditions SET state = 'resolved', resolved_at = ?3, updated_at = ?3
+        "UPDATE conditions SET state = 'resolved', resolved_at = ?3, updated_at = ?3, received_at = ?4
          WHERE host = ?1 AND key = ?2 AND state = 'open' RETURNING {}",
         super::read::CONDITION_COLUMNS
     );
     let record = context
         .connection
         .prepare_cached(&sql)?
-        .query_row(params![context.host, key, time.millis()], |row| Ok(condition_of(row)))
+        .query_row(params![context.host, key, time.millis(), context.received_at.millis()], |row| Ok(condition_of(row)))
         .optional()?
         .transpose()?;
     context.changes.extend(record.map(Box::new).map(Changed::Condition));

@@ -1,31 +1,46 @@
 //! Owns what one event does to targets and hosts, and which of [`finding`](super::finding),
 //! [`condition`](super::condition) and [`snapshot`](super::snapshot) it goes to. Must not own sequences: what is here is applied once.
 
+use driftlock_common::condition::ConditionReason;
 use driftlock_common::digest::OciDigest;
-use driftlock_common::event::{Body, Heartbeat, Stopped, TargetBeat, Verified};
+use driftlock_common::event::{Body, ConditionBody, Heartbeat, Stopped, TargetBeat, Verified};
 use driftlock_common::finding::{Finding, ManifestView, open_digest};
 use rusqlite::{Connection, params};
 
-use super::apply::signed;
+use super::apply::{note_conflict, signed};
 use super::condition::{Origin, open_condition, resolve_condition, resolve_conditions_of};
 use super::finding::{Resolve, open_finding, resolve_findings};
 use super::read::{from_json, to_json};
 use super::snapshot::{end_snapshot, note_in_snapshot, snapshot};
-use super::{Changed, StoreError};
+use super::{Changed, StoreError, arrival};
 use crate::batch::{Beat, Kept, resolved_path};
 use crate::clock::Timestamp;
+use crate::fleet::duration;
 
 /// What every effect needs: the transaction, whose events these are, and where to say what changed.
 pub(super) struct Context<'a> {
     pub(super) connection: &'a Connection,
     pub(super) host: &'a str,
     pub(super) received_at: Timestamp,
+    /// From where it came.
+    pub(super) from: Option<&'a str>,
     pub(super) changes: &'a mut Vec<Changed>,
+}
+
+/// Clocks that differ by less are the same, in seconds: what Kerberos allows.
+const MAX_SKEW_S: u64 = 300;
+
+impl Context<'_> {
+    /// A time that an agent says, as it counts: nothing was seen after it was told. A time that is long ago stays, because a
+    /// spool holds for long; the event itself is kept as it was said.
+    pub(super) fn bounded(&self, time: Timestamp) -> Timestamp {
+        time.min(self.received_at)
+    }
 }
 
 /// Applies a sequenced event.
 pub(super) fn apply(context: &mut Context<'_>, sequence: u64, event: &Kept) -> Result<(), StoreError> {
-    let time = event.time;
+    let time = context.bounded(event.time);
     match &event.body {
         Body::FindingOpened(body) | Body::FindingUpdated(body) => {
             know_target(context, &body.target)?;
@@ -42,7 +57,7 @@ pub(super) fn apply(context: &mut Context<'_>, sequence: u64, event: &Kept) -> R
         Body::ConditionResolved(body) => resolve_condition(context, body, time),
         Body::TargetSnapshot(body) => snapshot(context, body, sequence, time),
         Body::TargetVerified(body) => verified(context, body, time),
-        Body::Stopped(body) => stopped(context, body, time),
+        Body::Stopped(body) => stopped(context, body, event.time),
         // Heartbeats have no sequence and do not come this way.
         Body::Heartbeat(_) => Ok(()),
     }
@@ -94,20 +109,57 @@ pub(super) fn heartbeat(context: &mut Context<'_>, beat: &Beat, ack: u64) -> Res
                 .execute(params![context.host, target.target])?;
         }
     }
+    let time = context.bounded(beat.time);
     if delivered {
-        forget_other_targets(context, targets, beat.time)?;
+        forget_other_targets(context, targets, time)?;
     }
+    if let Some(running) = agent
+        && let Some(twins) = arrival::note(context, running)?
+    {
+        note_conflict(context, &twins)?;
+    }
+    compare_clocks(context, beat.time)?;
     host_changed(context);
     Ok(())
+}
+
+/// A heartbeat is not spooled, so it is as old as its way was long. The condition ends with the next that is right.
+fn compare_clocks(context: &mut Context<'_>, said: Timestamp) -> Result<(), StoreError> {
+    let now = context.received_at;
+    let (ahead, behind) = (said.seconds_since(now), now.seconds_since(said));
+    let body = |detail: String| ConditionBody { target: None, reason: ConditionReason::ClockSkew, path: None, detail };
+    match (ahead, behind) {
+        (_, behind) if behind > MAX_SKEW_S => {
+            let detail = format!("the host's clock is {} behind the collector's", duration(behind));
+            open_condition(context, &body(detail), now, Origin::Collector)
+        }
+        (ahead, _) if ahead > MAX_SKEW_S => {
+            let detail = format!("the host's clock is {} ahead of the collector's", duration(ahead));
+            open_condition(context, &body(detail), now, Origin::Collector)
+        }
+        _ => resolve_condition(context, &body(String::new()), now),
+    }
 }
 
 fn beat_target(context: &Context<'_>, beat: &TargetBeat) -> Result<(), StoreError> {
     set_manifest(context, &beat.target, beat.manifest.as_ref())?;
     let policy = beat.policy.as_ref().map(to_json).transpose()?;
+    let swept_at = beat.coverage.last_sweep.as_deref().and_then(Timestamp::parse);
     context
         .connection
-        .prepare_cached("UPDATE targets SET root = ?3, policy = ?4, coverage = ?5 WHERE host = ?1 AND target = ?2")?
-        .execute(params![context.host, beat.target, beat.root, policy, to_json(&beat.coverage)?])?;
+        .prepare_cached(
+            "UPDATE targets SET root = ?3, policy = ?4, coverage = ?5, swept_at = ?6, unverifiable = ?7
+             WHERE host = ?1 AND target = ?2",
+        )?
+        .execute(params![
+            context.host,
+            beat.target,
+            beat.root,
+            policy,
+            to_json(&beat.coverage)?,
+            swept_at.map(|at| context.bounded(at).millis()),
+            signed(beat.coverage.unverifiable)
+        ])?;
     Ok(())
 }
 
@@ -157,15 +209,16 @@ fn forget_other_targets(context: &mut Context<'_>, kept: &[TargetBeat], time: Ti
     Ok(())
 }
 
-/// A stop that was spooled may arrive after the heartbeat of the next start.
+/// A stop that was spooled may arrive after the heartbeat of the next start. Both times are the agent's, unbounded, so that
+/// they compare whatever its clock says.
 fn stopped(context: &mut Context<'_>, body: &Stopped, time: Timestamp) -> Result<(), StoreError> {
     context
         .connection
         .prepare_cached(
             "UPDATE hosts SET stopped_at = ?2, ephemeral = ?3
-             WHERE host = ?1 AND (beat_time IS NULL OR beat_time <= ?2)",
+             WHERE host = ?1 AND (beat_time IS NULL OR beat_time <= ?4)",
         )?
-        .execute(params![context.host, time.millis(), body.ephemeral])?;
+        .execute(params![context.host, context.bounded(time).millis(), body.ephemeral, time.millis()])?;
     host_changed(context);
     Ok(())
 }
@@ -189,7 +242,7 @@ pub(super) fn set_manifest(
     let manifest = manifest.map(to_json).transpose()?;
     context
         .connection
-        .prepare_cached("UPDATE targets SET manifest = ?3 WHERE host = ?1 AND target = ?2")?
+        .prepare_cached("UPDATE targets SET manifest = ?3, sealed = ?3 IS NOT NULL WHERE host = ?1 AND target = ?2")?
         .execute(params![context.host, target, manifest])?;
     Ok(())
 }

@@ -2,8 +2,13 @@
 //! is asked of which table.
 
 use rusqlite::types::Value;
+use rusqlite::{Connection, params};
 
-use super::{Lifetime, Page};
+use super::read::to_json;
+use super::{Lifetime, Page, StoreError};
+
+/// The most hosts that are found by one name.
+const NAMESAKES: i64 = 1000;
 
 /// Clauses, and the values of their placeholders in order.
 #[derive(Clone)]
@@ -37,11 +42,13 @@ impl Where {
         }
     }
 
-    pub(super) fn and_host(&mut self, host: Option<String>) {
+    pub(super) fn and_host(&mut self, connection: &Connection, host: Option<String>) -> Result<(), StoreError> {
         if let Some(host) = host {
-            let host = Value::from(host);
-            self.and_all("host IN (SELECT host FROM hosts WHERE host = ? OR name = ?)", [host.clone(), host]);
+            // One value, so that the statement stays the same however many they are.
+            let keys = to_json(&hosts_named(connection, &host)?)?;
+            self.and_all("host IN (SELECT value FROM json_each(?))", [keys.into()]);
         }
+        Ok(())
     }
 
     pub(super) fn sql(&self) -> String {
@@ -51,6 +58,18 @@ impl Where {
     pub(super) fn into_values(self) -> Vec<Value> {
         self.values
     }
+}
+
+/// A host by its key, or by what its agent calls itself where no host has that key: no agent gets into the list of another
+/// host by its name.
+pub(super) fn hosts_named(connection: &Connection, name: &str) -> Result<Vec<String>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT host FROM hosts WHERE host = ?1
+         UNION ALL SELECT host FROM hosts WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM hosts WHERE host = ?1)
+         LIMIT ?2",
+    )?;
+    let keys = statement.query_map(params![name, NAMESAKES], |row| row.get(0))?;
+    Ok(keys.collect::<Result<_, _>>()?)
 }
 
 /// A part of a list: one more than asked tells whether there is a next part.

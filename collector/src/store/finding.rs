@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::apply::{signed, unsigned};
 use super::effect::Context;
 use super::fold::stands_alone;
+use super::group::GroupKey;
 use super::read::{finding_of, loudness, to_json};
 use super::{Changed, FindingRecord, Lifetime, NO_RULE, StoreError, directory_of};
 use crate::clock::Timestamp;
@@ -14,9 +15,10 @@ use crate::clock::Timestamp;
 pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: Timestamp) -> Result<(), StoreError> {
     let Some(path) = body.finding.tree_path() else { return Ok(()) };
     let finding = to_json(&body.finding)?;
-    let claimed_start = Timestamp::parse(&body.opened_at).unwrap_or(time);
+    let claimed_start = Timestamp::parse(&body.opened_at).map_or(time, |at| context.bounded(at));
     let loudness = loudness(body.finding.severity());
     let alone = stands_alone(&body.finding);
+    let drift = GroupKey::of(&body.finding)?;
     let rule = body.finding.rule.as_deref().unwrap_or(NO_RULE);
     let (connection, host) = (context.connection, context.host);
     let old = connection
@@ -61,7 +63,7 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
         connection
             .prepare_cached(
                 "UPDATE findings SET change = ?2, finding = ?3, opened_at = ?4, updated_at = ?5, count = ?6,
-                     received_at = ?7, severity = ?8, rule = ?9, alone = ?10, flapping = ?11
+                     received_at = ?7, severity = ?8, rule = ?9, alone = ?10, flapping = ?11, drift = ?12
                  WHERE id = ?1",
             )?
             .execute(params![
@@ -75,7 +77,8 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
                 loudness,
                 rule,
                 alone,
-                record.flapping.map(signed)
+                record.flapping.map(signed),
+                drift.as_bytes()
             ])?;
     } else {
         connection
@@ -84,8 +87,8 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
         connection
             .prepare_cached(
                 "INSERT INTO findings (host, target, path, change, finding, state, opened_at, updated_at, count,
-                     received_at, severity, rule, alone, directory, flapping)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                     received_at, severity, rule, alone, directory, flapping, drift)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?
             .execute(params![
                 host,
@@ -101,7 +104,8 @@ pub(super) fn open_finding(context: &mut Context<'_>, body: &FindingBody, time: 
                 rule,
                 alone,
                 directory_of(&record.path),
-                record.flapping.map(signed)
+                record.flapping.map(signed),
+                drift.as_bytes()
             ])?;
         record.id = connection.last_insert_rowid();
     }

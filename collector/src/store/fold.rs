@@ -13,7 +13,7 @@ const LONGEST: usize = 4096;
 const DEEPEST: usize = 64;
 
 /// What findings have in common that are one line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
     pub(super) host: String,
     pub(super) target: String,
@@ -25,18 +25,17 @@ pub(super) struct Kind {
 /// The findings of one kind directly in one directory.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
-    pub(super) kind: Kind,
     pub(super) directory: Vec<u8>,
     pub(super) number: u64,
     /// The highest id.
     pub(super) newest: i64,
 }
 
-/// What is one line, by kind and directory.
+/// What of one kind is one line, by directory.
 #[derive(Debug, Default)]
 pub(super) struct Folds {
     folds: Vec<(Fold, i64)>,
-    of: HashMap<(Kind, Vec<u8>), usize>,
+    of: HashMap<Vec<u8>, usize>,
 }
 
 /// What a finding is in a list.
@@ -52,8 +51,7 @@ pub(super) enum Place {
 impl Group {
     /// About what it takes in memory, in bytes.
     pub(super) const fn size(&self) -> usize {
-        let Kind { host, target, severity: _, change, rule } = &self.kind;
-        size_of::<Self>() + host.len() + target.len() + change.len() + rule.len() + self.directory.len()
+        size_of::<Self>() + 2 * self.directory.len()
     }
 
     /// Whether people have directories like this one. Others would be climbed up for ever.
@@ -66,20 +64,16 @@ impl Folds {
     /// The lowest directory with enough of a kind at and below it is a line; what it takes is not counted further up. In
     /// the root only what is directly in it is one line: what is scattered over everything has no place. Nor is `floor`
     /// a line, which the list is narrowed to.
-    pub(super) fn new(mut groups: Vec<Group>, floor: Option<&[u8]>) -> Self {
-        groups.sort_by(|a, b| a.kind.cmp(&b.kind));
+    pub(super) fn new(groups: &[Group], floor: Option<&[u8]>) -> Self {
         let mut folds = Vec::new();
-        let mut of = Vec::new();
-        for alike in groups.chunk_by(|a, b| a.kind == b.kind) {
-            of.extend(fold(alike, floor, &mut folds));
-        }
-        let folded = groups.into_iter().zip(of).filter_map(|(group, of)| Some(((group.kind, group.directory), of?)));
+        let of = fold(groups, floor, &mut folds);
+        let folded = groups.iter().zip(of).filter_map(|(group, of)| Some((group.directory.clone(), of?)));
         Self { of: folded.collect(), folds }
     }
 
-    /// Where the finding `id` of this kind in this directory stands.
-    pub(super) fn place(&self, id: i64, kind: Kind, directory: Vec<u8>) -> Place {
-        match self.of.get(&(kind, directory)).and_then(|at| self.folds.get(*at)) {
+    /// Where the finding `id` of the kind in this directory stands.
+    pub(super) fn place(&self, id: i64, directory: &[u8]) -> Place {
+        match self.of.get(directory).and_then(|at| self.folds.get(*at)) {
             None => Place::Alone,
             Some((fold, newest)) if *newest == id => Place::Newest(fold.clone()),
             Some(_) => Place::Within,
@@ -156,11 +150,9 @@ mod tests {
             ("d".repeat(LONGEST), 1),
             ("d".repeat(LONGEST + 1), 0),
         ] {
-            let kind =
-                Kind { host: "h".into(), target: "t".into(), severity: 3, change: "added".into(), rule: String::new() };
-            let group = Group { kind, directory: directory.into(), number: FOLD, newest: 1 };
-            let groups = Some(group).filter(Group::is_reasonable).into_iter().collect();
-            assert_eq!(Folds::new(groups, None).folds.len(), lines);
+            let group = Group { directory: directory.into(), number: FOLD, newest: 1 };
+            let groups: Vec<Group> = Some(group).filter(Group::is_reasonable).into_iter().collect();
+            assert_eq!(Folds::new(&groups, None).folds.len(), lines);
         }
     }
 

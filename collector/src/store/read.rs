@@ -6,7 +6,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::drift::Change;
 use driftlock_common::policy::Severity;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
+use rusqlite::{Connection, Row, params, params_from_iter};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,7 +37,7 @@ pub(super) fn from_json<T: DeserializeOwned>(what: &'static str, text: &str) -> 
 }
 
 /// A word of a closed table, in the spelling of its JSON.
-fn word<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+pub(super) fn word<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
     serde_json::from_value(text.into()).map_err(|source| StoreError::Damaged { what, source })
 }
 
@@ -48,17 +48,17 @@ pub(super) fn loudness(severity: Option<Severity>) -> i64 {
 }
 
 /// The severity of a number.
-fn severity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Severity>> {
+pub(super) fn severity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Severity>> {
     let number: i64 = row.get(column)?;
     let place = usize::try_from(number.saturating_sub(1)).ok();
     Ok(place.and_then(|place| Severity::ALL.get(place).copied()))
 }
 
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     row.get(column).map(Timestamp::from_millis)
 }
 
-fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+pub(super) fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
 }
 
@@ -127,7 +127,7 @@ pub(super) fn conditions(
 ) -> Result<Page<ConditionRecord, i64>, StoreError> {
     let mut filter = Where::new();
     filter.and_state(query.state);
-    filter.and_host(query.host);
+    filter.and_host(connection, query.host)?;
     filter.and("id < ?", query.before);
     let sql = format!(
         "SELECT {CONDITION_COLUMNS} FROM conditions {} ORDER BY id DESC LIMIT {}",
@@ -142,6 +142,8 @@ pub(super) fn conditions(
 pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<HostRecord, String>, StoreError> {
     let mut filter = Where::new();
     filter.and("h.host = ?", query.host);
+    let keys = query.keys.map(|keys| to_json(&keys)).transpose()?;
+    filter.and("h.host IN (SELECT value FROM json_each(?))", keys);
     filter.and("h.host > ?", query.after);
     let sql = format!(
         "SELECT h.host, h.name, h.claimed, h.labels, h.version, h.ephemeral, h.interval_s, h.epoch, e.ack, e.lost,
@@ -199,8 +201,7 @@ fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, Sto
     let mut open: BTreeMap<String, Tally> = BTreeMap::new();
     let counts = rows(
         connection,
-        "SELECT target, severity, change = 'unverifiable', count(*) FROM findings INDEXED BY findings_open_of_kind
-         WHERE host = ? AND state = 'open' GROUP BY target, severity, change = 'unverifiable'",
+        "SELECT target, severity, change = 'unverifiable', number FROM tallies WHERE host = ?",
         vec![host.to_owned().into()],
         |row| Ok((row.get::<_, String>(0)?, severity(row, 1)?, row.get(2)?, unsigned(row.get(3)?))),
     )?;
@@ -209,7 +210,7 @@ fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, Sto
     }
     rows(
         connection,
-        "SELECT target, root, manifest, policy, coverage, verified_at, resync FROM targets WHERE host = ?
+        "SELECT target, root, manifest, policy, coverage, verified_at, resync, swept_at FROM targets WHERE host = ?
          ORDER BY target",
         vec![host.to_owned().into()],
         |row| {
@@ -222,6 +223,7 @@ fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, Sto
                 coverage: json(row, 4, "coverage")?,
                 verified_at: optional_time(row, 5)?,
                 resync: row.get(6)?,
+                swept_at: optional_time(row, 7)?,
                 target,
             })
         },
@@ -232,8 +234,7 @@ fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, Sto
 pub(super) fn totals(connection: &Connection) -> Result<Totals, StoreError> {
     let findings = rows(
         connection,
-        "SELECT change, severity, count(*) FROM findings INDEXED BY findings_open_of_kind WHERE state = 'open'
-         GROUP BY change, severity",
+        "SELECT change, severity, sum(number) FROM tallies GROUP BY change, severity",
         Vec::new(),
         |row| Ok((word::<Change>("change", &row.get::<_, String>(0)?)?, severity(row, 1)?, unsigned(row.get(2)?))),
     )?;
@@ -243,8 +244,11 @@ pub(super) fn totals(connection: &Connection) -> Result<Totals, StoreError> {
         Vec::new(),
         |row| Ok((word::<ConditionReason>("condition", &row.get::<_, String>(0)?)?, unsigned(row.get(1)?))),
     )?;
-    // Events are never deleted, so the highest id is their number; counting would read them all.
-    let events: Option<i64> =
-        connection.query_row("SELECT max(id) FROM events", params![], |row| row.get(0)).optional()?.flatten();
-    Ok(Totals { findings, conditions, events: unsigned(events.unwrap_or(0)) })
+    // Only the oldest are ever deleted, so their ids have no gaps; counting would read them all.
+    let events: i64 = connection.query_row(
+        "SELECT coalesce((SELECT max(id) FROM events) - (SELECT min(id) FROM events) + 1, 0)",
+        params![],
+        |row| row.get(0),
+    )?;
+    Ok(Totals { findings, conditions, events: unsigned(events) })
 }

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use driftlock_common::host_name::HostName;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::apply::apply;
@@ -17,17 +17,27 @@ use super::identity::{
 };
 use super::writer::{self, Job, Work};
 use super::{
-    Applied, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord, HostQuery, HostRecord,
-    Line, Order, Page, Pending, Store, StoreError, Totals, read, schema, search,
+    Applied, ArrivalRecord, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord,
+    GroupOrder, GroupQuery, GroupRecord, HoleQuery, HoleRecord, HostFacts, HostQuery, HostRecord, Keep, Line, Order,
+    Page, Pending, Store, StoreError, Totals, Trimmed, arrival, facts, group, hole, read, run, schema, search, trim,
 };
 use crate::clock::Timestamp;
+use crate::fleet::hearing::Hearing;
 
 /// Connections that read at one time; more wait.
 const READERS: usize = 4;
 /// Changes that a listener may be behind before it misses some.
-const CHANGES: usize = 4096;
+const CHANGES: usize = 1024;
+/// Statements that a connection keeps prepared.
+const STATEMENTS: usize = 128;
+/// Memory for pages of each connection: negative, in KiB.
+const CACHE: i64 = -16 * 1024;
+/// What is left of the log after it was written into the file, in bytes.
+const LOG: i64 = 64 * 1024 * 1024;
 /// Name of the file in the directory.
-const FILE: &str = "collector.sqlite3";
+pub(super) const FILE: &str = "collector.sqlite3";
+/// Name of the file that is locked while a collector uses the directory.
+pub(super) const LOCK: &str = "lock";
 
 /// The store in a directory. Dropping it ends the writer after what was accepted.
 #[derive(Debug)]
@@ -60,35 +70,16 @@ impl SqliteStore {
     /// # Errors
     /// If it cannot be made or opened, is in use, or was written by a later version.
     pub fn open(directory: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::Open { path, source }
-        };
-        // The evidence is nobody else's to read.
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))?;
-        let lock_path = directory.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(directory.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(at(&lock_path)(error)),
-        }
+        let lock = lock(directory)?;
         let file = directory.join(FILE);
         // Made by us, so that it never has wider permissions, not even for a moment.
         OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(at(&file))?;
         let mut connection = Connection::open(&file)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.busy_timeout(Duration::from_secs(5))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "trusted_schema", false)?;
-        schema::migrate(&mut connection)?;
+        let prepared = prepare(&mut connection);
+        prepared.map_err(|error| error.of_file(&file))?;
+        run::begin(&connection, Timestamp::now())?;
         if let Some(pages) = limits.max_pages {
             connection.pragma_update(None, "max_page_count", pages)?;
         }
@@ -134,6 +125,58 @@ impl SqliteStore {
     }
 }
 
+/// Locks a directory for one collector, making it if it is not there. The evidence is nobody else's to read.
+pub(super) fn lock(directory: &Path) -> Result<File, StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))?;
+    let path = directory.join(LOCK);
+    let lock =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(directory.to_owned())),
+        Err(TryLockError::Error(error)) => Err(at(&path)(error)),
+    }
+}
+
+pub(super) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
+    let path = path.to_owned();
+    move |source| StoreError::Open { path, source }
+}
+
+fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "cache_size", CACHE)?;
+    // What grew in a burst, or while a long look held it, is given back.
+    connection.pragma_update(None, "journal_size_limit", LOG)?;
+    schema::migrate(connection)
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Engine(Box::new(error))
+    }
+}
+
+impl StoreError {
+    /// Says which file it is, if the file is what is wrong.
+    pub(super) fn of_file(self, path: &Path) -> Self {
+        let code = |error: &rusqlite::Error| error.sqlite_error_code();
+        match self {
+            Self::Engine(source)
+                if source
+                    .downcast_ref()
+                    .and_then(code)
+                    .is_some_and(|code| matches!(code, ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) =>
+            {
+                Self::NoStore { path: path.to_owned(), source }
+            }
+            error => error,
+        }
+    }
+}
+
 impl Readers {
     fn with<T>(&self, run: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,6 +188,8 @@ impl Readers {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
                 let connection = Connection::open_with_flags(&self.file, flags)?;
                 connection.busy_timeout(Duration::from_secs(5))?;
+                connection.set_prepared_statement_cache_capacity(STATEMENTS);
+                connection.pragma_update(None, "cache_size", CACHE)?;
                 connection
             }
         };
@@ -178,8 +223,32 @@ impl Store for SqliteStore {
         self.query(query, read::conditions)
     }
 
+    fn groups(&self, query: GroupQuery) -> Pending<'_, Page<GroupRecord, GroupOrder>> {
+        self.query(query, group::groups)
+    }
+
+    fn arrivals(&self, host: String) -> Pending<'_, Vec<ArrivalRecord>> {
+        self.query(host, arrival::arrivals)
+    }
+
+    fn hearing(&self) -> Pending<'_, Hearing> {
+        self.query((), |connection, ()| run::hearing(connection))
+    }
+
+    fn holes(&self, query: HoleQuery) -> Pending<'_, Page<HoleRecord, i64>> {
+        self.query(query, hole::holes)
+    }
+
+    fn facts(&self) -> Pending<'_, Vec<HostFacts>> {
+        self.query((), |connection, ()| facts::facts(connection))
+    }
+
     fn totals(&self) -> Pending<'_, Totals> {
         self.query((), |connection, ()| read::totals(connection))
+    }
+
+    fn trim(&self, keep: Keep, now: Timestamp) -> Pending<'_, Trimmed> {
+        self.write(move |connection, _| trim::step(connection, keep, now))
     }
 
     fn changes(&self) -> broadcast::Receiver<Arc<Changed>> {

@@ -87,6 +87,10 @@ pub(super) fn run(
             }
         }
     }
+    // Only for when it is known to have been there: nothing follows from it for what was kept.
+    if let Err(error) = super::run::go_on(&connection, crate::clock::Timestamp::now()) {
+        tracing::warn!(error = %crate::failure::chain(&error), "when the collector ended is not known");
+    }
 }
 
 /// Runs `first` and what waits behind it in one transaction. On an error nothing of the group is kept.

@@ -32,6 +32,7 @@ fn running() -> Running {
         started_at: TIME.into(),
         starts: 7,
         stopped_before: Some(false),
+        boot: Some("0123456789abcdef".into()),
     }
 }
 
@@ -58,7 +59,7 @@ async fn what_an_agent_vouches_for_is_answered_and_shown() {
     let host = host(&collector).await;
     assert_eq!(host["targets"][0]["coverage"], serde_json::to_value(coverage()).unwrap());
     assert_eq!(host["agent"], serde_json::to_value(running()).unwrap());
-    let (_, page) = collector.get("/").await;
+    let (_, page) = collector.get("/host?name=web-1").await;
     for text in [
         "every file read since <time",
         "<span class=\"path\">srv/a<span class=\"escape\">\\x0a</span>b</span> waits for a verdict since <time",
@@ -70,16 +71,15 @@ async fn what_an_agent_vouches_for_is_answered_and_shown() {
         "<div class=\"quiet\">4 paths were put back</div>",
         "<summary>2 not seen at once</summary><ul><li>written through a descriptor that stays open</li>\
          <li>of_a_later_version</li></ul>",
-        "<summary>agent, started after a stop without a word</summary>",
-        ", 7 starts",
-        &format!("binary <code title=\"{}\">", manifest().tree),
+        ", 7 starts, the last one after a stop without a word",
+        &format!("<dt>Its binary</dt><dd><code title=\"{}\">", manifest().tree),
     ] {
         assert!(page.contains(text), "{text} is not in\n{page}");
     }
     // What is not said any more is not shown any more.
     collector.post(&[heartbeat(&agent, Coverage::default(), None)]).await;
-    let (_, page) = collector.get("/").await;
-    for text in ["every file read", "waits for", "established", "not seen at once", "<summary>agent"] {
+    let (_, page) = collector.get("/host?name=web-1").await;
+    for text in ["every file read", "waits for", "established", "not seen at once", "<dt>Agent"] {
         assert!(!page.contains(text), "{text} is still in\n{page}");
     }
 }

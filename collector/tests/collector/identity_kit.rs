@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use driftlock_collector::app::AppState;
 use driftlock_collector::auth::{AllowedHosts, HostTokens, ReadAccess};
 use driftlock_collector::clock::{Clock, Timestamp};
+use driftlock_collector::gate::GateLimits;
 use driftlock_collector::identity::authority::Authority;
 use driftlock_collector::identity::certificate::{NameRule, Naming};
 use driftlock_collector::identity::{Identities, Issuing, LIFETIME};
@@ -106,7 +107,9 @@ impl Server {
         let tls = (!plain).then(|| Arc::new(Tls::new(Arc::clone(&identities), sources).unwrap()));
         let shutdown = CancellationToken::new();
         let read_access = if read_needs_token { ReadAccess::Token(None) } else { ReadAccess::Open };
-        let state = AppState::with_identities(store, identities, tokens, read_access, names, shutdown.clone());
+        let gate = GateLimits::default();
+        let state =
+            AppState::with_identities(store, identities, tokens, read_access, names, shutdown.clone(), gate);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve_with(listener, Arc::clone(&state), tls.clone(), limits));

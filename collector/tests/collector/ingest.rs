@@ -124,7 +124,9 @@ async fn two_agents_with_one_identity_are_told_apart_by_their_epochs() {
     assert_eq!(collector.open_conditions().await, ["identity_conflict"]);
     // It is over when the other one is not heard for a while.
     let later = Timestamp::from_millis(Timestamp::now().millis() + 301_000);
-    collector.apply_at(&[new.heartbeat(&["b"])], later).await;
+    let mut heartbeat = new.heartbeat(&["b"]);
+    heartbeat.time = later.to_string();
+    collector.apply_at(&[heartbeat], later).await;
     assert!(collector.open_conditions().await.is_empty());
 }
 
@@ -439,7 +441,8 @@ async fn a_sequence_of_any_size_does_no_harm() {
         assert_eq!(collector.post(std::slice::from_ref(&far)).await.rejected.len(), 1, "{sequence}");
     }
     let batch = driftlock_collector::batch::decode(b"[]").unwrap();
-    let delivery = driftlock_collector::store::Delivery { host: "x".into(), received_at: Timestamp::now(), batch };
+    let delivery =
+        driftlock_collector::store::Delivery { host: "x".into(), received_at: Timestamp::now(), from: None, batch };
     assert!(matches!(collector.store.apply(delivery).await, Ok(Applied::Answer(_))));
 }
 

@@ -8,6 +8,7 @@ use axum::http::{Request, StatusCode};
 use driftlock_collector::app::{AppState, app};
 use driftlock_collector::auth::{AllowedHosts, HostTokens};
 use driftlock_collector::clock::Timestamp;
+use driftlock_collector::gate::GateLimits;
 use driftlock_collector::store::sqlite::{Limits, SqliteStore};
 use driftlock_collector::store::{Applied, Delivery, FindingQuery, FindingRecord, Lifetime, Store};
 use driftlock_common::condition::ConditionReason;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 pub(crate) const TOKEN: &str = "token-of-web-1-0123456789";
+pub(crate) const OTHER_TOKEN: &str = "token-of-web-2-0123456789";
 pub(crate) const TARGET: &str = "app";
 pub(crate) const TIME: &str = "2026-01-02T03:04:05.000Z";
 
@@ -84,7 +86,8 @@ impl FakeAgent {
     }
 
     pub(crate) fn stopped(&mut self, ephemeral: bool) -> Event {
-        self.event(Body::Stopped(Stopped { reason: "SIGTERM".into(), ephemeral }))
+        let event = self.event(Body::Stopped(Stopped { reason: "SIGTERM".into(), ephemeral }));
+        Event { time: Timestamp::now().to_string(), ..event }
     }
 
     /// A heartbeat that claims these open findings, everything given so far being delivered.
@@ -119,6 +122,8 @@ impl FakeAgent {
         });
         let mut event = self.event_at(1, body);
         event.id = format!("{}-h1", self.epoch);
+        // Not spooled, so it is as old as its way was long.
+        event.time = Timestamp::now().to_string();
         event.sequence = None;
         event
     }
@@ -187,9 +192,17 @@ pub(crate) fn judged(path: &str, severity: Option<Severity>, rule: &str) -> Find
     body
 }
 
-/// A collector behind its router, with one host `web-1`.
+/// The tokens of `web-1`, and of another host.
+fn tokens() -> HostTokens {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, format!("web-1 {TOKEN}\nweb-2 {OTHER_TOKEN}\n")).unwrap();
+    HostTokens::load(file.path()).unwrap()
+}
+
+/// A collector behind its router, with the hosts `web-1` and `web-2`.
 pub(crate) struct Collector {
     pub(crate) store: Arc<SqliteStore>,
+    pub(crate) state: Arc<AppState>,
     pub(crate) app: Router,
     pub(crate) directory: Option<TempDir>,
 }
@@ -200,15 +213,20 @@ impl Collector {
     }
 
     pub(crate) fn open(directory: TempDir, limits: Limits) -> Self {
+        Self::with_gate(directory, limits, GateLimits::default())
+    }
+
+    pub(crate) fn with_gate(directory: TempDir, limits: Limits, gate: GateLimits) -> Self {
         let store = Arc::new(SqliteStore::open(directory.path(), limits).unwrap());
         let state = AppState::new(
             Arc::<SqliteStore>::clone(&store),
-            HostTokens::of("web-1".parse().unwrap(), TOKEN),
+            tokens(),
             None,
             AllowedHosts::new("127.0.0.1".parse().unwrap(), &[]),
             CancellationToken::new(),
+            gate,
         );
-        Self { store, app: app(state), directory: Some(directory) }
+        Self { store, app: app(Arc::clone(&state)), state, directory: Some(directory) }
     }
 
     /// Closes it and opens its store again.
@@ -243,6 +261,15 @@ impl Collector {
         (status, serde_json::from_slice(&body).unwrap())
     }
 
+    /// Posts a body with the other host's token.
+    pub(crate) async fn post_as_other(&self, events: &[Event]) -> Answer {
+        let mut request = post_request().body(serde_json::to_vec(events).unwrap().into()).unwrap();
+        request.headers_mut().insert("authorization", format!("Bearer {OTHER_TOKEN}").parse().unwrap());
+        let (status, _, body) = self.send(request).await;
+        assert_eq!(status, StatusCode::OK);
+        serde_json::from_slice(&body).unwrap()
+    }
+
     /// Posts events that must be taken.
     pub(crate) async fn post(&self, events: &[Event]) -> Answer {
         let (status, answer) = self.post_bytes(serde_json::to_vec(events).unwrap()).await;
@@ -253,7 +280,7 @@ impl Collector {
     /// Applies events past HTTP, at a time.
     pub(crate) async fn apply_at(&self, events: &[Event], received_at: Timestamp) -> Applied {
         let batch = driftlock_collector::batch::decode(&serde_json::to_vec(events).unwrap()).unwrap();
-        self.store.apply(Delivery { host: "web-1".into(), received_at, batch }).await.unwrap()
+        self.store.apply(Delivery { host: "web-1".into(), received_at, from: None, batch }).await.unwrap()
     }
 
     pub(crate) async fn findings(&self, state: Lifetime) -> Vec<FindingRecord> {

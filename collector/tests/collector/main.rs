@@ -1,8 +1,11 @@
 //! The collector from outside: requests against the router, and the process over a real socket.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod conformance;
+mod copies;
 mod coverage;
 mod dev;
+mod fleet;
 mod identity_admin;
 mod identity_certificate;
 mod identity_enroll;
@@ -10,7 +13,10 @@ mod identity_kit;
 mod identity_listener;
 mod identity_token;
 mod ingest;
+mod holes;
 mod kit;
+mod limits;
+mod migrations;
 mod model;
 mod pages;
 mod policy;

@@ -2,6 +2,7 @@
 
 use axum::body::Body as HttpBody;
 use axum::http::{Request, StatusCode};
+use driftlock_collector::store::Lifetime;
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::drift::Change;
 use driftlock_common::event::Body;
@@ -64,7 +65,22 @@ async fn attacked() -> Collector {
 async fn hostile_names_are_shown_and_do_nothing() {
     let collector = attacked().await;
     let query = "host=%3Cscript%3E%22&target=%22%3E%3Cscript%3E&rule=%22%3E%3Cscript%3E&directory=%22%3E%3Cscript%3E";
-    for uri in ["/", "/findings", "/findings?state=all", &format!("/findings?{query}")] {
+    let single = format!("/finding?id={}", collector.findings(Lifetime::Open).await[0].id);
+    let hosts = "state=&name=%22%3E%3Cscript%3E&label=%22%3E%3Cscript%3E";
+    let pages = [
+        "/",
+        "/hosts",
+        "/host?name=web-1",
+        "/findings",
+        "/findings?state=all",
+        &single,
+        "/groups",
+        "/conditions",
+        &format!("/hosts?{hosts}"),
+        &format!("/conditions?{}", "host=%22%3E%3Cscript%3E"),
+        &format!("/findings?{query}"),
+    ];
+    for uri in pages {
         let (status, html) = collector.get(uri).await;
         assert_eq!(status, StatusCode::OK, "{html}");
         // The only script and the only attributes are the template's own.
@@ -72,7 +88,7 @@ async fn hostile_names_are_shown_and_do_nothing() {
         assert!(html.contains("<script src=\"/assets/live.js?v="));
         assert!(!html.contains("<b>") && !html.contains('\u{202e}'), "{uri}: {html}");
     }
-    let (_, fleet) = collector.get("/").await;
+    let (_, fleet) = collector.get("/host?name=web-1").await;
     assert!(fleet.contains("policy &#60;script&#62;alert(1)&#60;/script&#62;"), "{fleet}");
     assert!(fleet.contains("1 not established: &#60;script&#62;alert(1)&#60;/script&#62;"), "{fleet}");
     assert!(fleet.contains("<li>&#60;script&#62;alert(1)&#60;/script&#62;"), "{fleet}");
@@ -90,7 +106,18 @@ async fn hostile_names_are_shown_and_do_nothing() {
 #[tokio::test]
 async fn every_answer_forbids_what_it_does_not_need() {
     let collector = Collector::new();
-    for uri in ["/", "/findings", "/v1/hosts", "/metrics", "/assets/live.js", "/nothing", "/healthz"] {
+    for uri in [
+        "/",
+        "/hosts",
+        "/host?name=x",
+        "/findings",
+        "/groups",
+        "/v1/hosts",
+        "/metrics",
+        "/assets/live.js",
+        "/nothing",
+        "/healthz",
+    ] {
         let request = Request::get(uri).header("host", "localhost").body(HttpBody::empty()).unwrap();
         let (_, headers, _) = collector.send(request).await;
         let policy = headers["content-security-policy"].to_str().unwrap();
@@ -99,7 +126,7 @@ async fn every_answer_forbids_what_it_does_not_need() {
         assert!(headers.contains_key("cache-control"), "{uri}");
     }
     // Nothing that the policy forbids is in the pages.
-    for uri in ["/", "/findings"] {
+    for uri in ["/", "/hosts", "/host?name=web-1", "/findings", "/groups", "/conditions"] {
         let (_, html) = attacked().await.get(uri).await;
         assert!(!html.contains(" style=") && !html.contains("<style") && !html.contains(" onclick"), "{uri}");
         assert!(!html.contains("http://") && !html.replace("https://this.collector", "").contains("https://"), "{uri}");
@@ -109,7 +136,20 @@ async fn every_answer_forbids_what_it_does_not_need() {
 #[tokio::test]
 async fn a_page_of_somebody_else_pointed_here_gets_nothing() {
     let collector = attacked().await;
-    for uri in ["/", "/findings", "/v1/hosts", "/v1/findings", "/v1/stream", "/metrics", "/assets/live.js"] {
+    for uri in [
+        "/",
+        "/hosts",
+        "/host?name=web-1",
+        "/findings",
+        "/groups",
+        "/conditions",
+        "/v1/hosts",
+        "/v1/findings",
+        "/v1/groups",
+        "/v1/stream",
+        "/metrics",
+        "/assets/live.js",
+    ] {
         let request = Request::get(uri).header("host", "evil.example:8443").body(HttpBody::empty()).unwrap();
         let (status, _, body) = collector.send(request).await;
         assert_eq!(status, StatusCode::MISDIRECTED_REQUEST, "{uri}");
@@ -173,6 +213,7 @@ async fn alerts_come_first_and_the_loudest_of_them_before_all_others() {
 
     let (_, fleet) = collector.get("/").await;
     assert!(fleet.contains("<strong>5</strong> <span>open alerts</span>"), "{fleet}");
+    let (_, fleet) = collector.get("/host?name=web-1").await;
     let link = "href=\"/findings?host=web-1&amp;target=app&amp;severity=critical\">1 critical</a>";
     assert!(fleet.contains(link), "{fleet}");
     assert!(fleet.contains("target=app&amp;verdict=tolerated\">1 tolerated</a>"), "{fleet}");
@@ -258,8 +299,9 @@ async fn a_page_goes_on_where_it_ended() {
         let mut paths = Vec::new();
         loop {
             let (_, html) = collector.get(&uri).await;
-            let headings = html.split("<h2 class=\"path\">").skip(1);
-            paths.extend(headings.map(|line| line.split_once('<').unwrap().0.to_owned()));
+            let headings = html.split("<h2 class=\"path\"><a href=\"").skip(1);
+            let path = |line: &str| line.split_once("\">").unwrap().1.split_once('<').unwrap().0.to_owned();
+            paths.extend(headings.map(path));
             let Some((before, _)) = html.split_once(&format!("\">{word}</a>")) else { break };
             uri = before.rsplit_once("href=\"").unwrap().1.replace("&amp;", "&");
         }

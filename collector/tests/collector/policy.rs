@@ -160,14 +160,14 @@ async fn the_policy_and_what_it_leaves_unjudged_are_shown() {
     let target = host(&collector).await["targets"][0].take();
     assert_eq!(target["policy"], json!({"name": "debian-host", "digest": digest}));
     assert_eq!(target["coverage"]["unjudged"], json!({"entries": 1234, "bytes": 5_678_901}));
-    let (_, page) = collector.get("/").await;
+    let (_, page) = collector.get("/host?name=web-1").await;
     assert!(page.contains(&format!("policy debian-host <code class=\"quiet\" title=\"{digest}\">")), "{page}");
     assert!(page.contains("1\u{202f}234 entries (5\u{202f}678\u{202f}901 B) not judged"), "{page}");
 
     // A target that has none any more says so.
     collector.post(&[agent.heartbeat_of(vec![FakeAgent::beat(&[])])]).await;
     assert_eq!(host(&collector).await["targets"][0].get("policy"), None);
-    let (_, page) = collector.get("/").await;
+    let (_, page) = collector.get("/host?name=web-1").await;
     assert!(!page.contains("policy ") && !page.contains("not judged"), "{page}");
 }
 

@@ -81,8 +81,12 @@ async fn batches_that_come_together_are_each_answered_for_themselves() {
         let store = std::sync::Arc::clone(&collector.store);
         tasks.spawn(async move {
             let batch = driftlock_collector::batch::decode(&serde_json::to_vec(&[event]).unwrap()).unwrap();
-            let delivery =
-                driftlock_collector::store::Delivery { host: "web-1".into(), received_at: Timestamp::now(), batch };
+            let delivery = driftlock_collector::store::Delivery {
+                host: "web-1".into(),
+                received_at: Timestamp::now(),
+                from: None,
+                batch,
+            };
             store.apply(delivery).await.unwrap()
         });
     }

@@ -102,6 +102,11 @@ pub(super) fn boottime() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// What the kernel calls this boot, in hexadecimal digits.
+pub fn boot() -> Option<String> {
+    boot_id().map(hex::encode)
+}
+
 fn boot_id() -> Option<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let digits: String = text.trim().chars().filter(|c| *c != '-').collect();

@@ -8,6 +8,7 @@ mod socket;
 pub mod verb;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub struct MakeAccessToken {
 }
 
 /// A token that was made: shown here, and never again.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct MadeToken {
     /// By which it is listed and ended.
     pub id: String,
@@ -81,6 +82,12 @@ pub struct MadeToken {
     pub token: String,
     /// RFC 3339.
     pub expires_at: String,
+}
+
+impl fmt::Debug for MadeToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token {} until {}", self.id, self.expires_at)
+    }
 }
 
 /// A token in a list.

@@ -44,7 +44,9 @@ impl Stage {
 
     /// A verb of the collector's, to its end.
     fn admin(&self, words: &[&str]) -> Result<String> {
-        let arguments = words.iter().map(Path::new).chain([Path::new("--data"), &self.data]);
+        let (verb, more) = words.split_at(1);
+        let data = [Path::new("--data"), &self.data];
+        let arguments = verb.iter().map(Path::new).chain(data).chain(more.iter().map(Path::new));
         Ok(self.sandbox.collector(arguments).run()?.expect(0)?.text()?.trim_end().to_owned())
     }
 

@@ -17,7 +17,7 @@ fn entry(number: usize) -> Entry {
     let node = |mode: &str| {
         serde_json::json!({
             "type": "file", "mode": mode, "uid": 0, "gid": 0, "size": 1_234_567,
-            "blake3": format!("blake3:{digest}"), "sha256": format!("sha256:{digest}"),
+            "blake3": digest, "sha256": digest,
         })
     };
     let body = serde_json::json!({
@@ -62,7 +62,7 @@ fn a_day_of_a_dead_collector_fits_into_the_spool_and_is_delivered_in_order() {
     }
     let told = (MINUTE * MINUTES) as u64;
     assert_eq!((journal.undelivered(), journal.sequence()), (told, told));
-    assert!(longest <= Duration::from_mins(5) && attempts < 24 * 60, "{attempts} attempts, at most {longest:?} apart");
+    assert!(longest <= Duration::from_mins(5) && attempts < 1000, "{attempts} attempts, at most {longest:?} apart");
     // What is on disk is what a restart finds.
     drop(journal);
     let (mut journal, recovered) = Journal::open(dir.path(), None, DEFAULT_SPOOL).unwrap();

@@ -3,6 +3,7 @@
 //! misbehaves on command, with a CA that another library makes, unless a test says otherwise.
 
 mod enroll;
+mod real;
 mod report;
 mod stay;
 
@@ -11,5 +12,5 @@ use std::process::ExitCode;
 use driftlock_tests::require::run;
 
 fn main() -> ExitCode {
-    run([enroll::trials(), stay::trials(), report::trials()].into_iter().flatten().collect())
+    run([enroll::trials(), stay::trials(), report::trials(), real::trials()].into_iter().flatten().collect())
 }

@@ -219,6 +219,7 @@ fn pages(stage: &Stage) -> Result<Vec<(String, &'static str, Vec<String>)>> {
         ("/finding?id=1".to_owned(), "h2, .all", texts(&["usr/bin/shop", "The same drift is open on 9 hosts."])),
         ("/groups".to_owned(), "h2, .width", texts(&["usr/bin/shop", "on 9 hosts", SHOWN, "on hostile"])),
         ("/conditions".to_owned(), "td code, .path", texts(&["root_lost", SHOWN])),
+        ("/holes".to_owned(), "h1, h2", texts(&["No hole"])),
     ])
 }
 

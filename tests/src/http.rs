@@ -89,11 +89,46 @@ impl Answer {
 /// # Errors
 /// If nobody answers, or not with HTTP.
 pub fn get(address: SocketAddr, path: &str) -> Result<Answer> {
-    let mut stream = BufReader::new(ask(address, path)?);
+    answer(ask(address, path)?)
+}
+
+/// Sends a body as JSON and reads the whole answer.
+///
+/// # Errors
+/// If nobody answers, or not with HTTP.
+pub fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Answer> {
+    send(address, "POST", path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
+}
+
+/// Sends a request and reads the whole answer.
+///
+/// # Errors
+/// If nobody answers, or not with HTTP.
+pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+    let mut stream = connect(address)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nConnection: close\r\n")?;
+    for (name, value) in headers {
+        write!(stream, "{name}: {value}\r\n")?;
+    }
+    write!(stream, "Content-Length: {}\r\n\r\n", body.len())?;
+    stream.write_all(body)?;
+    answer(stream)
+}
+
+/// An answer up to its length if it says one, else to the end of the connection.
+fn answer(stream: TcpStream) -> Result<Answer> {
+    let mut stream = BufReader::new(stream);
     let head = Head::read(&mut stream)?.context("closed without an answer")?;
     let status = head.first.split(' ').nth(1).context("no status")?.parse()?;
     let mut body = Vec::new();
-    stream.read_to_end(&mut body)?;
+    match head.header("content-length") {
+        Some(length) => {
+            let length = length.parse().context("a length")?;
+            stream.take(length).read_to_end(&mut body)?;
+            ensure!(body.len() as u64 == length, "the body is cut off");
+        }
+        None => drop(stream.read_to_end(&mut body)?),
+    }
     Ok(Answer { status, head, body })
 }
 
@@ -124,11 +159,16 @@ impl EventStream {
     }
 }
 
-/// HTTP/1.0: the answer ends where the connection does, without chunks.
-fn ask(address: SocketAddr, path: &str) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
+fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// HTTP/1.0: the answer ends where the connection does, without chunks.
+fn ask(address: SocketAddr, path: &str) -> Result<TcpStream> {
+    let mut stream = connect(address)?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: */*\r\n\r\n")?;
     Ok(stream)
 }

@@ -124,6 +124,8 @@ impl Fault {
                     stage.clock().context("a clock")?.set(hours * 3600)?;
                     pass(stage.moment(800));
                 }
+                // A clock that stays wrong would stay a condition at the collector.
+                stage.clock().context("a clock")?.set(0)?;
             }
         }
         Ok(())

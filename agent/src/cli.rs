@@ -1,7 +1,10 @@
 //! Owns the command line: what may be typed and what `--help` teaches. Must not own reading files, or defaults that
 //! need the host.
 
+mod enroll;
 mod policy;
+mod push;
+mod report;
 mod trust;
 
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -15,9 +18,12 @@ use driftlock_common::profile::Profile;
 use crate::config::{MIN_READ, units};
 use crate::scan::IdView;
 
+pub use enroll::EnrollArgs;
 pub use policy::{
     FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
 };
+pub use push::PushArgs;
+pub use report::ReportArgs;
 pub use trust::{AssignArgs, AttachArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, SignerArgs, VerifyArgs};
 
 /// Is what is on disk exactly what was built?
@@ -52,6 +58,10 @@ pub enum Verb {
     Attach(AttachArgs),
     /// Sign which manifest a target must match
     Assign(AssignArgs),
+    /// Join a collector: get a certificate with which this host reports
+    Enroll(EnrollArgs),
+    /// Give bundles, manifests and assignments to a collector, which keeps them for agents
+    Push(PushArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
     /// Ask the agent on this host what it watches, how well, what is open, and what it is doing
@@ -196,6 +206,9 @@ pub struct ScanArgs {
     /// Show more than 10,000 added paths below one directory as one finding
     #[arg(long)]
     pub collapse: bool,
+    /// Telling a collector.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// The tree: a directory, "/" too, or /proc/PID/root, the root of a process or a container. What is mounted in that
     /// one is left out, as is in any what the kernel makes (proc, sysfs, …); both are named in the result
     #[arg(value_name = "ROOT")]

@@ -7,9 +7,11 @@ pub mod attach;
 pub mod check_config;
 pub mod diff;
 pub mod doctor;
+pub mod enroll;
 pub mod export;
 pub mod keygen;
 pub mod policy;
+pub mod push;
 pub mod rescan;
 pub mod scan;
 pub mod seal;
@@ -37,6 +39,8 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Verify(args) => verify::run(args),
         Verb::Attach(args) => attach::run(args),
         Verb::Assign(args) => assign::run(args),
+        Verb::Enroll(args) => enroll::run(args),
+        Verb::Push(args) => push::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rescan(args) => rescan::run(args),

@@ -2,7 +2,10 @@
 
 mod client;
 mod courier;
+pub mod once;
 
+#[cfg(test)]
+mod outage;
 #[cfg(test)]
 mod protocol;
 

@@ -3,18 +3,20 @@
 //! is sent to whom.
 
 mod backoff;
+mod pinned;
 mod resolver;
 mod retry_after;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, io};
 
+use driftlock_common::digest::Digest;
 use reqwest::header::HeaderValue;
 use reqwest::{Certificate, Response, StatusCode, redirect, retry};
 
-pub use self::backoff::Backoff;
+pub use self::backoff::{Backoff, spread};
 use self::resolver::HostResolver;
 pub use self::retry_after::parse as parse_retry_after;
 
@@ -30,6 +32,8 @@ pub struct Settings {
     pub whole: Option<Duration>,
     /// Whom to believe.
     pub roots: Roots,
+    /// As whom to come, where whoever answers wants to know.
+    pub credential: Option<Credential>,
     /// Where everything is sent, whatever the host.
     pub socket: Option<PathBuf>,
 }
@@ -41,9 +45,17 @@ pub enum Roots {
     System,
     /// Those of a PEM file alone.
     File(PathBuf),
+    /// Those of a PEM text alone.
+    Pem(Vec<u8>),
+    /// That of the one CA whose certificate (DER) has this SHA-256, and that comes with whoever answers.
+    Pinned(Digest),
     /// Nobody's: for plain HTTP. A container of one binary has none, and looking for the system's would be an error.
     Nobody,
 }
+
+/// A private key, and the certificates that say whose it is, the first for the key itself: PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential(pub Vec<u8>);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +69,9 @@ pub enum BuildError {
     /// The library refuses.
     #[error("the HTTPS client cannot be set up")]
     Refused(#[source] reqwest::Error),
+    /// So does that for TLS.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
 }
 
 /// Why a file gives no credential.
@@ -94,17 +109,44 @@ pub fn client(settings: &Settings) -> Result<reqwest::Client, BuildError> {
         Roots::Nobody => builder = builder.tls_certs_only([]),
         Roots::File(path) => {
             let pem = std::fs::read(path).map_err(|error| BuildError::Read(path.clone(), error))?;
-            let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
-            if certificates.is_empty() {
-                return Err(BuildError::Certificates(path.clone()));
-            }
+            let certificates = certificates(&pem).ok_or_else(|| BuildError::Certificates(path.clone()))?;
             builder = builder.tls_certs_only(certificates);
         }
+        Roots::Pem(pem) => {
+            let certificates = certificates(pem).ok_or_else(|| BuildError::Certificates("what was given".into()))?;
+            builder = builder.tls_certs_only(certificates);
+        }
+        Roots::Pinned(authority) => {
+            builder = builder.tls_backend_preconfigured(pinned::config(*authority).map_err(BuildError::Tls)?);
+        }
+    }
+    if let Some(Credential(pem)) = &settings.credential {
+        builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(BuildError::Refused)?);
     }
     if let Some(socket) = &settings.socket {
         builder = builder.unix_socket(socket.clone());
     }
     builder.build().map_err(BuildError::Refused)
+}
+
+/// Those of a PEM text; `None` if there is none in it.
+fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
+    Certificate::from_pem_bundle(pem).ok().filter(|certificates| !certificates.is_empty())
+}
+
+/// Whether nobody was spoken to because whoever answered could not show that it is who was asked.
+pub fn is_distrust(error: &reqwest::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        // An I/O error hides the one that it was made of.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// The token of a file, as a value of `Authorization`.
@@ -150,10 +192,18 @@ pub async fn body(mut response: Response, most: usize) -> Result<Option<Vec<u8>>
     }
 }
 
-/// The status, and the first words of what came with it.
+/// The status, and the first words of what came with it: of a problem (RFC 9457) what it says to people.
 pub fn explain(status: StatusCode, body: &[u8]) -> String {
-    let words: String = String::from_utf8_lossy(body).chars().take(MAX_WHY).flat_map(char::escape_default).collect();
+    let problem: Option<Problem> = serde_json::from_slice(body).ok();
+    let said = problem.map_or_else(|| String::from_utf8_lossy(body).into_owned(), |problem| problem.detail);
+    let words: String = said.chars().take(MAX_WHY).flat_map(char::escape_default).collect();
     if words.is_empty() { status.to_string() } else { format!("{status}: {words}") }
+}
+
+/// Of the JSON that says why a request was refused.
+#[derive(serde::Deserialize)]
+struct Problem {
+    detail: String,
 }
 
 /// Whether `host`, as it stands in a URL, cannot leave this host.
@@ -172,4 +222,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a private key and its certificates")
+    }
 }

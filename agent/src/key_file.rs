@@ -103,13 +103,7 @@ pub fn make(name: &Path, scheme: Scheme) -> Result<Pair, KeyFileError> {
             return Err(KeyFileError::Exists(path.clone()));
         }
     }
-    let key = loop {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(KeyFileError::Random)?;
-        if let Some(key) = PrivateKey::from_random(scheme, &bytes) {
-            break key;
-        }
-    };
+    let key = random(scheme)?;
     write_new(&private, 0o600, key.to_pem().as_ref())?;
     if let Err(error) = write_new(&public, 0o666, &key.public().to_pem()) {
         // Without its public half it is of no use.
@@ -119,6 +113,20 @@ pub fn make(name: &Path, scheme: Scheme) -> Result<Pair, KeyFileError> {
     let directory = draft::directory_of(&private);
     draft::sync(directory).map_err(|error| KeyFileError::Write(directory.to_owned(), error))?;
     Ok(Pair { private, public, key: key.public().clone() })
+}
+
+/// Makes a key that nobody else has.
+///
+/// # Errors
+/// If there is no randomness.
+pub fn random(scheme: Scheme) -> Result<PrivateKey, KeyFileError> {
+    loop {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(KeyFileError::Random)?;
+        if let Some(key) = PrivateKey::from_random(scheme, &bytes) {
+            return Ok(key);
+        }
+    }
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), KeyFileError> {

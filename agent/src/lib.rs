@@ -6,7 +6,7 @@
 //! compares a root with it, one that a path names or that of a [`process`], and a [`judge`] says what each difference is
 //! under a policy, which a [`policy_file`] holds; [`siblings`] of a log show whether it was
 //! rotated; [`watch`] gives hints where to look again; the [`monitor`] decides, the [`runtime`] carries
-//! out; findings go through the [`journal`] to [`deliver`], and [`history`] reads them back; [`control`] answers on the host, and what a `sink` takes is told besides. [`command`] has one file for each verb of [`cli`].
+//! out; findings go through the [`journal`] to [`deliver`], under the [`identity`] of the host, and [`history`] reads them back; [`control`] answers on the host, and what a `sink` takes is told besides. [`command`] has one file for each verb of [`cli`].
 
 pub mod source;
 pub mod key_file;
@@ -25,12 +25,15 @@ pub mod siblings;
 pub mod policy_file;
 pub mod config;
 pub mod anchor_file;
+pub mod kept;
 pub mod admit;
 pub mod watch;
 pub mod monitor;
 pub mod journal;
 pub mod http;
+pub mod identity;
 pub mod deliver;
+pub(crate) mod fetch;
 pub mod history;
 pub mod control;
 mod sink;

@@ -30,6 +30,7 @@ use driftlock_common::status::TargetStatus;
 use driftlock_common::trust::Timestamp;
 
 pub use clock::Now;
+pub(crate) use snapshot::parts as snapshot_parts;
 
 use crate::config::{Mode, Sweeps};
 use crate::scan::pace::Occasion;

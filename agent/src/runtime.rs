@@ -6,9 +6,11 @@
 
 pub(crate) mod binary;
 mod clock;
+mod collected;
 mod hold;
 mod live;
 mod look;
+mod membership;
 mod memory;
 mod remembered;
 mod spool;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::Running;
 use driftlock_common::exit::Exit;
+use driftlock_common::host_name::HostName;
 use driftlock_common::path::TreePath;
 use driftlock_common::status::{AgentStatus, CollectorStatus, Status};
 use tempfile::TempDir;
@@ -36,6 +39,8 @@ use crate::config::{Config, Limits, Mode, Socket, State};
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
+use crate::fetch::Had;
+use crate::identity::{Directory, Identity, IdentityError};
 use crate::journal::{Journal, JournalError, Starts};
 use crate::monitor::{Action, Ending, Event, Monitor, Now, Plan};
 use crate::pool::Pool;
@@ -45,8 +50,10 @@ use crate::sink::Sinks;
 use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
 use clock::ClockSet;
+use collected::Collected;
 use hold::Hold;
 use live::{Live, Order};
+use membership::Membership;
 pub(crate) use memory::directories as memory_directories;
 use spool::Spool;
 
@@ -89,6 +96,9 @@ pub enum RunError {
     /// A sink has no thread.
     #[error("cannot start writing to the sinks")]
     Sink(#[source] std::io::Error),
+    /// What the host is at its collector.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The way to the collector.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -110,6 +120,8 @@ enum Done {
     Event(Event),
     /// Watches are set up.
     Armed { target: String, generation: u64, watchers: Vec<Box<dyn Watcher>>, armed: Armed, mounts: Vec<TreePath> },
+    /// What the collector has for a target.
+    Had { target: String, had: Had },
     /// The process that the root belongs to is not there, or no longer; why, in one line.
     Away { target: String, generation: u64, detail: String },
 }
@@ -125,6 +137,9 @@ struct Runtime {
     /// Where the state is, if it is to go with the agent.
     _memory: Option<TempDir>,
     own_state: Option<(u64, u64)>,
+    membership: Membership,
+    /// Who asks the collector for manifests.
+    collected: Option<Collected>,
     spool: Spool,
     hint_sender: HintSender,
     done: mpsc::Sender<Done>,
@@ -200,7 +215,14 @@ pub async fn run_with_news(
                 runtime.spooled(step);
                 None
             },
-            Some(done) = results.recv() => runtime.done(done),
+            step = runtime.membership.step() => {
+                runtime.joined(step);
+                None
+            },
+            Some(done) = results.recv() => match done {
+                Done::Had { target, had } => runtime.had(&target, had).await,
+                done => runtime.done(done),
+            },
             // Whoever asks without end has every second turn at most.
             question = server.next(), if !just_answered => {
                 runtime.answer(question);
@@ -225,6 +247,14 @@ pub async fn run_with_news(
     runtime.spool.flush(GRACE).await;
     runtime.spool.stopped();
     Ok(())
+}
+
+/// The way to the collector, if there is one.
+fn client(config: &Config, identity: Option<&Identity>) -> Result<Option<Client>, ClientError> {
+    let client = Client::new(&config.report, identity, Timeouts::default())?;
+    // Only an id that was chosen can be a name at the collector.
+    let host = config.host.id.as_ref().and_then(|id| id.parse().ok());
+    Ok(client.map(|client| client.for_host(host)))
 }
 
 /// What scans may use from now on.
@@ -278,7 +308,6 @@ fn seen_event(target: &str, seen: Seen) -> Event {
 
 impl Runtime {
     async fn begin(config: Config, hint_sender: HintSender, done: mpsc::Sender<Done>) -> Result<Self, RunError> {
-        let client = Client::new(&config.report, Timeouts::default())?;
         check_mode(&config).await?;
         let pool = Arc::new(Pool::of_low_priority(config.limits.threads)?);
         let allowance = allowance(&config);
@@ -289,11 +318,20 @@ impl Runtime {
                 (memory.path().to_owned(), Some(memory))
             }
         };
-        let (journal, recovered) = Journal::open(&state_dir, config.host.id.as_deref(), config.report.spool)?;
+        // State in memory holds none for longer than a run.
+        let directory = memory.is_none().then(|| Directory::of(&state_dir));
+        let identity = directory.as_ref().map(Directory::settled).transpose()?.flatten();
+        let joined = identity.as_ref().and_then(|identity| identity.host.as_ref());
+        let host = config.host.id.as_deref().or(joined.map(HostName::as_str));
+        let (journal, recovered) = Journal::open(&state_dir, host, config.report.spool)?;
+        // Once the state directory is there, so that it can be watched.
+        let mut membership = Membership::begin(directory)?;
+        let client = client(&config, membership.identity())?;
+        membership.set_client(client.clone());
         let name = config.host.name.clone().unwrap_or_else(live::kernel_host_name);
         let sinks = Sinks::start(&config.sinks, &name).map_err(RunError::Sink)?;
         let own_state = Some(journal.identity()?);
-        tell::started(&config, &journal, &recovered);
+        tell::started(&config, client.as_ref().map(Client::endpoint), &journal, &recovered);
         let seed = u64::from(spool::random());
         let starts = journal.starts();
         let mut runtime = Self {
@@ -306,6 +344,8 @@ impl Runtime {
             state_dir,
             _memory: memory,
             own_state,
+            membership,
+            collected: None,
             spool: Spool::new(journal, client, sinks),
             hint_sender,
             done,
@@ -318,6 +358,7 @@ impl Runtime {
         };
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
+        runtime.ask_collector();
         Ok(runtime)
     }
 
@@ -378,8 +419,9 @@ impl Runtime {
     fn status(&mut self) -> Status {
         let now = now(self.began.elapsed());
         let at = |elapsed| now.at(elapsed).rfc3339();
-        let collector = self.config.report.endpoint.as_ref().map(|endpoint| CollectorStatus {
+        let collector = self.spool.endpoint().map(|endpoint| CollectorStatus {
             endpoint: endpoint.to_string(),
+            certificate_until: self.membership.identity().map(|identity| identity.until.to_string()),
             undelivered: self.spool.undelivered(),
             last_answer: self.spool.last_answer().map(|ago| at(now.elapsed.saturating_sub(ago))),
         });
@@ -409,7 +451,7 @@ impl Runtime {
                     .to_owned(),
             );
         }
-        let client = match Client::new(&config.report, Timeouts::default()) {
+        let client = match client(&config, self.membership.identity()) {
             Ok(client) => client,
             Err(error) => return refused(format!("{:#}", anyhow::Error::new(error))),
         };
@@ -418,9 +460,30 @@ impl Runtime {
             Err(error) => return refused(error.to_string()),
         }
         self.allowance = allowance(&config);
+        self.membership.set_client(client.clone());
+        // A configuration that is taken is said to be all that is wrong.
+        self.membership.say_again();
         self.spool.set_client(client);
         self.config = config;
         tracing::info!(targets = self.config.targets.len(), "configuration reloaded");
+        let plan = self.take_targets().await;
+        self.ask_collector();
+        Some(Event::Configured(plan))
+    }
+
+    /// Asks the collector from now on, as the configuration and the way to it are now.
+    fn ask_collector(&mut self) {
+        // The one before ends first: it would have written the same files.
+        self.collected = None;
+        self.collected = Collected::ask(&self.config, self.spool.client(), &self.state_dir, &self.done);
+    }
+
+    /// The collector has this for a target.
+    async fn had(&mut self, target: &str, had: Had) -> Option<Event> {
+        let live = self.live.get_mut(target)?;
+        if !live.had(had) {
+            return None;
+        }
         Some(Event::Configured(self.take_targets().await))
     }
 
@@ -522,6 +585,7 @@ impl Runtime {
                 tell::armed(&target, &armed);
                 Some(Event::Armed { target, armed, mounts })
             }
+            Done::Had { .. } => None,
             Done::Away { target, generation, detail } => {
                 let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
                 Some(away(target, detail, live))
@@ -529,10 +593,30 @@ impl Runtime {
         }
     }
 
-    fn spooled(&mut self, step: spool::Step) {
-        for (reason, detail) in step.troubles {
-            self.next.push_back(Event::Trouble { reason, detail });
+    /// Reports with another identity from now on, if there is one.
+    fn joined(&mut self, step: membership::Step) {
+        self.trouble(step.troubles);
+        if !step.changed {
+            return;
         }
+        let client = match client(&self.config, self.membership.identity()) {
+            Ok(client) => client,
+            Err(error) => return self.membership.refuse(format!("{:#}", anyhow::Error::new(error))),
+        };
+        self.membership.set_client(client.clone());
+        match client {
+            Some(client) if self.spool.endpoint() == Some(client.endpoint()) => self.spool.renew_client(client),
+            client => self.spool.set_client(client),
+        }
+        self.ask_collector();
+    }
+
+    fn trouble(&mut self, troubles: impl IntoIterator<Item = (ConditionReason, Option<String>)>) {
+        self.next.extend(troubles.into_iter().map(|(reason, detail)| Event::Trouble { reason, detail }));
+    }
+
+    fn spooled(&mut self, step: spool::Step) {
+        self.trouble(step.troubles);
         if step.resync {
             self.next.push_back(Event::Resync);
         }
@@ -576,6 +660,7 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Journal(error) => error.into(),
+            RunError::Identity(error) => error.into(),
             RunError::Client(error) => Self::new(Exit::Configuration, error),
             RunError::Mode(..) => Self::new(Exit::Configuration, error),
             RunError::Memory(_) | RunError::Listen(_) => Self::new(Exit::CannotCreate, error),

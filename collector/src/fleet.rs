@@ -170,13 +170,14 @@ const fn blinds(reason: ConditionReason) -> bool {
         | ConditionReason::EventsRejected
         | ConditionReason::IdentityConflict => true,
         // Sweeps find what a missing watch does not; the old configuration is in force, and the old binary runs; what the
-        // collector refused is still in the agent's spool.
+        // collector refused is still in the agent's spool, and what is reported is with the certificate that still counts.
         ConditionReason::WatchDegraded
         | ConditionReason::SinkFailed
         | ConditionReason::ConfigRefused
         | ConditionReason::ConfigReplaced
         | ConditionReason::BinaryReplaced
-        | ConditionReason::CollectorRefused => false,
+        | ConditionReason::CollectorRefused
+        | ConditionReason::IdentityExpiring => false,
     }
 }
 
@@ -280,6 +281,7 @@ mod tests {
                     | ConditionReason::ConfigReplaced
                     | ConditionReason::ConfigRefused
                     | ConditionReason::CollectorRefused
+                    | ConditionReason::IdentityExpiring
             );
             assert_eq!(at(&facts, 0), if harmless { HostState::Clean } else { HostState::Blind }, "{reason:?}");
         }

@@ -42,11 +42,13 @@ pub enum ConditionReason {
     EventsRejected,
     /// Two agents report with one identity.
     IdentityConflict,
+    /// The certificate of the host is not renewed, or another one cannot be used.
+    IdentityExpiring,
 }
 
 impl ConditionReason {
     /// Every reason, its word, and what it means for an operator.
-    pub const TABLE: [(Self, &'static str, &'static str); 18] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 19] = [
         (Self::RootLost, "root_lost", "the root is gone or is another directory than before"),
         (
             Self::MountOver,
@@ -81,6 +83,11 @@ impl ConditionReason {
         (Self::CollectorRefused, "collector_refused", "the collector refuses this agent"),
         (Self::EventsRejected, "events_rejected", "the collector refused events for good"),
         (Self::IdentityConflict, "identity_conflict", "two agents report with one identity"),
+        (
+            Self::IdentityExpiring,
+            "identity_expiring",
+            "the certificate with which the host reports is not renewed, or what was put in its place cannot be used",
+        ),
     ];
 
     /// The word of the report format.

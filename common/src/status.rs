@@ -46,6 +46,9 @@ pub struct AgentStatus {
 pub struct CollectorStatus {
     /// Where it is.
     pub endpoint: String,
+    /// RFC 3339: until when the certificate is good with which the host reports; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_until: Option<String>,
     /// Events that it has not acknowledged yet.
     pub undelivered: u64,
     /// RFC 3339: when it last answered as it should; absent before that.

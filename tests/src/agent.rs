@@ -45,6 +45,8 @@ pub struct AgentHome {
     pub control: String,
     /// Whole `[[sink]]` sections.
     pub sinks: String,
+    /// Lines of `[report]` where [`AgentHome::reports_to`] says nothing: of a host that joined.
+    pub report: String,
 }
 
 /// A running agent. Killed when dropped.
@@ -77,6 +79,7 @@ impl AgentHome {
             keys: String::new(),
             control: String::new(),
             sinks: String::new(),
+            report: String::new(),
         };
         fs::write(home.token_file(), token_of(id))?;
         fs::set_permissions(home.token_file(), Permissions::from_mode(0o600))?;
@@ -87,6 +90,13 @@ impl AgentHome {
     #[must_use]
     pub fn target(mut self, name: &str, root: &Path, manifest: &Path) -> Self {
         self.targets.push((name.to_owned(), root.to_owned(), format!("{manifest:?}")));
+        self
+    }
+
+    /// Another target, whose manifest the collector has.
+    #[must_use]
+    pub fn collected_target(mut self, name: &str, root: &Path) -> Self {
+        self.targets.push((name.to_owned(), root.to_owned(), "\"collector\"".to_owned()));
         self
     }
 
@@ -155,6 +165,8 @@ impl AgentHome {
                 self.heartbeat
             );
             let _infallible = write!(text, "\n[report]\n{report}");
+        } else if !self.report.is_empty() {
+            let _infallible = write!(text, "\n[report]\n{}\n", self.report);
         }
         text
     }

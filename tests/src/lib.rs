@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod archive;
+pub mod authority;
 pub mod binaries;
 pub mod bulk;
 pub mod canary;

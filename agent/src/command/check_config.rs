@@ -11,9 +11,10 @@ use super::agent;
 use crate::admit::{self, AdmitError};
 use crate::baseline::Baseline;
 use crate::cli::CheckConfigArgs;
-use crate::config::{Config, Location, Target};
+use crate::config::{Config, Location, Manifests, State, Target};
 use crate::deliver::{Client, Timeouts};
 use crate::failure::{Failure, Outcome};
+use crate::identity::Directory;
 use crate::output::{self, Output};
 use crate::policy_file::{self, PolicyFileError};
 use crate::process::{Process, Selector};
@@ -31,10 +32,22 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
         worst = Exit::Configuration;
     };
     let mut text = String::new();
-    if let Err(error) = Client::new(&config.report, Timeouts::default()) {
+    let identity = match &config.state {
+        State::Directory(path) => Directory::of(path).load(),
+        State::Memory => Ok(None),
+    };
+    let identity = identity.unwrap_or_else(|error| {
+        refuse(error.into());
+        None
+    });
+    if let Err(error) = Client::new(&config.report, identity.as_ref(), Timeouts::default()) {
         refuse(Failure::new(Exit::Configuration, error));
     }
     write_agent(&mut text, &config);
+    if let Some(identity) = &identity {
+        let endpoint = identity.endpoint.as_ref().map_or_else(|| "a collector".to_owned(), ToString::to_string);
+        line(&mut text, "identity", &format!("{} at {endpoint} until {}", identity.name(), identity.until));
+    }
     for target in &config.targets {
         let manifest = admit::look(target, &config.host.labels, &config.state);
         let policy = target.policy.as_deref().map(policy_file::load);
@@ -55,6 +68,8 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
                     .into_iter()
                     .for_each(|line| refuse(about(Failure::new(Exit::Configuration, anyhow!(line)))));
             }
+            // The agent asks for it when it runs.
+            Err(AdmitError::NothingHad(_)) => line(&mut text, "  tree", "nothing was had from the collector yet"),
             Err(error) => refuse(about(error.into())),
             Ok(_) => {}
         }
@@ -115,8 +130,11 @@ fn write_agent(text: &mut String, config: &Config) {
 fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>, policy: Option<&Policy>) {
     line(text, "target", &target.name);
     line(text, "  root", &target.root.to_string());
-    for manifest in &target.manifests {
+    for manifest in target.manifests.files() {
         line(text, "  manifest", &manifest.display().to_string());
+    }
+    if let Manifests::Collector { assigned } = target.manifests {
+        line(text, "  manifest", if assigned { "the collector's, by its assignment" } else { "the collector's" });
     }
     for file in target.trust.files() {
         line(text, "  trusts", &file.display().to_string());

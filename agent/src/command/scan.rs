@@ -1,5 +1,6 @@
 //! `driftlock scan`: compares a tree with a manifest, once.
 
+mod delivery;
 mod image;
 mod only;
 mod progress;
@@ -18,6 +19,7 @@ use driftlock_common::path::Escaped;
 use driftlock_common::pattern::Excludes;
 use driftlock_common::profile::Profile;
 
+use self::delivery::Delivery;
 use super::policy;
 use crate::anchor_file;
 use crate::baseline::{Accept, Baseline, Terms};
@@ -33,6 +35,7 @@ use crate::watch::when_ended;
 
 /// Runs the verb.
 pub fn run(mut args: ScanArgs) -> Outcome {
+    let delivery = Delivery::of(&args.report)?;
     let accept = accept(&args)?;
     // Its threads end before signals are blocked: what waits for a network is ended by them.
     let fetched = match (&args.image, &accept) {
@@ -83,7 +86,8 @@ pub fn run(mut args: ScanArgs) -> Outcome {
         growing: policy.is_some().then(|| Arc::new(Growing::once())),
         policy: policy.map(Arc::new),
         collapse: args.collapse.then_some(COLLAPSE),
-        held: (args.format == FormatArg::Ndjson).then_some(HELD),
+        // A collector is told at the end.
+        held: (args.format == FormatArg::Ndjson && delivery.is_none()).then_some(HELD),
         // Findings on the same terminal are progress enough, and would be torn apart.
         progress: (args.format != FormatArg::Ndjson || !std::io::stdout().is_terminal()).then(Arc::default),
         pace: args.read.map(pace),
@@ -112,6 +116,9 @@ pub fn run(mut args: ScanArgs) -> Outcome {
         remembered::save(path, state)?;
     }
     hint(&result, &root);
+    if let Some(delivery) = delivery {
+        delivery.tell(&result, baseline.sealed_in(), &root, cancel)?;
+    }
     Ok(Exit::Found(exit))
 }
 

@@ -50,11 +50,16 @@ impl Endpoint {
         self.socket.as_ref()
     }
 
+    /// Whether what is said there is encrypted, and whoever is there shows who it is.
+    pub fn is_encrypted(&self) -> bool {
+        self.base.scheme() == "https"
+    }
+
     /// Whose certificates are believed there: those of a file, if one is named.
     pub fn roots(&self, ca_file: Option<&PathBuf>) -> Roots {
         match ca_file {
             Some(path) => Roots::File(path.clone()),
-            None if self.base.scheme() == "https" => Roots::System,
+            None if self.is_encrypted() => Roots::System,
             None => Roots::Nobody,
         }
     }

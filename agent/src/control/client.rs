@@ -73,7 +73,8 @@ impl Client {
             // Whoever may search it need not read it.
             Err(_) => (None, path.to_owned()),
         };
-        let settings = Settings { connect: PATIENCE, whole: None, roots: Roots::Nobody, socket: Some(short) };
+        let (roots, socket) = (Roots::Nobody, Some(short));
+        let settings = Settings { connect: PATIENCE, whole: None, roots, credential: None, socket };
         Ok(Self { client: http::client(&settings)?, path: path.to_owned(), _directory: directory })
     }
 

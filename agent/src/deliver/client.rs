@@ -1,17 +1,21 @@
-//! Owns the client of a collector: its credential, sending a batch, and reading what came back as a [`Reply`].
+//! Owns the client of a collector: its credential, sending a batch, and reading what came back as a [`Reply`]. An identity is
+//! the credential wherever the connection is encrypted, a token elsewhere and where there is no identity.
 //! Must not own when to send, or what a reply leads to.
 
 use std::fmt;
 use std::time::Duration;
 
+use driftlock_common::enrolment::HOST_HEADER;
 use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, EVENTS_PATH};
+use driftlock_common::host_name::HostName;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use time::OffsetDateTime;
 
 use super::Reply;
-use crate::config::Report;
+use crate::config::{Endpoint, Report};
 use crate::http::{self, BuildError, Roots, Settings, TokenError, bearer, body, chain, explain, parse_retry_after};
+use crate::identity::Identity;
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -31,8 +35,10 @@ pub struct Timeouts {
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
-    url: Url,
+    endpoint: Endpoint,
     token: Option<HeaderValue>,
+    /// Whom a token speaks for that may speak for several.
+    host: Option<HostName>,
 }
 
 /// Why there is no client.
@@ -67,15 +73,64 @@ impl Default for Timeouts {
 }
 
 impl Client {
-    /// The client for the configured collector; `None` if there is none.
+    /// The client for the configured collector, else for the one that the host joined; `None` if there is neither.
     ///
     /// # Errors
     /// If the credential or the certificates cannot be used.
-    pub fn new(report: &Report, timeouts: Timeouts) -> Result<Option<Self>, ClientError> {
-        let Some(endpoint) = &report.endpoint else { return Ok(None) };
-        let token = report.token_file.as_deref().map(bearer).transpose()?;
-        let http = http::client(&settings(report, timeouts))?;
-        Ok(Some(Self { http, url: endpoint.url(EVENTS_PATH), token }))
+    pub fn new(report: &Report, identity: Option<&Identity>, timeouts: Timeouts) -> Result<Option<Self>, ClientError> {
+        let joined = identity.and_then(|identity| identity.endpoint.as_ref());
+        let Some(endpoint) = report.endpoint.as_ref().or(joined) else { return Ok(None) };
+        let identity = identity.filter(|_| endpoint.is_encrypted());
+        let token = report.token_file.as_deref().filter(|_| identity.is_none()).map(bearer).transpose()?;
+        let authorities = identity.and_then(|identity| identity.authorities.clone()).map(Roots::Pem);
+        let settings = Settings {
+            connect: timeouts.connect,
+            whole: Some(timeouts.whole),
+            roots: match (&report.ca_file, authorities) {
+                (None, Some(authorities)) => authorities,
+                (ca_file, _) => endpoint.roots(ca_file.as_ref()),
+            },
+            credential: identity.map(|identity| identity.credential.clone()),
+            socket: endpoint.socket().cloned(),
+        };
+        Ok(Some(Self { http: http::client(&settings)?, endpoint: endpoint.clone(), token, host: None }))
+    }
+
+    /// The same, naming the host where a token is the credential: it may speak for several. What a certificate says counts
+    /// alone.
+    #[must_use]
+    pub fn for_host(self, host: Option<HostName>) -> Self {
+        Self { host, ..self }
+    }
+
+    /// Where it sends.
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A request to this path, with the credential.
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.with_credential(self.http.post(self.endpoint.url(path)))
+    }
+
+    /// A request for what is at this path, with the credential.
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.with_credential(self.http.get(self.endpoint.url(path)))
+    }
+
+    /// A request that puts something at this path, with the credential.
+    pub fn put(&self, path: &str) -> RequestBuilder {
+        self.with_credential(self.http.put(self.endpoint.url(path)))
+    }
+
+    fn with_credential(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => {
+                let request = request.header(AUTHORIZATION, token.clone());
+                self.host.iter().fold(request, |request, host| request.header(HOST_HEADER, host.as_str()))
+            }
+            None => request,
+        }
     }
 
     /// Sends a JSON array of events.
@@ -84,26 +139,12 @@ impl Client {
             Ok(body) => body,
             Err(error) => return retry(format!("cannot compress: {error}")),
         };
-        let mut request = self
-            .http
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, BATCH_MEDIA_TYPE)
-            .header(CONTENT_ENCODING, "zstd")
-            .body(body);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, token.clone());
-        }
-        match request.send().await {
+        let request = self.post(EVENTS_PATH).header(CONTENT_TYPE, BATCH_MEDIA_TYPE).header(CONTENT_ENCODING, "zstd");
+        match request.body(body).send().await {
             Ok(response) => read(response).await,
             Err(error) => retry(chain(&error.without_url())),
         }
     }
-}
-
-fn settings(report: &Report, timeouts: Timeouts) -> Settings {
-    let roots = report.endpoint.as_ref().map_or(Roots::Nobody, |endpoint| endpoint.roots(report.ca_file.as_ref()));
-    let socket = report.endpoint.as_ref().and_then(|endpoint| endpoint.socket()).cloned();
-    Settings { connect: timeouts.connect, whole: Some(timeouts.whole), roots, socket }
 }
 
 async fn read(response: Response) -> Reply {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use driftlock_common::event::{Answer, MAX_BATCH_EVENTS};
 
 use super::Reply;
-use crate::http::Backoff;
+use crate::http::{Backoff, spread};
 
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LONGEST_DELAY: Duration = Duration::from_mins(1);
+const LONGEST_DELAY: Duration = Duration::from_mins(5);
 
 /// Decides about batches, of which one is under way at most.
 #[derive(Debug)]
@@ -59,9 +59,14 @@ impl Courier {
         self.not_before
     }
 
-    /// Lets the next batch go at once: there is no later.
+    /// Lets the next batch go at once: there is no later, or the reason to wait is gone.
     pub const fn hurry(&mut self) {
         self.not_before = Duration::ZERO;
+    }
+
+    /// Whether the event is looked for that a batch is refused for: then nothing else may go with it.
+    pub const fn is_splitting(&self) -> bool {
+        self.max_events < MAX_BATCH_EVENTS
     }
 
     /// Takes the reply to a batch of `events` sequenced events up to `last` (both 0 for a sign of life alone). `given` is
@@ -136,10 +141,12 @@ impl Courier {
         format!("{} events were refused for good, the last: {why}", self.set_aside)
     }
 
+    /// Waits longer each time, and never less than the collector asked for. It asks many at once, and they must not come back
+    /// at once.
     fn wait(&mut self, after: Option<Duration>, now: Duration, random: u32) {
         self.attempt = self.attempt.saturating_add(1);
-        let delay = self.backoff.delay(self.attempt, random);
-        self.not_before = now + after.map_or(delay, |after| after.max(delay));
+        let after = after.unwrap_or_default();
+        self.not_before = now + after + spread(self.backoff.bound(self.attempt).max(after / 2), random);
     }
 }
 
@@ -168,17 +175,33 @@ mod tests {
     fn delays_grow_and_end_with_the_first_success() {
         let mut courier = Courier::new();
         let mut delays = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..12 {
             assert_eq!(reply(&mut courier, retry(None), 5, 5), Verdict::default());
             delays.push((courier.not_before() - NOW).as_millis());
         }
-        assert_eq!(delays, [500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
+        let doubled = (0..10).map(|power| 500 << power).chain([300_000, 300_000]).collect::<Vec<u128>>();
+        assert_eq!(delays, doubled);
         let answer = Answer { accepted: 5, ack: 5, ..Answer::default() };
         let verdict = reply(&mut courier, Reply::Answered(answer), 5, 5);
         assert_eq!(verdict, Verdict { acknowledged: Some(5), accepted: true, ..Verdict::default() });
         assert_eq!(courier.not_before(), NOW);
-        assert_eq!(reply(&mut courier, retry(Some(120)), 1, 6), Verdict::default());
-        assert_eq!(courier.not_before(), NOW + Duration::from_secs(120));
+    }
+
+    #[test]
+    fn who_is_asked_to_come_later_does_so_and_not_with_all_others() {
+        let wait = |random| {
+            let mut courier = Courier::new();
+            courier.reply(retry(Some(120)), 1, 6, 100, NOW, random);
+            (courier.not_before() - NOW).as_secs()
+        };
+        assert_eq!((wait(0), wait(u32::MAX / 2), wait(u32::MAX)), (120, 149, 180));
+        // After many failures its own pause is the longer one.
+        let mut courier = Courier::new();
+        for _ in 0..20 {
+            reply(&mut courier, retry(None), 1, 6);
+        }
+        courier.reply(retry(Some(1)), 1, 6, 100, NOW, 0);
+        assert_eq!(courier.not_before(), NOW + Duration::from_secs(1));
     }
 
     #[test]
@@ -187,13 +210,14 @@ mod tests {
         for (events, next) in [(500, 250), (250, 125), (125, 63), (2, 1)] {
             assert_eq!(reply(&mut courier, Reply::TooLarge, events, 90).acknowledged, None);
             assert_eq!(courier.max_events(), next);
+            assert!(courier.is_splitting());
         }
         let verdict = reply(&mut courier, Reply::Rejected { why: "no".to_owned() }, 1, 41);
         assert_eq!(verdict.acknowledged, Some(41));
         assert_eq!(verdict.rejected.unwrap(), "1 events were refused for good, the last: no");
         let answer = Answer { accepted: 1, ack: 42, ..Answer::default() };
         reply(&mut courier, Reply::Answered(answer), 1, 42);
-        assert_eq!(courier.max_events(), MAX_BATCH_EVENTS);
+        assert_eq!((courier.max_events(), courier.is_splitting()), (MAX_BATCH_EVENTS, false));
     }
 
     #[test]

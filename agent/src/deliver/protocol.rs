@@ -20,7 +20,7 @@ async fn exchange(response: Option<&str>) -> (Reply, String, Vec<u8>) {
         connect: Duration::from_secs(5),
         whole: Duration::from_millis(if response.is_some() { 5000 } else { 200 }),
     };
-    let client = Client::new(&report, timeouts).unwrap().unwrap();
+    let client = Client::new(&report, None, timeouts).unwrap().unwrap();
     let response = response.map(str::to_owned);
     let server = async {
         let (mut socket, _) = listener.accept().await.unwrap();
@@ -97,6 +97,12 @@ async fn what_each_status_means() {
         (http("400 Bad Request", "", "what\nis this"), "rejected"),
         (http("404 Not Found", "", ""), "rejected"),
         (http("422 Unprocessable Content", "", ""), "rejected"),
+        (http("504 Gateway Timeout", "", ""), "retry"),
+        (http("408 Request Timeout", "", ""), "retry"),
+        (http("202 Accepted", "", r#"{"accepted":0,"duplicates":0,"ack":0}"#), "answered"),
+        (http("204 No Content", "", ""), "retry"),
+        (http("418 I'm a teapot", "retry-after: 7\r\n", ""), "rejected"),
+        (http("599 Unheard Of", "retry-after: 7\r\n", ""), "retry 7"),
     ] {
         let reply = reply_to(&response).await;
         let word = match &reply {
@@ -124,7 +130,7 @@ async fn a_server_that_is_down_is_tried_again() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
     let report = Report { endpoint: Some(endpoint), ..Config::new("/s").report };
-    let client = Client::new(&report, Timeouts::default()).unwrap().unwrap();
+    let client = Client::new(&report, None, Timeouts::default()).unwrap().unwrap();
     let reply = client.send(b"[]".to_vec()).await;
     assert!(matches!(reply, Reply::Retry { after: None, .. }), "{reply:?}");
 }

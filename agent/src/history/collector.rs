@@ -87,7 +87,7 @@ impl Collector {
     pub fn replay(&self, each: &mut Each<'_>) -> Result<Gone, AskError> {
         let roots = self.endpoint.roots(self.ca_file.as_ref());
         let socket = self.endpoint.socket().cloned();
-        let client = http::client(&Settings { connect: CONNECT, whole: Some(WHOLE), roots, socket })?;
+        let client = http::client(&Settings { connect: CONNECT, whole: Some(WHOLE), roots, credential: None, socket })?;
         let token = self.token_file.as_deref().map(bearer).transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Runtime)?;
         let answer = |why: &str| AskError::Answer(self.endpoint.to_string(), why.to_owned());

@@ -19,7 +19,7 @@ impl Backoff {
     /// The delay before attempt `attempt` (1 is the first repetition), anywhere from nothing to its bound. `random` is
     /// spread over all its values.
     pub fn delay(self, attempt: u32, random: u32) -> Duration {
-        self.bound(attempt).mul_f64(f64::from(random) / f64::from(u32::MAX))
+        spread(self.bound(attempt), random)
     }
 
     /// The longest that [`Self::delay`] can be.
@@ -27,6 +27,11 @@ impl Backoff {
         let factor = 1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
         self.first.saturating_mul(factor).min(self.longest)
     }
+}
+
+/// Anywhere from nothing to `bound`. `random` is spread over all its values.
+pub fn spread(bound: Duration, random: u32) -> Duration {
+    bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ const MAX_FINDINGS: usize = 500;
 const MAX_BYTES: usize = MAX_BATCH_BYTES / 4;
 
 /// The parts, at least one; the last is marked.
-pub(super) fn parts<'a>(
+pub(crate) fn parts<'a>(
     target: &str,
     manifest: Option<&ManifestView>,
     mut conditions: Vec<ConditionBody>,

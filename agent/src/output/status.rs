@@ -43,6 +43,9 @@ pub fn status(status: &Status, now: OffsetDateTime, colour: bool) -> String {
             .as_ref()
             .map_or_else(|| "no answer yet".to_owned(), |at| format!("last answer {}", ago(at, now)));
         row(&mut text, "collector", &format!("{}; {waits}; {answered}", Escaped(collector.endpoint.as_bytes())));
+        if let Some(until) = &collector.certificate_until {
+            row(&mut text, "certificate", &format!("ends {}", ahead(until, now)));
+        }
     } else {
         row(&mut text, "collector", "none");
     }

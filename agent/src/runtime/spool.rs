@@ -8,6 +8,7 @@ use driftlock_common::condition::ConditionReason;
 use driftlock_common::event::{Body, Event, Heartbeat, MAX_BATCH_BYTES, SOURCE_PREFIX};
 use tokio::task::JoinHandle;
 
+use crate::config::Endpoint;
 use crate::deliver::{Client, Courier, Reply, Verdict};
 use crate::failure::Failure;
 use crate::journal::{Batch, Entry, Journal, JournalError};
@@ -106,6 +107,12 @@ impl Spool {
         self.courier = Courier::new();
     }
 
+    /// Takes the same way with another credential. What is under way ends as it began.
+    pub(super) fn renew_client(&mut self, client: Client) {
+        self.client = Some(client);
+        self.courier.hurry();
+    }
+
     pub(super) fn record(&mut self, body: Body, now: Now) {
         if self.pending.len() >= MAX_PENDING {
             self.pending.clear();
@@ -159,6 +166,16 @@ impl Spool {
     /// The host's id.
     pub(super) fn host(&self) -> &str {
         &self.stamp.host
+    }
+
+    /// The way to the collector, if there is one.
+    pub(super) const fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// Where the collector is; `None` if there is none.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.client.as_ref().map(Client::endpoint)
     }
 
     /// Events that wait for the collector, on disk or not yet.
@@ -258,7 +275,9 @@ impl Spool {
             return;
         }
         let mut batch = self.batch.take().unwrap_or_else(|| Batch { json: b"[]".to_vec(), events: 0, last: 0 });
-        if let Some((mut beat, time)) = self.beat.take() {
+        // Nothing but the events can then be what a batch is refused for.
+        let alone = batch.events > 0 && self.courier.is_splitting();
+        if let Some((mut beat, time)) = self.beat.take_if(|_| !alone) {
             self.beats += 1;
             beat.sequence = self.stamp.sequence;
             let event = self.stamp.unsequenced(self.beats, time, Body::Heartbeat(beat));

@@ -4,13 +4,13 @@ use driftlock_common::event::{Body, FindingBody};
 use driftlock_common::path::Escaped;
 use driftlock_common::policy::Severity;
 
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::journal::{Journal, Recovered};
 use crate::monitor::ScanId;
 use crate::scan::pace::Occasion;
 use crate::watch::Armed;
 
-pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered) {
+pub(super) fn started(config: &Config, endpoint: Option<&Endpoint>, journal: &Journal, recovered: &Recovered) {
     if !recovered.damage.is_empty() {
         tracing::error!(damage = recovered.damage, "the state directory was damaged; everything is reported anew");
     }
@@ -18,7 +18,7 @@ pub(super) fn started(config: &Config, journal: &Journal, recovered: &Recovered)
         host = journal.host(),
         state_dir = %config.state,
         targets = config.targets.len(),
-        endpoint = config.report.endpoint.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        endpoint = endpoint.map_or_else(|| "none".to_owned(), ToString::to_string),
         open_findings = recovered.findings.len(),
         "started"
     );

@@ -11,4 +11,5 @@ mod policy;
 mod process;
 mod reads;
 mod search;
+mod shelf;
 mod store;

@@ -150,6 +150,12 @@ impl PublicKey {
         pem.unwrap_or_default()
     }
 
+    /// As DER of SubjectPublicKeyInfo (RFC 5280), as it stands in a certificate.
+    pub fn to_der(&self) -> Vec<u8> {
+        // A key that was read or made can be written.
+        self.verifier.der().unwrap_or_default()
+    }
+
     /// Whether `signature` is this key's over exactly `message`.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.verifier {

@@ -213,7 +213,7 @@ impl Client {
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let settings = Settings { connect: CONNECT, whole: None, roots, socket: None };
+        let settings = Settings { connect: CONNECT, whole: None, roots, credential: None, socket: None };
         let client = http::client(&settings).map_err(RegistryError::Client)?;
         Ok(slot.get_or_init(|| client))
     }

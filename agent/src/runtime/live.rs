@@ -169,6 +169,7 @@ impl Live {
                 let set = set.clone();
                 let (baseline, refused, expired) = self.take(set.of(target), labels).await;
                 if baseline.is_some() {
+                    self.had = Some(Had::Same);
                     // It counts; a restart without the collector would only not know it.
                     let refused = kept.accept(&set).err().map(|error| error.to_string()).unwrap_or_default();
                     return (baseline, refused, String::new());

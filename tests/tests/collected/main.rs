@@ -190,7 +190,7 @@ fn lies() -> Result<()> {
     for (lies, says) in [
         // Another target's, which others signed.
         (vec![bundles(&foreign_bundle)], "signed by 0 of the 1 trusted key(s)"),
-        (vec![bundles(&torn)], "neither a Sigstore bundle nor a DSSE envelope"),
+        (vec![bundles(&torn)], "no manifest, and not a bundle"),
         (vec![bundles(b"{\"driftlock\":1}")], "neither a Sigstore bundle nor a DSSE envelope"),
         (vec![Lie::endless("/v1/targets/app/bundle")], "a bundle of more than"),
         // A bundle that would count, and not its manifest.

@@ -117,7 +117,7 @@ impl Fetch {
                 tracing::debug!(target_name = self.target.name, why, "nothing had from the collector");
                 None
             }
-            Err(Not::Usable(why)) => Some(Had::Refused(format!("from the collector: {why}"))),
+            Err(Not::Usable(why)) => Some(Had::Refused(format!("from the collector: {}", without_place(&why)))),
         }
     }
 
@@ -254,6 +254,14 @@ impl Fetch {
                 Err(Not::Usable(format!("the manifest is not the one that was signed: {found}, not {wanted}")))
             }
         }
+    }
+}
+
+/// What is wrong, without where the file was that is gone by now: said again, it is the same.
+fn without_place(why: &str) -> String {
+    match why.split_once("/.next-") {
+        Some((_, rest)) => rest.split_once('/').map_or(rest, |(_, rest)| rest).to_owned(),
+        None => why.to_owned(),
     }
 }
 

@@ -245,6 +245,8 @@ fn assigned() -> Result<()> {
     stage.liar.lie(vec![Lie::at("/v1/targets/app/assignment", &first)]);
     stage.refused(Some("its serial is 1, and 2 was accepted before"))?;
     stage.compares_with(new_sha256)?;
+    stage.liar.lie(Vec::new());
+    stage.refused(None)?;
     // Another target's bundle, which the same key signed, where only the assignment tells them apart.
     let other = fs::read(&old)?;
     stage.liar.lie(vec![Lie::at(&format!("/v1/manifests/{new_sha256}/bundle"), &other)]);

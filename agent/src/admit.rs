@@ -11,8 +11,9 @@ use driftlock_common::trust::{Mark, Timestamp};
 use crate::anchor_file::{self, AnchorFileError};
 use crate::assigned::{self, Assigned, AssignedError, Assignee, Serials};
 use crate::baseline::{Accept, Baseline, BaselineError, Terms};
-use crate::config::{State, Target};
+use crate::config::{Manifests, State, Target};
 use crate::failure::Failure;
+use crate::kept::Kept;
 use crate::known_time::{self, KnownTime};
 
 /// What a target is compared with, and why that may be.
@@ -39,6 +40,9 @@ pub enum AdmitError {
     /// Neither keys nor the wish to do without.
     #[error("target {0}: nobody is trusted with its manifest, and allow_unsigned is false")]
     Nobody(String),
+    /// What the collector has was never had.
+    #[error("target {0}: nothing was had from the collector yet")]
+    NothingHad(String),
 }
 
 /// Reads what a target is to be compared with. What is in memory of earlier assignments is in `serials`.
@@ -51,11 +55,14 @@ pub fn admit(
     serials: &mut Serials,
     now: Timestamp,
 ) -> Result<Admitted, AdmitError> {
+    if target.manifests.files().is_empty() {
+        return Err(AdmitError::NothingHad(target.name.clone()));
+    }
     let Some(anchors) = anchor_file::load(&target.trust)? else {
         if !target.allow_unsigned {
             return Err(AdmitError::Nobody(target.name.clone()));
         }
-        let baseline = Baseline::load_all(&target.manifests, &Accept::Unsigned)?;
+        let baseline = Baseline::load_all(target.manifests.files(), &Accept::Unsigned)?;
         return Ok(Admitted { baseline, mark: None });
     };
     let to = Assignee { target: &target.name, labels };
@@ -72,7 +79,7 @@ fn bundles(target: &Target, assigned: Option<Assigned>) -> Vec<PathBuf> {
         Some(assigned) if path.is_dir() => path.join(format!("{}.bundle", assigned.manifest())),
         _ => path.clone(),
     };
-    target.manifests.iter().map(named).collect()
+    target.manifests.files().iter().map(named).collect()
 }
 
 /// As [`admit`], for a command: the serials and the time of the agent are looked at and never written.
@@ -80,9 +87,17 @@ fn bundles(target: &Target, assigned: Option<Assigned>) -> Vec<PathBuf> {
 /// # Errors
 /// As [`admit`].
 pub fn look(target: &Target, labels: &BTreeMap<String, String>, state: &State) -> Result<Baseline, AdmitError> {
-    let (mut serials, now) = match state {
-        State::Directory(directory) => (Serials::of(&target.name, directory), KnownTime::peek(directory)),
-        State::Memory => (Serials::none(), known_time::now()),
+    let (mut serials, kept, now) = match state {
+        State::Directory(directory) => (
+            Serials::of(&target.name, directory),
+            Kept::of(&target.name, directory).accepted(),
+            KnownTime::peek(directory),
+        ),
+        State::Memory => (Serials::none(), None, known_time::now()),
+    };
+    let target = match (&target.manifests, kept) {
+        (Manifests::Collector { .. }, Some(set)) => &set.of(target),
+        _ => target,
     };
     admit(target, labels, &mut serials, now).map(|admitted| admitted.baseline)
 }
@@ -93,7 +108,7 @@ impl AdmitError {
         match self {
             Self::Assigned(error) => error.is_expiry(),
             Self::Baseline(error) => error.is_expiry(),
-            Self::Anchors(_) | Self::Nobody(_) => false,
+            Self::Anchors(_) | Self::Nobody(_) | Self::NothingHad(_) => false,
         }
     }
 }
@@ -105,6 +120,7 @@ impl From<AdmitError> for Failure {
             AdmitError::Assigned(error) => error.into(),
             AdmitError::Baseline(error) => error.into(),
             AdmitError::Nobody(_) => Self::new(Exit::Refused, error),
+            AdmitError::NothingHad(_) => Self::new(Exit::NoInput, error),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod enroll;
 mod policy;
+mod push;
 mod report;
 mod trust;
 
@@ -21,6 +22,7 @@ pub use enroll::EnrollArgs;
 pub use policy::{
     FailOnArg, PolicyArgs, PolicyCheckArgs, PolicyExplainArgs, PolicySimulateArgs, PolicyTestArgs, PolicyVerb, TypeArg,
 };
+pub use push::PushArgs;
 pub use report::ReportArgs;
 pub use trust::{
     AssignArgs, AttachArgs, KeyArgs, KeygenArgs, SchemeArg, SealSignArgs, SignArgs, SignerArgs, VerifyArgs,
@@ -60,6 +62,8 @@ pub enum Verb {
     Assign(AssignArgs),
     /// Join a collector: get a certificate with which this host reports
     Enroll(EnrollArgs),
+    /// Give bundles, manifests and assignments to a collector, which keeps them for agents
+    Push(PushArgs),
     /// Watch the configured targets and report every deviation
     Agent(AgentArgs),
     /// Ask the agent on this host what it watches, how well, what is open, and what it is doing

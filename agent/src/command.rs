@@ -11,6 +11,7 @@ pub mod enroll;
 pub mod export;
 pub mod keygen;
 pub mod policy;
+pub mod push;
 pub mod rescan;
 pub mod scan;
 pub mod seal;
@@ -40,6 +41,7 @@ pub fn run(cli: Cli) -> Exit {
         Verb::Attach(args) => attach::run(args),
         Verb::Assign(args) => assign::run(args),
         Verb::Enroll(args) => enroll::run(args),
+        Verb::Push(args) => push::run(args),
         Verb::Agent(args) => agent::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rescan(args) => rescan::run(args),

@@ -129,13 +129,13 @@ pub struct Target {
     pub name: String,
     /// The tree.
     pub root: Location,
-    /// The manifests' files, absolute: one, or several that are laid over each other, the last on top.
-    pub manifests: Vec<PathBuf>,
+    /// What it must match.
+    pub manifests: Manifests,
     /// The file that says what may change, absolute; `None`: nothing may.
     pub policy: Option<PathBuf>,
     /// Who must have signed what it is compared with.
     pub trust: Trust,
-    /// The file that says which manifest it must match, absolute; `None`: the one that is there.
+    /// The file that says which manifest it must match, absolute; `None`: the one that is there, or that the collector has.
     pub assignment: Option<PathBuf>,
     /// How long after a switch to another manifest a path may be as in the one before; zero: not at all.
     pub switch_window: Duration,
@@ -149,6 +149,18 @@ pub struct Target {
     pub mounts_allowed: BTreeSet<TreePath>,
     /// Whose view of users and groups is compared.
     pub id_map: IdView,
+}
+
+/// Where the manifests of a target come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Manifests {
+    /// From these files, absolute: one, or several that are laid over each other, the last on top.
+    Files(Vec<PathBuf>),
+    /// From the collector, which is not trusted with what they are.
+    Collector {
+        /// Whether it also says which one, by an assignment.
+        assigned: bool,
+    },
 }
 
 /// Who must have signed a manifest.
@@ -304,7 +316,7 @@ impl Config {
 impl Target {
     /// The manifests' files in one line, in order.
     pub fn manifest_names(&self) -> String {
-        let names: Vec<String> = self.manifests.iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> = self.manifests.files().iter().map(|path| path.display().to_string()).collect();
         names.join(" ")
     }
 
@@ -313,7 +325,7 @@ impl Target {
         Self {
             name: name.into(),
             root: Location::Directory(root.into()),
-            manifests: vec![manifest.into()],
+            manifests: Manifests::Files(vec![manifest.into()]),
             policy: None,
             trust: Trust::default(),
             assignment: None,
@@ -330,6 +342,18 @@ impl Target {
 /// Two: hashing must not be all that a host does.
 pub(crate) const fn default_threads() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(1)
+}
+
+// === impl Manifests ===
+
+impl Manifests {
+    /// The files that are named.
+    pub fn files(&self) -> &[PathBuf] {
+        match self {
+            Self::Files(files) => files,
+            Self::Collector { .. } => &[],
+        }
+    }
 }
 
 // === impl Trust ===
@@ -482,7 +506,7 @@ mod tests {
     fn a_target_may_have_several_manifests_in_an_order() {
         let target = |list: &str| {
             let text = TARGET.replace("'/m'", list);
-            Config::parse(Path::new("agent.toml"), &text).map(|config| config.targets[0].manifests.clone())
+            Config::parse(Path::new("agent.toml"), &text).map(|config| config.targets[0].manifests.files().to_vec())
         };
         assert_eq!(target("'/m'").unwrap(), [Path::new("/m")]);
         assert_eq!(target("['/m']").unwrap(), [Path::new("/m")]);
@@ -561,6 +585,17 @@ mod tests {
             ("[[target]]\nmanifest = []", "target.manifest is one file, or a list of at most 16"),
             ("[[target]]\nmanifest = ['/a', 'b']", "target.manifest is not an absolute path"),
             ("[[target]]\nmanifest = ['/a', '/b', '/a/']", "target.manifest names /a/ twice"),
+            ("[[target]]\nmanifest = 'collector'\nallow_unsigned = true", "is not trusted with what must be there"),
+            ("[[target]]\nmanifest = 'collector'", "is not trusted with what must be there"),
+            ("[[target]]\nmanifest = ['/a', 'collector']", "target.manifest is not an absolute path"),
+            (
+                "[[target]]\nmanifest = 'collector'\ntrust = '/t'\nassignment = '/a'",
+                "target.assignment is \"collector\" too, or left out",
+            ),
+            (
+                "[[target]]\nmanifest = '/m'\ntrust = '/t'\nassignment = 'collector'",
+                "target.assignment is \"collector\" only where target.manifest is",
+            ),
             ("[[target]]\nid_map = 'on'", "target.id_map: \"on\" is not INSIDE:OUTSIDE:COUNT"),
             ("[[target]]\nid_map = '0:5:9,8:50:9'", "agent.toml:2: target.id_map: 0:5:9 and 8:50:9 overlap"),
             ("[[target]]\nid_map = ['0:5:9']", "target.id_map is not a text"),

@@ -6,6 +6,7 @@
 
 pub(crate) mod binary;
 mod clock;
+mod collected;
 mod hold;
 mod live;
 mod look;
@@ -39,6 +40,7 @@ use crate::config::{Config, Limits, Mode, Socket, State, Trust};
 use crate::control::{self, ListenError, Listener, Question};
 use crate::deliver::{Client, ClientError, Timeouts};
 use crate::failure::Failure;
+use crate::fetch::Had;
 use crate::identity::{Directory, Identity, IdentityError};
 use crate::journal::{Journal, JournalError, Starts};
 use crate::known_time::{self, KnownTime, Passed};
@@ -51,6 +53,7 @@ use crate::state_file;
 use crate::systemd::{self, Watchdog};
 use crate::watch::{self, Armed, HintSender, Refusal, Seen, Watcher};
 use clock::ClockSet;
+use collected::Collected;
 use hold::Hold;
 use live::{Live, Order};
 use membership::Membership;
@@ -120,6 +123,8 @@ enum Done {
     Event(Event),
     /// Watches are set up.
     Armed { target: String, generation: u64, watchers: Vec<Box<dyn Watcher>>, armed: Armed, mounts: Vec<TreePath> },
+    /// What the collector has for a target.
+    Had { target: String, had: Had },
     /// The process that the root belongs to is not there, or no longer; why, in one line.
     Away { target: String, generation: u64, detail: String },
 }
@@ -136,6 +141,8 @@ struct Runtime {
     _memory: Option<TempDir>,
     own_state: Option<(u64, u64)>,
     membership: Membership,
+    /// Who asks the collector for manifests.
+    collected: Option<Collected>,
     spool: Spool,
     /// By which what is signed is judged.
     time: KnownTime,
@@ -220,7 +227,10 @@ pub async fn run_with_news(
                 runtime.joined(step);
                 None
             },
-            Some(done) = results.recv() => runtime.done(done),
+            Some(done) = results.recv() => match done {
+                Done::Had { target, had } => runtime.had(&target, had).await,
+                done => runtime.done(done),
+            },
             // Whoever asks without end has every second turn at most.
             question = server.next(), if !just_answered => {
                 runtime.answer(question);
@@ -345,6 +355,7 @@ impl Runtime {
             _memory: memory,
             own_state,
             membership,
+            collected: None,
             spool: Spool::new(journal, client, sinks),
             time,
             hint_sender,
@@ -359,6 +370,7 @@ impl Runtime {
         let plan = runtime.take_targets().await;
         runtime.tell(Some(Event::Configured(plan)));
         runtime.pass_time();
+        runtime.ask_collector();
         Ok(runtime)
     }
 
@@ -473,6 +485,7 @@ impl Runtime {
         self.config = config;
         tracing::info!(targets = self.config.targets.len(), "configuration reloaded");
         let event = Event::Configured(self.take_targets().await);
+        self.ask_collector();
         // The monitor takes back what was said of the agent.
         let detail = self.time.say_again();
         self.next.push_back(event);
@@ -505,6 +518,22 @@ impl Runtime {
         let _said = self.time.pass(known_time::now_ms(), self.began.elapsed());
         // It is said, and there is nobody left to do more.
         let _lost = self.time.save().inspect_err(tell::time_not_kept);
+    }
+
+    /// Asks the collector from now on, as the configuration and the way to it are now.
+    fn ask_collector(&mut self) {
+        // The one before ends first: it would have written the same files.
+        self.collected = None;
+        self.collected = Collected::ask(&self.config, self.spool.client(), &self.state_dir, &self.done);
+    }
+
+    /// The collector has this for a target.
+    async fn had(&mut self, target: &str, had: Had) -> Option<Event> {
+        let live = self.live.get_mut(target)?;
+        if !live.had(had) {
+            return None;
+        }
+        Some(Event::Configured(self.take_targets().await))
     }
 
     /// Tells the monitor an event and those that follow from it, and carries out what it says.
@@ -605,6 +634,7 @@ impl Runtime {
                 tell::armed(&target, &armed);
                 Some(Event::Armed { target, armed, mounts })
             }
+            Done::Had { .. } => None,
             Done::Away { target, generation, detail } => {
                 let live = self.live.get_mut(&target).filter(|live| live.is_of(generation))?;
                 Some(away(target, detail, live))
@@ -627,6 +657,7 @@ impl Runtime {
             Some(client) if self.spool.endpoint() == Some(client.endpoint()) => self.spool.renew_client(client),
             client => self.spool.set_client(client),
         }
+        self.ask_collector();
     }
 
     fn trouble(&mut self, troubles: impl IntoIterator<Item = (ConditionReason, Option<String>)>) {

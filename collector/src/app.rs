@@ -161,6 +161,7 @@ pub fn app(state: Arc<AppState>) -> Router {
         .route(ENROLL_PATH, post(enroll::enroll))
         .route(RENEW_PATH, post(enroll::renew))
         .route(&format!("{MANIFESTS_PATH}/{{sha256}}"), get(shelf::get).put(shelf::put))
+        .route(&format!("{MANIFESTS_PATH}/{{sha256}}/bundle"), get(shelf::about))
         .route(&format!("{TARGETS_PATH}/{{target}}/{{kind}}"), get(shelf::wanted).put(shelf::point))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready));

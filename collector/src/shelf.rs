@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::ReadToken;
 
-pub(crate) use serve::{get, list, point, put, wanted};
+pub(crate) use serve::{about, get, list, point, put, wanted};
 
 /// Things that are kept. More are a mistake: nothing is ever pushed out.
 const MAX_ITEMS: usize = 100_000;
@@ -107,9 +107,8 @@ impl Shelf {
 
     /// What a target of a host must match: the last word on it.
     pub fn wanted(&self, host: &HostName, target: &str, kind: Kind) -> Option<Digest> {
-        let matches = |pointer: &&Pointer| {
-            pointer.kind == kind && pointer.target == target && pointer.hosts.matches(host)
-        };
+        let matches =
+            |pointer: &&Pointer| pointer.kind == kind && pointer.target == target && pointer.hosts.matches(host);
         self.lock().pointers.iter().rev().find(matches).map(|pointer| pointer.sha256)
     }
 

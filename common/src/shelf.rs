@@ -117,6 +117,11 @@ pub fn manifest_path(sha256: Digest) -> String {
     format!("{MANIFESTS_PATH}/{sha256}")
 }
 
+/// Where a bundle about a manifest is asked for: the one that was pushed last.
+pub fn bundle_path(manifest: Digest) -> String {
+    format!("{MANIFESTS_PATH}/{manifest}/bundle")
+}
+
 /// Where it is said what a target must match. The target's name is one that [`is_target`] takes.
 pub fn target_path(target: &str, kind: Kind) -> String {
     format!("{TARGETS_PATH}/{target}/{}", kind.name())

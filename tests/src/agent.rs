@@ -93,6 +93,13 @@ impl AgentHome {
         self
     }
 
+    /// Another target, whose manifest the collector has.
+    #[must_use]
+    pub fn collected_target(mut self, name: &str, root: &Path) -> Self {
+        self.targets.push((name.to_owned(), root.to_owned(), "\"collector\"".to_owned()));
+        self
+    }
+
     /// Another target, of several manifests over each other.
     #[must_use]
     pub fn laid_target(mut self, name: &str, root: &Path, manifests: &[PathBuf]) -> Self {

@@ -42,7 +42,10 @@ impl CollectorHome {
         fs::create_dir_all(&home.dir)?;
         let tokens: String = hosts.iter().map(|host| format!("{host} {}\n", token_of(host))).collect();
         fs::write(home.tokens(), tokens)?;
-        fs::set_permissions(home.tokens(), Permissions::from_mode(0o600))?;
+        fs::write(home.push_token(), "whoever-has-this-token-may-push")?;
+        for file in [home.tokens(), home.push_token()] {
+            fs::set_permissions(file, Permissions::from_mode(0o600))?;
+        }
         Ok(home)
     }
 
@@ -73,10 +76,15 @@ impl CollectorHome {
     fn start_so(&self, sandbox: &Sandbox, listen: &str, arguments: &[&OsStr]) -> Result<Collector> {
         let mut command = sandbox.bare_command(&binaries().collector);
         command.args(["serve", "--listen", listen, "--data"]).arg(self.dir.join("data"));
-        command.arg("--tokens").arg(self.tokens()).args(arguments);
+        command.arg("--tokens").arg(self.tokens()).arg("--push-token-file").arg(self.push_token()).args(arguments);
         let process = Process::spawn("collector", &mut command)?;
         let address = process.line(Stream::Stderr, address_in)?;
         Ok(Collector { process, address })
+    }
+
+    /// The file with the token by which manifests are pushed.
+    pub fn push_token(&self) -> PathBuf {
+        self.dir.join("push.token")
     }
 
     fn tokens(&self) -> PathBuf {

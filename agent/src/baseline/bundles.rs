@@ -263,10 +263,11 @@ fn attacks_on_an_assignment_are_refused() {
     host.assign(1, 1, manifest, |said| said.expires = Some(later));
     assert_eq!(host.admit().unwrap().until(), Some(later));
     // A bundle of its own that is about another manifest.
-    host.target.manifests = vec![bundle_of(host.dir.path(), "own.bundle", &sealed(&["y"]), &[1], |_| {})];
+    let own = bundle_of(host.dir.path(), "own.bundle", &sealed(&["y"]), &[1], |_| {});
+    host.target.manifests = crate::config::Manifests::Files(vec![own]);
     assert!(host.refused().contains("the assignment names another manifest"));
     // A manifest is no assignment.
-    let bundle = host.target.manifests[0].clone();
+    let bundle = host.target.manifests.files()[0].clone();
     host.target.assignment = Some(bundle);
     let failure = Failure::from(host.admit().unwrap_err());
     assert_eq!(failure.exit.code(), 65, "{failure}");

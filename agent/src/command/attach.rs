@@ -63,7 +63,11 @@ pub(super) fn pinned(text: &str) -> Result<(Repository, Digest), Failure> {
     }
 }
 
-fn compressed(mut manifest: impl Read, sha256: Digest) -> io::Result<Vec<u8>> {
+/// The bytes of a manifest, compressed.
+///
+/// # Errors
+/// If it cannot be read, or is another one.
+pub(super) fn compressed(mut manifest: impl Read, sha256: Digest) -> io::Result<Vec<u8>> {
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)?;
     let mut hasher = sha2::Sha256::new();
     let mut block = vec![0; 256 * 1024];

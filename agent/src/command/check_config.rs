@@ -11,7 +11,7 @@ use super::agent;
 use crate::admit::{self, AdmitError};
 use crate::baseline::Baseline;
 use crate::cli::CheckConfigArgs;
-use crate::config::{Config, Location, State, Target};
+use crate::config::{Config, Location, Manifests, State, Target};
 use crate::deliver::{Client, Timeouts};
 use crate::failure::{Failure, Outcome};
 use crate::identity::Directory;
@@ -68,6 +68,8 @@ pub fn run(args: CheckConfigArgs) -> Outcome {
                     .into_iter()
                     .for_each(|line| refuse(about(Failure::new(Exit::Configuration, anyhow!(line)))));
             }
+            // The agent asks for it when it runs.
+            Err(AdmitError::NothingHad(_)) => line(&mut text, "  tree", "nothing was had from the collector yet"),
             Err(error) => refuse(about(error.into())),
             Ok(_) => {}
         }
@@ -128,8 +130,11 @@ fn write_agent(text: &mut String, config: &Config) {
 fn write_target(text: &mut String, target: &Target, baseline: Option<&Baseline>, policy: Option<&Policy>) {
     line(text, "target", &target.name);
     line(text, "  root", &target.root.to_string());
-    for manifest in &target.manifests {
+    for manifest in target.manifests.files() {
         line(text, "  manifest", &manifest.display().to_string());
+    }
+    if let Manifests::Collector { assigned } = target.manifests {
+        line(text, "  manifest", if assigned { "the collector's, by its assignment" } else { "the collector's" });
     }
     for file in target.trust.files() {
         line(text, "  trusts", &file.display().to_string());

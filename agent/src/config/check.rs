@@ -13,7 +13,7 @@ use super::read::{At, Raw, RawSink, RawTarget};
 use super::{
     Asked, Config, ConfigError, DEFAULT_CPU, DEFAULT_HASH_LIMIT, DEFAULT_HEARTBEAT, DEFAULT_MEMORY_SPOOL, DEFAULT_READ,
     DEFAULT_SPOOL, DEFAULT_STATE_DIR, Host, JOURNAL_SOCKET, Limits, Location, MAX_SWITCH_WINDOW, MIN_READ, MIN_SPOOL,
-    Place, Problem, Report, SYSLOG_SOCKET, Sink, Socket, State, Syslog, SyslogTo, Target, Trust, Watch,
+    Manifests, Place, Problem, Report, SYSLOG_SOCKET, Sink, Socket, State, Syslog, SyslogTo, Target, Trust, Watch,
     default_threads,
 };
 use crate::process::Selector;
@@ -25,6 +25,8 @@ const MAX_THREADS: u64 = 256;
 const MAX_CPU: u64 = 100 * MAX_THREADS;
 /// The longest name of a host, a target or a label, in bytes.
 const MAX_NAME: usize = 128;
+/// In the place of a file: what the collector has.
+const COLLECTOR: &str = "collector";
 const MIN_SWEEP: Duration = Duration::from_secs(1);
 const MIN_FULL: Duration = Duration::from_secs(10);
 const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
@@ -203,11 +205,23 @@ impl Check {
         let allow_unsigned = raw.allow_unsigned.as_ref().is_some_and(|at| at.value);
         let name = self.name("target.name", raw.name);
         let root = self.location(&raw.place, raw.root, raw.process);
+        let from_collector = |path: &Path| path == Path::new(COLLECTOR);
+        let collected = raw.manifest.as_ref().is_some_and(|at| matches!(&at.value[..], [one] if from_collector(one)));
+        let assigned = raw.assignment.as_ref().is_some_and(|at| from_collector(&at.value));
         let manifests = raw.manifest.map(|at| {
             let place = at.place.clone();
-            (self.manifests(at), place)
+            let manifests =
+                if collected { Manifests::Collector { assigned } } else { Manifests::Files(self.manifests(at)) };
+            (manifests, place)
         });
         let trust = raw.trust.map(|at| self.trust(at));
+        if let Some((Manifests::Collector { .. }, place)) = &manifests
+            && trust.is_none()
+        {
+            let what = "target.manifest = \"collector\" needs target.trust: the collector is not trusted with what must be \
+                        there, name the keys that sign it";
+            self.complain(place, what);
+        }
         if let (Some(at), true) = (&raw.allow_unsigned, trust.is_some() && allow_unsigned) {
             let what = "target.trust and target.allow_unsigned are both set: what is trusted is signed, leave \
                         allow_unsigned out";
@@ -216,6 +230,7 @@ impl Check {
         if let Some((_, place)) = &manifests
             && trust.is_none()
             && !allow_unsigned
+            && !collected
         {
             self.complain(
                 place,
@@ -223,15 +238,29 @@ impl Check {
                      set target.allow_unsigned = true",
             );
         }
-        let assignment = raw.assignment.map(|at| {
+        let assignment = raw.assignment.and_then(|at| {
             if trust.is_none() {
                 self.complain(&at.place, "target.assignment needs target.trust: somebody must have signed it");
             }
-            if manifests.as_ref().is_some_and(|(manifests, _)| manifests.len() > 1) {
-                let what = "target.manifest is a list, and target.assignment is set: an assignment names one manifest";
-                self.complain(&at.place, what);
+            match (&manifests, assigned) {
+                (Some((Manifests::Files(files), _)), false) if files.len() > 1 => {
+                    let what =
+                        "target.manifest is a list, and target.assignment is set: an assignment names one manifest";
+                    self.complain(&at.place, what);
+                }
+                (Some((Manifests::Collector { .. }, _)), true) => return None,
+                (_, true) => {
+                    let what = "target.assignment is \"collector\" only where target.manifest is";
+                    self.complain(&at.place, what);
+                    return None;
+                }
+                (Some((Manifests::Collector { .. }, _)), false) => {
+                    let what = "target.assignment is \"collector\" too, or left out, where target.manifest is";
+                    self.complain(&at.place, what);
+                }
+                (Some((Manifests::Files(_), _)) | None, false) => {}
             }
-            self.absolute("target.assignment", at)
+            Some(self.absolute("target.assignment", at))
         });
         let switch_window = raw.switch_window.map(|At { value, place }| {
             if value > MAX_SWITCH_WINDOW {

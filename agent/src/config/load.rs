@@ -67,7 +67,7 @@ impl Config {
             own.push(drop_ins(path));
         }
         own.extend(self.targets.iter().flat_map(|target| {
-            let named = target.manifests.iter().chain(&target.policy).chain(&target.assignment);
+            let named = target.manifests.files().iter().chain(&target.policy).chain(&target.assignment);
             named.chain(target.trust.files()).cloned()
         }));
         own.extend(self.report.token_file.iter().chain(&self.report.ca_file).cloned());

@@ -110,7 +110,20 @@ impl Client {
 
     /// A request to this path, with the credential.
     pub fn post(&self, path: &str) -> RequestBuilder {
-        let request = self.http.post(self.endpoint.url(path));
+        self.with_credential(self.http.post(self.endpoint.url(path)))
+    }
+
+    /// A request for what is at this path, with the credential.
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.with_credential(self.http.get(self.endpoint.url(path)))
+    }
+
+    /// A request that puts something at this path, with the credential.
+    pub fn put(&self, path: &str) -> RequestBuilder {
+        self.with_credential(self.http.put(self.endpoint.url(path)))
+    }
+
+    fn with_credential(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
             Some(token) => {
                 let request = request.header(AUTHORIZATION, token.clone());

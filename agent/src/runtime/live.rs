@@ -21,8 +21,10 @@ use super::{Done, look};
 use crate::admit::{self, Admitted};
 use crate::assigned::Serials;
 use crate::baseline::{Baseline, Kept, LeftOut};
-use crate::config::{Config, Location, State, Target};
+use crate::config::{Config, Location, Manifests, State, Target};
 use crate::failure::Failure;
+use crate::fetch::Had;
+use crate::kept;
 use crate::monitor::{Expiry, ScanId, TargetPlan};
 use crate::policy_file;
 use crate::pool::Pool;
@@ -35,6 +37,8 @@ use crate::watch::{Names, Watched, Watcher};
 pub(super) struct Live {
     target: Target,
     baseline: Option<Arc<Baseline>>,
+    /// What the collector was last found to have, if it is asked.
+    had: Option<Had>,
     /// From the baseline before to this one, while it is under way.
     switch: Option<Switch>,
     /// Of the assignments that were taken.
@@ -86,29 +90,26 @@ impl Live {
             State::Memory => Kept::nowhere(),
         };
         let mut live = before.unwrap_or_else(|| Self::nothing(target.clone(), kept(), state_dir));
-        let known = (live.serials.clone(), live.kept.clone());
-        let loaded = load_baseline(target.clone(), config.host.labels.clone(), known, now).await;
-        let (mut loaded, refused, expired) = match loaded {
-            Loaded::Admitted(baseline, (serials, kept)) => {
-                live.serials = serials;
-                live.kept = kept;
-                (Some(baseline), String::new(), String::new())
-            }
-            Loaded::Refused(why) => (None, why, String::new()),
-            Loaded::Expired(why) => (None, String::new(), why),
-        };
-        let (policy, policy_refused) = load_policy(target.policy.clone()).await;
-        let watch = &config.watch;
         if live.target.root != target.root {
             // Nothing that was known is about another root.
             live.hold = Hold::default();
             live.baseline = None;
             live.policy = None;
         }
+        let terms = (&config.host.labels, now);
+        let (mut loaded, refused, expired) = match target.manifests {
+            Manifests::Files(_) => {
+                live.had = None;
+                live.take(target.clone(), terms).await
+            }
+            Manifests::Collector { .. } => live.take_had(&target, terms, state_dir).await,
+        };
         if loaded.is_none() && live.baseline.is_none() {
             // The one before the restart.
             loaded = recall(live.kept.clone(), target.clone()).await;
         }
+        let (policy, policy_refused) = load_policy(target.policy.clone()).await;
+        let watch = &config.watch;
         if let Some(new) = &loaded {
             live.switch_to(new, target.switch_window, state_dir).await;
         }
@@ -147,6 +148,67 @@ impl Live {
         (live, plan)
     }
 
+    /// What the collector has now; whether that is news.
+    pub(super) fn had(&mut self, had: Had) -> bool {
+        let is_news = *self.had.as_ref().unwrap_or(&Had::Same) != had;
+        self.had = Some(had);
+        is_news
+    }
+
+    /// The baseline of a target, and else why it is refused, or that only time made it so.
+    async fn take(
+        &mut self,
+        target: Target,
+        (labels, now): (&BTreeMap<String, String>, Timestamp),
+    ) -> (Option<Arc<Baseline>>, String, String) {
+        let known = (self.serials.clone(), self.kept.clone());
+        match load_baseline(target, labels.clone(), known, now).await {
+            Loaded::Admitted(baseline, (serials, kept)) => {
+                self.serials = serials;
+                self.kept = kept;
+                (Some(baseline), String::new(), String::new())
+            }
+            Loaded::Refused(why) => (None, why, String::new()),
+            Loaded::Expired(why) => (None, String::new(), why),
+        }
+    }
+
+    /// As [`Live::take`], of what the collector has. If that is refused, what was accepted last stays, through a restart too.
+    async fn take_had(
+        &mut self,
+        target: &Target,
+        terms: (&BTreeMap<String, String>, Timestamp),
+        state_dir: &Path,
+    ) -> (Option<Arc<Baseline>>, String, String) {
+        let kept = kept::Kept::of(&target.name, state_dir);
+        let mut why = (String::new(), String::new());
+        match &self.had {
+            Some(Had::Other(set)) => {
+                let set = set.clone();
+                let (baseline, refused, expired) = self.take(set.of(target), terms).await;
+                if baseline.is_some() {
+                    self.had = Some(Had::Same);
+                    // It counts; a restart without the collector would only not know it.
+                    let refused = kept.accept(&set).err().map(|error| error.to_string()).unwrap_or_default();
+                    return (baseline, refused, String::new());
+                }
+                kept.tidy(&kept.accepted().iter().chain([&set]).collect::<Vec<_>>());
+                why = (refused, expired);
+            }
+            Some(Had::Refused(refused)) => why.0.clone_from(refused),
+            Some(Had::Same) | None => {}
+        }
+        let is_refused = !why.0.is_empty() || !why.1.is_empty();
+        if is_refused && self.baseline.is_some() {
+            return (None, why.0, why.1);
+        }
+        let accepted = match kept.accepted() {
+            Some(set) => self.take(set.of(target), terms).await,
+            None => (None, format!("target {}: nothing was had from the collector yet", target.name), String::new()),
+        };
+        if is_refused { (accepted.0, why.0, why.1) } else { accepted }
+    }
+
     /// Another manifest than before begins a switch; a restart goes on with the one that was under way.
     async fn switch_to(&mut self, new: &Arc<Baseline>, window: Duration, state_dir: &Path) {
         let to = new.view().sha256;
@@ -172,6 +234,7 @@ impl Live {
     fn nothing(target: Target, kept: Kept, state_dir: &Path) -> Self {
         Self {
             remembered: Remembered::of(&target.name, state_dir),
+            had: None,
             switch: None,
             serials: Serials::of(&target.name, state_dir),
             kept,

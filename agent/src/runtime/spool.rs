@@ -181,6 +181,11 @@ impl Spool {
         &self.stamp.host
     }
 
+    /// The way to the collector, if there is one.
+    pub(super) const fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
     /// Where the collector is; `None` if there is none.
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {
         self.client.as_ref().map(Client::endpoint)

@@ -445,11 +445,11 @@ async fn a_reload_takes_another_manifest_and_a_bad_one_is_refused() {
     news.send(News::Reload(Err("agent.toml:1: nonsense".to_owned()))).await.unwrap();
     let refused = (None, ConditionReason::ConfigRefused);
     world.until("refused", |stored| stored.conditions.contains(&refused)).await;
-    seal(&world.root(), &world.config.targets[0].manifests[0]);
+    seal(&world.root(), &world.config.targets[0].manifests.files()[0]);
     news.send(News::Reload(Ok(Box::new(world.config.clone())))).await.unwrap();
     world.until_open(&[]).await;
     world.until("right again", |stored| !stored.conditions.contains(&refused)).await;
-    fs::write(&world.config.targets[0].manifests[0], "garbage").unwrap();
+    fs::write(&world.config.targets[0].manifests.files()[0], "garbage").unwrap();
     news.send(News::Reload(Ok(Box::new(world.config.clone())))).await.unwrap();
     let refused = (Some("app".to_owned()), ConditionReason::ManifestRefused);
     world.until("manifest refused", |stored| stored.conditions.contains(&refused)).await;

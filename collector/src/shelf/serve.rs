@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use driftlock_common::digest::Digest;
 use driftlock_common::shelf::{Item, Kind, Listing, MAX_BODY, MAX_WINDOW_LOG, Point, Pointer, is_target};
 use futures_util::StreamExt as _;
 use futures_util::stream::try_unfold;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::incoming::{self, Unfit};
@@ -26,13 +25,6 @@ use crate::error::ApiError;
 const IDLE: Duration = Duration::from_secs(30);
 /// What is named by its digest is the same for ever.
 const FOR_EVER: &str = "private, max-age=31536000, immutable";
-
-/// What of a target is asked for.
-#[derive(Deserialize)]
-pub(crate) struct About {
-    /// A bundle about this manifest, whatever was said of the target.
-    manifest: Option<Digest>,
-}
 
 fn shelf(state: &AppState) -> Result<&Shelf, ApiError> {
     state.shelf().ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "no_shelf", "this collector keeps no manifests"))
@@ -146,17 +138,26 @@ pub(crate) async fn wanted(
     State(state): State<Arc<AppState>>,
     caller: Caller,
     Path((target, kind)): Path<(String, Kind)>,
-    Query(About { manifest }): Query<About>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let shelf = shelf(&state)?;
-    let found = match (kind, manifest) {
-        (Kind::Bundle, Some(manifest)) => shelf.bundle_about(manifest),
-        (Kind::Manifest, _) => None,
-        (kind, _) => shelf.wanted(&caller.host, &target, kind),
-    };
-    let Some(sha256) = found else {
+    let Some(sha256) = shelf.wanted(&caller.host, &target, kind) else {
         let public = format!("there is no {kind} for this target of this host: driftlock push --for says one");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "not_pushed", public));
+    };
+    answer(shelf, sha256, &headers, "no-cache")
+}
+
+/// `GET /v1/manifests/{sha256}/bundle`: for hosts, the bundle about a manifest that was pushed last.
+pub(crate) async fn about(
+    State(state): State<Arc<AppState>>,
+    _caller: Caller,
+    Path(manifest): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let shelf = shelf(&state)?;
+    let Some(sha256) = shelf.bundle_about(digest(&manifest)?) else {
+        let public = "no bundle about this manifest was pushed";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "not_pushed", public));
     };
     answer(shelf, sha256, &headers, "no-cache")

@@ -23,4 +23,5 @@ mod policy;
 mod process;
 mod reads;
 mod search;
+mod shelf;
 mod store;

@@ -39,6 +39,7 @@ pub struct Cli {
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Verb {
     /// Seal an image or a directory: write a manifest of every path
     Seal(SealArgs),

@@ -28,6 +28,7 @@ use crate::deliver::Client;
 use crate::failure::Failure;
 use crate::http::{body, chain, explain};
 use crate::kept::{Kept, NextSet, Set};
+use crate::known_time::KnownTime;
 
 /// How long a manifest may take to come, all in all.
 const WHOLE: Duration = Duration::from_hours(1);
@@ -181,22 +182,23 @@ impl Fetch {
     async fn assigned_manifest(&self, path: PathBuf) -> Result<Digest, Not> {
         let (trust, name) = (self.target.trust.clone(), self.target.name.clone());
         let (labels, mut serials) = (self.labels.clone(), Serials::of(&self.target.name, &self.state_dir));
+        let state_dir = self.state_dir.clone();
         blocking(move || {
             let anchors = anchor_file::load(&trust)?.unwrap_or_default();
             let to = Assignee { target: &name, labels: &labels };
-            Ok(assigned::take(&path, to, &anchors, &mut serials, anchor_file::now())?.manifest())
+            Ok(assigned::take(&path, to, &anchors, &mut serials, KnownTime::peek(&state_dir))?.manifest())
         })
         .await
     }
 
     /// What a bundle is about that whom the target trusts signed.
     async fn about(&self, path: PathBuf) -> Result<About, Not> {
-        let trust = self.target.trust.clone();
+        let (trust, state_dir) = (self.target.trust.clone(), self.state_dir.clone());
         blocking(move || {
             let anchors = anchor_file::load(&trust)?.unwrap_or_default();
             let envelope = bundle::read_envelope(&path)?;
             let refused = |why| crate::baseline::BaselineError::Refused("the bundle".into(), why);
-            let trusted = anchors.judge(Role::Manifest, &envelope, anchor_file::now()).map_err(refused)?;
+            let trusted = anchors.judge(Role::Manifest, &envelope, KnownTime::peek(&state_dir)).map_err(refused)?;
             let statement = Statement::read(&trusted.claim)
                 .map_err(|error| crate::baseline::BaselineError::Statement("the bundle".into(), error))?;
             Ok(About { manifest: statement.manifest, entries: statement.counts.entries })

@@ -331,7 +331,7 @@ impl Runtime {
         let directory = memory.is_none().then(|| Directory::of(&state_dir));
         let identity = directory.as_ref().map(Directory::settled).transpose()?.flatten();
         let joined = identity.as_ref().and_then(|identity| identity.host.as_ref());
-        let host = config.host.id.as_deref().or(joined.map(HostName::as_str));
+        let host = config.host.id.as_deref().or_else(|| joined.map(HostName::as_str));
         let (journal, recovered) = Journal::open(&state_dir, host, config.report.spool)?;
         // Once the state directory is there, so that it can be watched.
         let mut membership = Membership::begin(directory)?;

@@ -91,7 +91,9 @@ impl From<NotIssued> for ApiError {
             },
             NotIssued::Request(_) => refused(StatusCode::BAD_REQUEST, "csr"),
             NotIssued::ReceiptKey => refused(StatusCode::BAD_REQUEST, "receipt_key"),
-            NotIssued::TooSoon { wait } => refused(StatusCode::TOO_MANY_REQUESTS, "too_soon").retry_after(Duration::from_secs(wait)),
+            NotIssued::TooSoon { wait } => {
+                refused(StatusCode::TOO_MANY_REQUESTS, "too_soon").retry_after(Duration::from_secs(wait))
+            }
             NotIssued::NotEnrolled => refused(StatusCode::FORBIDDEN, "not_enrolled"),
             NotIssued::Store(error) => error.into(),
             NotIssued::Authority(error) => {

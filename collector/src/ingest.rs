@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::{Extension, Json};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::{Extension, Json};
 use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, MAX_BATCH_BYTES};
 use futures_util::stream::StreamExt as _;
 

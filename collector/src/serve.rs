@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use crate::identity::{Identities, Issuing};
 use crate::listener::{self, Served};
 use crate::shelf::{Shelf, ShelfError};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{self, Keep, Store as _, StoreError};
+use crate::store::{self, Keep, StoreError};
 use crate::systemd;
 use crate::tls::{ServerFiles, Sources, Tls, TlsError};
 

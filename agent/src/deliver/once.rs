@@ -100,9 +100,8 @@ impl Sending<'_> {
             tokio::time::sleep(wait).await;
             let (batch, last) = self.batch(end, beat);
             let events = last - self.acknowledged;
-            let reply = match tokio::time::timeout(left - wait, self.client.send(batch)).await {
-                Ok(reply) => reply,
-                Err(_) => return Err(Undelivered::Late(self.patience.as_secs(), why)),
+            let Ok(reply) = tokio::time::timeout(left - wait, self.client.send(batch)).await else {
+                return Err(Undelivered::Late(self.patience.as_secs(), why));
             };
             if !matches!(reply, Reply::Answered(_)) {
                 why = reply.to_string();

@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError as TaskError, JoinHandle};
 
 use super::spool::random;
-use crate::known_time::now;
 use crate::deliver::Client;
 use crate::failure::Failure;
 use crate::identity::{self, Directory, ExchangeError, Identity, IdentityError, JoinError, Renewal};
+use crate::known_time::now;
 use crate::watch::Files;
 
 /// The clock may be set, and a host may sleep: how long it is until something is due is asked again after this.

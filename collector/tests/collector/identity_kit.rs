@@ -108,8 +108,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let read_access = if read_needs_token { ReadAccess::Token(None) } else { ReadAccess::Open };
         let gate = GateLimits::default();
-        let state =
-            AppState::with_identities(store, identities, tokens, read_access, names, shutdown.clone(), gate);
+        let state = AppState::with_identities(store, identities, tokens, read_access, names, shutdown.clone(), gate);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve_with(listener, Arc::clone(&state), tls.clone(), limits));

@@ -4,6 +4,7 @@ use axum::body::Body as HttpBody;
 use axum::http::{Request, StatusCode, header};
 use driftlock_collector::app::{AppState, app};
 use driftlock_collector::auth::{AllowedHosts, HostTokens, ReadToken};
+use driftlock_collector::gate::GateLimits;
 use driftlock_collector::shelf::Shelf;
 use driftlock_collector::store::sqlite::{Limits, SqliteStore};
 use driftlock_common::digest::Digest;
@@ -37,7 +38,7 @@ impl Stage {
         let store = Arc::new(SqliteStore::open(directory.path(), Limits::default()).unwrap());
         let hosts = HostTokens::of("web-1".parse().unwrap(), HOST.strip_prefix("Bearer ").unwrap());
         let names = AllowedHosts::new("127.0.0.1".parse().unwrap(), &[]);
-        let state = AppState::new(store, hosts, Some(read), names, CancellationToken::new());
+        let state = AppState::new(store, hosts, Some(read), names, CancellationToken::new(), GateLimits::default());
         state.keep_on(Shelf::open(directory.path(), Some(push)).unwrap());
         Self { app: app(state), directory }
     }

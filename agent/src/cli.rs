@@ -366,7 +366,7 @@ pub struct WaitArgs {
     /// The target's name
     #[arg(long, value_name = "NAME")]
     pub target: String,
-    /// Only a comparison with this manifest counts, alone or as one of several
+    /// Only a comparison with this manifest, or a bundle's, counts, alone or as one of several
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
     /// How long to wait: "30s" or "5m" for example

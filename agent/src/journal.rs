@@ -4,9 +4,9 @@
 //!
 //! On disk: `lock`, held by the one agent; `host`, the host's id; `checkpoint`, the state up to a sequence; and segments
 //! `EPOCH-FIRST.log` of records that only grow. State is the fold of events over the checkpoint, so nothing of it is held
-//! in memory. A checkpoint is made when the segments since the last one have grown to its size, so that what is written for
-//! checkpoints is at most as much as what is written for events, however much is open. What is torn at the very end was never given and is cut off; what is damaged anywhere else ends the epoch:
-//! the collector is then told everything anew.
+//! in memory. A checkpoint is made when the segments since the last one have grown to its size, so that at most twice as
+//! much is written for checkpoints as for events, however much is open. What is torn at the very end was never given and is
+//! cut off; what is damaged anywhere else ends the epoch: the collector is then told everything anew.
 
 mod checkpoint;
 mod directory;
@@ -57,6 +57,8 @@ pub struct Journal {
     checkpointed: Checkpointed,
     /// Bound of all segments together, in bytes.
     limit: u64,
+    /// Events that were given up to make room, and not said yet: what was to be written instead failed.
+    dropped: u64,
     /// `None` if they cannot be counted, as on a full disk.
     starts: Option<Starts>,
 }
@@ -160,6 +162,7 @@ impl Journal {
             cursor: Cursor::default(),
             checkpointed: Checkpointed::default(),
             limit,
+            dropped: 0,
         };
         let recovered = match journal.recover()? {
             Ok(state) => {
@@ -257,14 +260,13 @@ impl Journal {
         if written == 0 {
             return Ok(Appended { entries: 0, dropped: 0 });
         }
-        let mut dropped = 0;
         let room = self.limit.saturating_sub(bytes.len() as u64);
         if self.bytes() > room {
             // What nobody waits for goes first.
             self.checkpoint()?;
         }
         if self.bytes() > room {
-            dropped = self.sequence - self.acked;
+            self.dropped += self.sequence - self.acked;
             self.acked = self.sequence;
             self.checkpoint()?;
         }
@@ -284,7 +286,7 @@ impl Journal {
                 given(entry, &event.json);
             }
         }
-        Ok(Appended { entries: written, dropped })
+        Ok(Appended { entries: written, dropped: std::mem::take(&mut self.dropped) })
     }
 
     /// The next events to send, at most `max_events`; `None` if all are acknowledged.
@@ -377,13 +379,14 @@ impl Journal {
     fn let_go(&mut self, keep: usize) -> Result<(), JournalError> {
         let over = self.acked.min(self.checkpointed.sequence);
         while self.segments.len() > keep && self.segments.front().is_some_and(|segment| segment.last() <= over) {
-            if let Some(segment) = self.segments.pop_front() {
-                segment.remove(&self.directory)?;
-            }
+            let gone = self.segments.pop_front();
             self.cursor = match self.cursor.segment.checked_sub(1) {
                 Some(segment) => Cursor { segment, ..self.cursor },
                 None => Cursor::default(),
             };
+            if let Some(segment) = gone {
+                segment.remove(&self.directory)?;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! A clock that is set back must not bring back what has expired, and one that was ahead by mistake must not end for ever
 //! what has not. So the known time is steered by the clock, as a clock is by NTP: it never goes back, follows a clock that
-//! is ahead of it [`CATCH_UP`] times as fast as time passes while the agent runs, and goes on [`SLOWER`] times as slow
+//! is ahead of it `CATCH_UP` times as fast as time passes while the agent runs, and goes on `SLOWER` times as slow
 //! while the clock is behind it.
 
 use std::io;

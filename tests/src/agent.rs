@@ -31,6 +31,8 @@ pub struct AgentHome {
     pub full: u64,
     /// Time between heartbeats, in seconds.
     pub heartbeat: u64,
+    /// Bound of the spool, in MB.
+    pub spool: u64,
     /// `auto`, `fanotify`, `inotify` or `sweep`.
     pub watch: String,
     /// Lines of `[limits]`.
@@ -72,6 +74,7 @@ impl AgentHome {
             sweep: 600,
             full: 86_400,
             heartbeat: 1,
+            spool: 64,
             watch: "auto".to_owned(),
             limits: String::new(),
             log: "info".to_owned(),
@@ -161,8 +164,8 @@ impl AgentHome {
         if let Some(endpoint) = self.endpoint {
             let token = self.token_file();
             let report = format!(
-                "endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"{}s\"\n",
-                self.heartbeat
+                "endpoint = \"http://{endpoint}\"\ntoken_file = {token:?}\nheartbeat = \"{}s\"\nspool = \"{}MB\"\n",
+                self.heartbeat, self.spool
             );
             let _infallible = write!(text, "\n[report]\n{report}");
         } else if !self.report.is_empty() {

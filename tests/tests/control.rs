@@ -231,6 +231,13 @@ fn a_wait_for_a_manifest() -> Result<()> {
     fs::rename(deployed.with_extension("new"), &deployed)?;
     let finished = wait(&next, "60s")?.expect(0)?;
     ensure!(finished.text()? == "app: as sealed, no alert\n", "{finished:?}");
+    // A bundle stands for the manifest that it states.
+    stage.sandbox.driftlock(["keygen", "-o", "build"]).run()?.expect(0)?;
+    stage.sandbox.driftlock(["sign", "next.manifest", "--key", "build.key", "-o", "next.bundle"]).run()?.expect(0)?;
+    wait(&stage.sandbox.path("next.bundle"), "60s")?.expect(0)?;
+    let torn = stage.sandbox.write("torn.bundle", "{\"payload")?;
+    let finished = wait(&torn, "60s")?.expect(65)?;
+    ensure!(finished.stderr.contains("torn.bundle"), "{finished:?}");
     let finished = wait(Path::new("/nowhere"), "60s")?.expect(66)?;
     ensure!(finished.stderr.contains("/nowhere"), "{finished:?}");
     agent.kill()

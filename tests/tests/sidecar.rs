@@ -162,7 +162,11 @@ fn only_tampering_is_reported() -> Result<()> {
     pod.eventually_open(&[all[0].clone(), all[2].clone()])?;
 
     let tampered: BTreeSet<Vec<u8>> = all.iter().map(|drift| drift.path.clone()).collect();
-    ensure!(pod.raised()? == tampered, "raised beyond what was done: {:?}", pod.raised()?);
+    ensure!(
+        pod.raised()? == tampered,
+        "raised beyond what was done: {:#?}",
+        pod.wire.history()?.told().collect::<Vec<_>>()
+    );
     ensure!(pod.collector.findings("")?.len() == 3, "the collector's memory: {:?}", pod.collector.findings("")?);
     on_standard_output(&sidecar, &tampered)
 }

@@ -1,6 +1,5 @@
 //! `driftlock wait`: until the agent on this host has looked at a target completely.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
@@ -8,10 +7,13 @@ use std::time::Duration;
 use driftlock_common::exit::Exit;
 use driftlock_common::path::Escaped;
 use driftlock_common::status::{NOT_VERIFIED, TargetStatus, Ticket, Waited};
+use driftlock_common::trust::Statement;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::ask;
+use crate::baseline::BaselineError;
+use crate::bundle;
 use crate::cli::WaitArgs;
 use crate::control::{AskError, Client};
 use crate::failure::{Failure, Outcome};
@@ -117,13 +119,22 @@ fn why(status: Option<&TargetStatus>, error: Option<AskError>, manifest: Option<
     Escaped(reasons.join("; ").as_bytes()).to_string()
 }
 
+/// The SHA-256 of a manifest; of a bundle, that of the manifest that it states. Whether that is to be believed the agent
+/// decides, not who waits for it.
 fn sha256(path: &Path) -> Result<String, Failure> {
+    let opened = bundle::open(path)?;
+    if !opened.is_manifest() {
+        let envelope = opened.envelope()?;
+        let claim = envelope.verify([]);
+        let statement = Statement::read(&claim).map_err(|error| BaselineError::Statement(path.to_owned(), error))?;
+        return Ok(statement.manifest.to_string());
+    }
     let failed = |error| Failure::input(path.display(), error);
-    let mut file = File::open(path).map_err(failed)?;
+    let mut bytes = opened.manifest()?;
     let mut hash = Sha256::new();
     let mut chunk = vec![0; CHUNK];
     loop {
-        match file.read(&mut chunk).map_err(failed)? {
+        match bytes.read(&mut chunk).map_err(failed)? {
             0 => return Ok(hex::encode(hash.finalize())),
             read => hash.update(&chunk[..read]),
         }

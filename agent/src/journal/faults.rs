@@ -196,6 +196,28 @@ fn a_full_spool_gives_up_what_waits_but_not_what_is_open() {
 }
 
 #[test]
+fn what_is_given_up_is_said_though_the_disk_fails_in_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = Journal::open(dir.path(), None, 4_000_000).unwrap();
+    let mut given = 0;
+    while journal.bytes() + 600_000 < 4_000_000 {
+        given += journal.append(&[filler(500_000)]).unwrap().entries as u64;
+    }
+    // No checkpoint can be written.
+    let blocked = dir.path().join("checkpoint.next");
+    fs::create_dir(&blocked).unwrap();
+    while journal.append(&[filler(500_000)]).is_ok() {
+        given += 1;
+    }
+    fs::remove_dir(&blocked).unwrap();
+    let mut dropped = 0;
+    for _ in 0..2 {
+        dropped += journal.append(&[filler(500_000)]).unwrap().dropped;
+    }
+    assert_eq!(dropped, given);
+}
+
+#[test]
 fn a_journal_that_was_cut_is_a_prefix_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(dir.path());

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use driftlock_common::drift::Drift;
+use driftlock_common::drift::{Delta, Drift};
 use driftlock_common::finding::Finding;
+use driftlock_common::gap::Reason;
 use driftlock_common::manifest::SealedIn;
 use driftlock_common::policy::{Judged, Severity};
 use tokio::sync::mpsc;
@@ -102,6 +103,10 @@ impl Look {
     }
 
     fn found(&self, judged: &Judged<'_>, sealed_in: SealedIn<'_>) {
+        // The ending says it: that a root is gone is no difference in it, and if its process ended it is no news.
+        if matches!(judged.drift.delta, Delta::Unverifiable { reason: Reason::RootLost, .. }) {
+            return;
+        }
         let finding = Box::new(Finding::of(judged, sealed_in));
         let path = judged.drift.path.clone();
         // What is critical waits for nothing.
@@ -128,6 +133,66 @@ impl Look {
         // If nobody listens any more, the agent is stopping.
         if self.done.blocking_send(Done::Event(event)).is_err() {
             self.cancel.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use driftlock_common::digest::Algorithm;
+    use driftlock_common::manifest::{Header, Manifest};
+    use driftlock_common::path::TreePath;
+    use driftlock_common::pattern::Excludes;
+    use driftlock_common::profile::Profile;
+
+    use super::*;
+    use crate::baseline::Accept;
+    use crate::scan::{ObserveTerms, observe};
+
+    /// What a look at `scope` says when the root that is held is not there any longer.
+    fn said_of_a_lost_root(scope: Scope) -> Vec<Event> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("a"), "a").unwrap();
+        let pool = Pool::new(NonZeroUsize::new(1)).unwrap();
+        let (profile, content, excludes) = (Profile::Portable, Algorithm::Blake3, Excludes::none());
+        let terms = ObserveTerms { profile, content, excludes: excludes.clone(), sha256: false };
+        let tree = observe(&Root::open(&path).unwrap(), &terms, &pool).tree;
+        let manifest = dir.path().join("manifest");
+        std::fs::write(&manifest, Manifest { header: Header::new(profile, content, excludes), tree }.encode()).unwrap();
+        let (hold, location) = (Hold::default(), Location::Directory(path.clone()));
+        hold.root(&location).unwrap();
+        std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        let (done, mut said) = mpsc::channel(16);
+        let look = Look {
+            scan: ScanId(1),
+            scopes: vec![scope],
+            location,
+            hold,
+            baseline: Arc::new(Baseline::load(&manifest, &Accept::Unsigned).unwrap()),
+            remembered: Remembered::of("app", dir.path()),
+            full: Duration::from_secs(3600),
+            options: Options::default(),
+            cancel: Arc::default(),
+            done,
+        };
+        look.run(&pool);
+        let mut events = Vec::new();
+        while let Some(Done::Event(event)) = said.blocking_recv() {
+            events.push(event);
+        }
+        events
+    }
+
+    #[test]
+    fn a_lost_root_is_an_ending_and_nothing_that_was_found() {
+        let place = TreePath::new(b"a").unwrap();
+        for scope in [Scope::All, Scope::Subtree(TreePath::root()), Scope::Entry(place)] {
+            let said = said_of_a_lost_root(scope.clone());
+            let [Event::Scanned { ending: Ending::RootLost(_), .. }] = &said[..] else { panic!("{scope:?}: {said:?}") };
         }
     }
 }

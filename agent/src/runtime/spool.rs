@@ -111,6 +111,8 @@ impl Spool {
     pub(super) fn set_client(&mut self, client: Option<Client>) {
         self.client = client;
         self.waits_for_room = false;
+        // Another one may not have been told.
+        self.telling = None;
         if let Some((sending, ..)) = self.sending.take() {
             sending.abort();
         }
@@ -266,8 +268,9 @@ impl Spool {
             self.telling = None;
             step.resync = true;
         }
-        if self.telling == Some(u64::MAX) && !self.pending.iter().any(|entry| is_snapshot(&entry.body)) {
-            self.telling = Some(self.stamp.sequence);
+        if self.telling.is_some() && !self.pending.iter().any(|entry| is_snapshot(&entry.body)) {
+            // Without a collector everything counts as delivered.
+            self.telling = self.telling.map(|told| told.min(self.stamp.sequence)).filter(|_| !self.stamp.delivered);
         }
         step.troubles.extend(self.sinks_say());
         if turn.dropped > 0 {

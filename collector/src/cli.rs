@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Receive reports and show them
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Make a token by which one host may join
     EnrollToken(EnrollTokenArgs),
     /// Make, list and end tokens for reporting and reading

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         logging::init();
     }
     let outcome = match cli.verb {
-        Verb::Serve(args) => serve::run(args),
+        Verb::Serve(args) => serve::run(*args),
         Verb::EnrollToken(args) => verb::enroll_token(args),
         Verb::Token(args) => verb::token(args),
         Verb::Revoke(args) => verb::revoke(args),

@@ -103,17 +103,17 @@ async fn a_name_that_is_known_is_taken_only_as_was_meant() {
     }
     let mut kept = server.connect(Some(&old)).await.unwrap();
     let event = FakeAgent::new(1).snapshot(0, true, &[]);
-    assert_eq!(kept.report(&[event.clone()], &[]).await.unwrap().0, 200);
+    assert_eq!(kept.report(std::slice::from_ref(&event), &[]).await.unwrap().0, 200);
 
     let token = server.token("web-1", true).await;
     let new = Keys::new().enroll(&server, "web-1", &token).await.unwrap_or_else(|error| panic!("{error:?}"));
-    assert_eq!(kept.report(&[event.clone()], &[]).await.unwrap(), (403, "revoked".to_owned()));
+    assert_eq!(kept.report(std::slice::from_ref(&event), &[]).await.unwrap(), (403, "revoked".to_owned()));
     let mut connection = server.connect(Some(&new)).await.unwrap();
-    assert_eq!(connection.report(&[event.clone()], &[]).await.unwrap().0, 200);
+    assert_eq!(connection.report(std::slice::from_ref(&event), &[]).await.unwrap().0, 200);
 
     // Revoked, its name is free for a token that says it, and for no pattern that happens to cover it.
     server.state.identities.revoke(&"web-1".parse().unwrap()).await.unwrap();
-    assert_eq!(connection.report(&[event.clone()], &[]).await.unwrap(), (403, "revoked".to_owned()));
+    assert_eq!(connection.report(std::slice::from_ref(&event), &[]).await.unwrap(), (403, "revoked".to_owned()));
     let token = server.token("web-*", false).await;
     assert_eq!(code(Keys::new().enroll(&server, "web-1", &token).await), (409, "host_known".to_owned()));
     let token = server.token("web-1", false).await;

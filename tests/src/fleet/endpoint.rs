@@ -32,6 +32,8 @@ pub struct Endpoint {
     address: SocketAddr,
     trust: Trust,
     stranger: Arc<ClientConfig>,
+    /// What is sent by who reads.
+    read_token: Option<String>,
     /// What processes that ended had written.
     said: Vec<String>,
 }
@@ -65,8 +67,14 @@ impl Endpoint {
             address,
             trust,
             stranger,
+            read_token: None,
             said: Vec::new(),
         })
+    }
+
+    /// Reads with this token from now on.
+    pub fn read_with(&mut self, token: &str) {
+        self.read_token = Some(format!("Bearer {token}"));
     }
 
     /// SIGKILL. There is nobody at the address until [`Endpoint::again`].
@@ -191,7 +199,12 @@ impl Endpoint {
     /// # Errors
     /// If it does not answer.
     pub async fn get(&self, path: &str) -> Result<Answer> {
-        self.connect().await?.ask(&request("GET", path, &[], &[])).await
+        self.connect().await?.ask(&self.reads(path)).await
+    }
+
+    fn reads(&self, path: &str) -> Vec<u8> {
+        let token: Vec<(&str, &str)> = self.read_token.iter().map(|token| ("authorization", token.as_str())).collect();
+        request("GET", path, &token, &[])
     }
 
     /// All items of a list, page after page: `path` has a query already.
@@ -202,7 +215,7 @@ impl Endpoint {
         let mut wire = self.connect().await?;
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
-            let mut page = wire.ask(&request("GET", &format!("{path}{cursor}"), &[], &[])).await?.json()?;
+            let mut page = wire.ask(&self.reads(&format!("{path}{cursor}"))).await?.json()?;
             let Value::Array(more) = page[key].take() else { anyhow::bail!("no {key} in {page}") };
             items.extend(more);
             match &page["next"] {

@@ -6,6 +6,7 @@
 //! `DRIFTLOCK_TEST_SEED=N` says which seed the choices are made from; it is printed. `DRIFTLOCK_TEST_FLEET=HOSTS` runs a storm
 //! with so many hosts instead, for `DRIFTLOCK_TEST_STORM=MINUTES`, 10 without it.
 
+mod attack;
 mod fault;
 mod fleet;
 mod outage;
@@ -29,7 +30,14 @@ fn main() -> ExitCode {
         None => (120, Duration::from_secs(9)),
     };
     let storm = Storm { hosts: usize::try_from(hosts).expect("a number of hosts"), seed, lasts };
-    let needs = &[Root, MountNamespace];
-    let trials = vec![trial_with("nothing_acknowledged_is_lost_and_every_state_is_right", needs, move || storm.run())];
-    run_at_once(1, trials)
+    let silent = if number("DRIFTLOCK_TEST_FLEET").is_some() { 10_000 } else { 2_000 };
+    run_at_once(
+        1,
+        vec![
+            trial_with("nothing_acknowledged_is_lost_and_every_state_is_right", &[Root, MountNamespace], move || {
+                storm.run()
+            }),
+            trial_with("no_attack_changes_anything_for_a_fleet_beside_it", &[], move || attack::run(seed, silent)),
+        ],
+    )
 }

@@ -97,19 +97,25 @@ impl Stage {
     async fn attacked(&mut self, random: &mut Random) -> Result<Vec<Model>> {
         let honest = join(&self.endpoint, HONEST, random).await?;
         let fleet = Fleet::live(honest, random, false);
-        let bystander = self.bystander().await?;
+        let bystander = self.bystander("bystander").await?;
+        let mut gone = self.bystander("gone").await?;
+        gone.model.interval_s = 1;
+        ensure!(gone.deliver(10).await?, "the last word of a host");
+        gone.model.gone = true;
         let attacks = speech::attacks(self, &bystander)
             .into_iter()
             .chain(credential::attacks(self))
             .chain(name::attacks(self))
-            .chain(crowd::attacks(self));
+            .chain(crowd::attacks(self, &fleet.counts));
         for attack in attacks {
             let begun = Instant::now();
             self.run_one(attack, &fleet).await?;
             println!("{:>6} ms", begun.elapsed().as_millis());
         }
         let mut agents = settle(fleet.end().await?).await?;
-        agents.push(bystander);
+        agents.extend([bystander, gone]);
+        let is_silent = async || Ok(Shown::read(&self.endpoint).await?.state("gone") == Some("silent"));
+        self.until(|silent| *silent, is_silent).await.context("a host that is gone")?;
         let shown = Shown::read(&self.endpoint).await?;
         for agent in &agents {
             shown.check(&agent.model)?;
@@ -157,8 +163,8 @@ impl Stage {
     }
 
     /// An honest host that says something and then nothing more.
-    async fn bystander(&self) -> Result<Agent> {
-        let mut bystander = self.evil("bystander").await?.agent;
+    async fn bystander(&self, name: &str) -> Result<Agent> {
+        let mut bystander = self.evil(name).await?.agent;
         bystander.model.differs(b"etc/app.toml", driftlock_tests::fleet::model::Kind::Drift, 7);
         ensure!(bystander.deliver(10).await?, "the bystander is not heard");
         ensure!(bystander.deliver(10).await? && bystander.model.waiting.is_empty(), "the bystander is not at rest");

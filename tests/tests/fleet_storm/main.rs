@@ -16,6 +16,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use driftlock_tests::binaries::copy_binaries;
 use driftlock_tests::require::Requirement::{MountNamespace, Root};
 use driftlock_tests::require::{run_at_once, trial_with};
 
@@ -29,6 +30,11 @@ fn main() -> ExitCode {
         Some(hosts) => (hosts, Duration::from_mins(number("DRIFTLOCK_TEST_STORM").unwrap_or(10))),
         None => (120, Duration::from_secs(9)),
     };
+    // A long one stays with the binaries that it began with, whatever is built meanwhile.
+    let copies = tempfile::tempdir().expect("a temporary directory");
+    if number("DRIFTLOCK_TEST_FLEET").is_some() {
+        copy_binaries(copies.path()).expect("the binaries under test must build");
+    }
     let storm = Storm { hosts: usize::try_from(hosts).expect("a number of hosts"), seed, lasts };
     let silent = if number("DRIFTLOCK_TEST_FLEET").is_some() { 10_000 } else { 2_000 };
     run_at_once(

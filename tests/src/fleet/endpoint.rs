@@ -3,6 +3,7 @@
 //! should answer.
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,6 +154,16 @@ impl Endpoint {
         let data = self.data.display().to_string();
         let arguments = arguments.iter().copied().chain(["--data", &data]);
         Ok(self.sandbox.command(&self.program, arguments).run()?.expect(0)?.text()?.trim().to_owned())
+    }
+
+    /// Makes its directory anew of a backup, while it does not run.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn restore(&self, backup: &str) -> Result<()> {
+        ensure!(self.process.is_none(), "it runs");
+        fs::remove_dir_all(&self.data)?;
+        self.verb(&["restore", backup]).map(drop)
     }
 
     /// What the verbs ask over the socket of its directory: thousands of tokens are too many for a process each.

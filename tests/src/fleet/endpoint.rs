@@ -3,6 +3,7 @@
 //! should answer.
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Endpoint {
     address: SocketAddr,
     trust: Trust,
     stranger: Arc<ClientConfig>,
+    /// What is sent by who reads.
+    read_token: Option<String>,
     /// What processes that ended had written.
     said: Vec<String>,
 }
@@ -65,8 +68,14 @@ impl Endpoint {
             address,
             trust,
             stranger,
+            read_token: None,
             said: Vec::new(),
         })
+    }
+
+    /// Reads with this token from now on.
+    pub fn read_with(&mut self, token: &str) {
+        self.read_token = Some(format!("Bearer {token}"));
     }
 
     /// SIGKILL. There is nobody at the address until [`Endpoint::again`].
@@ -147,6 +156,16 @@ impl Endpoint {
         Ok(self.sandbox.command(&self.program, arguments).run()?.expect(0)?.text()?.trim().to_owned())
     }
 
+    /// Makes its directory anew of a backup, while it does not run.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn restore(&self, backup: &str) -> Result<()> {
+        ensure!(self.process.is_none(), "it runs");
+        fs::remove_dir_all(&self.data)?;
+        self.verb(&["restore", backup]).map(drop)
+    }
+
     /// What the verbs ask over the socket of its directory: thousands of tokens are too many for a process each.
     ///
     /// # Errors
@@ -191,7 +210,12 @@ impl Endpoint {
     /// # Errors
     /// If it does not answer.
     pub async fn get(&self, path: &str) -> Result<Answer> {
-        self.connect().await?.ask(&request("GET", path, &[], &[])).await
+        self.connect().await?.ask(&self.reads(path)).await
+    }
+
+    fn reads(&self, path: &str) -> Vec<u8> {
+        let token: Vec<(&str, &str)> = self.read_token.iter().map(|token| ("authorization", token.as_str())).collect();
+        request("GET", path, &token, &[])
     }
 
     /// All items of a list, page after page: `path` has a query already.
@@ -202,7 +226,7 @@ impl Endpoint {
         let mut wire = self.connect().await?;
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
-            let mut page = wire.ask(&request("GET", &format!("{path}{cursor}"), &[], &[])).await?.json()?;
+            let mut page = wire.ask(&self.reads(&format!("{path}{cursor}"))).await?.json()?;
             let Value::Array(more) = page[key].take() else { anyhow::bail!("no {key} in {page}") };
             items.extend(more);
             match &page["next"] {

@@ -98,6 +98,8 @@ pub struct Model {
     pub ephemeral: bool,
     /// Whether its agent was stopped.
     pub stopped: bool,
+    /// Whether it was not heard for longer than it may be.
+    pub gone: bool,
     /// How often its agent was started.
     starts: u64,
     started_at: String,
@@ -134,6 +136,7 @@ impl Model {
             interval_s: 30,
             ephemeral: false,
             stopped: false,
+            gone: false,
             starts: 0,
             started_at: String::new(),
             beats: 0,
@@ -322,6 +325,7 @@ impl Model {
         match (self.stopped, self.ephemeral) {
             (true, true) => "retired",
             (true, false) => "silent",
+            (false, _) if self.gone => "silent",
             (false, _) if has(Kind::Drift) => "drifted",
             (false, _) if is_blind || has(Kind::Unverifiable) => "blind",
             (false, _) => "clean",

@@ -6,6 +6,7 @@
 //! `DRIFTLOCK_TEST_SEED=N` says which seed the choices are made from; it is printed. `DRIFTLOCK_TEST_FLEET=HOSTS` runs a storm
 //! with so many hosts instead, for `DRIFTLOCK_TEST_STORM=MINUTES`, 10 without it.
 
+mod attack;
 mod fault;
 mod fleet;
 mod outage;
@@ -15,6 +16,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use driftlock_tests::binaries::copy_binaries;
 use driftlock_tests::require::Requirement::{MountNamespace, Root};
 use driftlock_tests::require::{run_at_once, trial_with};
 
@@ -28,8 +30,20 @@ fn main() -> ExitCode {
         Some(hosts) => (hosts, Duration::from_mins(number("DRIFTLOCK_TEST_STORM").unwrap_or(10))),
         None => (120, Duration::from_secs(9)),
     };
+    // A long one stays with the binaries that it began with, whatever is built meanwhile.
+    let copies = tempfile::tempdir().expect("a temporary directory");
+    if number("DRIFTLOCK_TEST_FLEET").is_some() {
+        copy_binaries(copies.path()).expect("the binaries under test must build");
+    }
     let storm = Storm { hosts: usize::try_from(hosts).expect("a number of hosts"), seed, lasts };
-    let needs = &[Root, MountNamespace];
-    let trials = vec![trial_with("nothing_acknowledged_is_lost_and_every_state_is_right", needs, move || storm.run())];
-    run_at_once(1, trials)
+    let silent = if number("DRIFTLOCK_TEST_FLEET").is_some() { 10_000 } else { 2_000 };
+    run_at_once(
+        1,
+        vec![
+            trial_with("nothing_acknowledged_is_lost_and_every_state_is_right", &[Root, MountNamespace], move || {
+                storm.run()
+            }),
+            trial_with("no_attack_changes_anything_for_a_fleet_beside_it", &[], move || attack::run(seed, silent)),
+        ],
+    )
 }

@@ -66,12 +66,16 @@ impl Storm {
             let _inside = runtime.enter();
             Fleet::live(agents, random, true)
         };
+        let backup = disk.path("backup").display().to_string();
         let mut outages = 0;
         while storm.elapsed() < self.lasts || outages < Outage::ALL.len() {
             pass(Duration::from_millis(random.below(BETWEEN)));
             let outage = Outage::ALL.get(outages).copied().unwrap_or_else(|| *random.pick(&Outage::ALL));
             outage.strike(endpoint, disk, random, &fleet.counts).with_context(|| format!("{outage:?}"))?;
             outages += 1;
+            if outages == Outage::ALL.len() / 2 {
+                endpoint.verb(&["backup", &backup])?;
+            }
         }
         let (taken, unknown) = fleet.counts.deliveries();
         let full = fleet.counts.full();
@@ -107,7 +111,10 @@ impl Storm {
             ensure!(holes == 0, "{}: {holes} holes, although everything came", agent.model.host);
         }
         println!("{} events kept at the end, after {} s", held.events, begun.elapsed().as_secs());
-        Ok(())
+
+        endpoint.restore(&backup)?;
+        endpoint.again()?;
+        runtime.block_on(know_again(endpoint, agents))
     }
 }
 
@@ -123,6 +130,14 @@ async fn calm(endpoint: &Endpoint, agents: Vec<Agent>) -> Result<(Vec<Agent>, Sh
     let shown = Shown::read(endpoint).await?;
     agents.iter().try_for_each(|agent| shown.check(&agent.model)).context("after some stopped")?;
     Ok((agents, shown))
+}
+
+/// The collector is an older one. Whoever still runs is known again as it is.
+async fn know_again(endpoint: &Endpoint, agents: Vec<Agent>) -> Result<()> {
+    let agents = agents.into_iter().filter(|agent| !agent.model.stopped).collect();
+    let agents = settle(agents).await.context("after a restore")?;
+    let shown = Shown::read(endpoint).await?;
+    agents.iter().try_for_each(|agent| shown.check(&agent.model)).context("after a restore")
 }
 
 fn models(agents: &[Agent]) -> impl Iterator<Item = &Model> {

@@ -19,6 +19,7 @@ use axum::{Json, Router};
 use driftlock_common::host_name::{HostName, HostPattern};
 use serde::{Deserialize, Serialize};
 
+use crate::credential::{self, ListedCa, ListedToken};
 use crate::error::ApiError;
 use crate::identity::authority::{Authority, AuthorityError};
 use crate::identity::{Identities, NotIssued};
@@ -35,8 +36,6 @@ const MAX_LABEL: usize = 256;
 pub const MAX_TOKEN_TIME: Duration = Duration::from_hours(24 * 366);
 /// The longest that a token for joining may be valid: until then a CA that it names stays in force.
 pub const MAX_ENROLMENT_TIME: Duration = Duration::from_hours(24 * 30);
-/// Hexadecimal digits of a digest by which a token or a CA is named.
-const ID: usize = 12;
 
 /// What verbs work on.
 #[derive(Debug)]
@@ -90,27 +89,6 @@ impl fmt::Debug for MadeToken {
     }
 }
 
-/// A token in a list.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListedToken {
-    /// The beginning of the SHA-256 of its secret.
-    pub id: String,
-    /// `enroll`, `report` or `read`.
-    pub scope: String,
-    /// For which hosts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// `valid`, `used`, `expired` or `ended`.
-    pub state: String,
-    /// Who used it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub used_by: Option<String>,
-    /// RFC 3339.
-    pub created_at: String,
-    /// RFC 3339.
-    pub expires_at: String,
-}
-
 /// `POST /revoke`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,19 +104,6 @@ pub struct Revoke {
 pub struct Revoked {
     /// Whether the host had enrolled; with `lift`, whether it was revoked.
     pub known: bool,
-}
-
-/// A CA in force.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ListedCa {
-    /// SHA-256 of its certificate.
-    pub sha256: String,
-    /// RFC 3339.
-    pub made_at: String,
-    /// RFC 3339.
-    pub expires_at: String,
-    /// PEM.
-    pub certificate: String,
 }
 
 /// `POST /ca/retire`.
@@ -174,7 +139,7 @@ async fn make_enrolment_token(
     let time = valid(valid_s, MAX_ENROLMENT_TIME)?;
     let (secret, token) = admin.identities.make_enrolment_token(host, labels, replace, time).await?;
     tracing::info!(pattern = %token.pattern, until = %token.expires_at, "an enrolment token was made");
-    let (id, expires_at) = (id(&token.digest.to_hex()), token.expires_at.to_string());
+    let (id, expires_at) = (credential::id(token.digest), token.expires_at.to_string());
     Ok(Json(MadeToken { id, token: secret.reveal().to_owned(), expires_at }))
 }
 
@@ -185,40 +150,12 @@ async fn make_access_token(
     let time = valid(valid_s, MAX_TOKEN_TIME)?;
     let (secret, token) = admin.identities.make_access_token(scope, time).await?;
     tracing::info!(scope = ?token.scope, until = %token.expires_at, "a token was made");
-    let (id, expires_at) = (id(&token.digest.to_hex()), token.expires_at.to_string());
+    let (id, expires_at) = (credential::id(token.digest), token.expires_at.to_string());
     Ok(Json(MadeToken { id, token: secret.reveal().to_owned(), expires_at }))
 }
 
 async fn list_tokens(State(admin): State<Arc<Admin>>) -> Result<Json<Vec<ListedToken>>, ApiError> {
-    let now = admin.identities.clock().now();
-    let state = |ended: Option<&str>, expires_at| {
-        ended.unwrap_or(if expires_at > now { "valid" } else { "expired" }).to_owned()
-    };
-    let joining = admin.store.enrolment_tokens().await?.into_iter().map(|token| ListedToken {
-        id: id(&token.digest.to_hex()),
-        scope: "enroll".to_owned(),
-        host: Some(token.pattern.to_string()),
-        state: state(token.used.as_ref().map(|_| "used"), token.expires_at),
-        used_by: token.used.map(|used| used.host.to_string()),
-        created_at: token.created_at.to_string(),
-        expires_at: token.expires_at.to_string(),
-    });
-    let access = admin.store.access_tokens().await?.into_iter().map(|token| {
-        let (scope, host) = match token.scope {
-            Scope::Report(pattern) => ("report", Some(pattern.to_string())),
-            Scope::Read => ("read", None),
-        };
-        ListedToken {
-            id: id(&token.digest.to_hex()),
-            scope: scope.to_owned(),
-            host,
-            state: state(token.ended_at.map(|_| "ended"), token.expires_at),
-            used_by: None,
-            created_at: token.created_at.to_string(),
-            expires_at: token.expires_at.to_string(),
-        }
-    });
-    Ok(Json(joining.chain(access).collect()))
+    Ok(Json(credential::tokens(&*admin.store, admin.identities.clock().now()).await?))
 }
 
 async fn end_token(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
@@ -243,14 +180,8 @@ async fn revoke(
 }
 
 async fn list_cas(State(admin): State<Arc<Admin>>) -> Result<Json<Vec<ListedCa>>, ApiError> {
-    let in_force = own(&admin)?.in_force();
-    let listed = in_force.iter().map(|ca| ListedCa {
-        sha256: ca.digest().to_hex(),
-        made_at: ca.made_at().to_string(),
-        expires_at: ca.expires_at().to_string(),
-        certificate: ca.pem().to_owned(),
-    });
-    Ok(Json(listed.collect()))
+    own(&admin)?;
+    Ok(Json(credential::cas(&admin.identities)))
 }
 
 async fn rotate_ca(State(admin): State<Arc<Admin>>) -> Result<Json<Vec<ListedCa>>, ApiError> {
@@ -288,10 +219,6 @@ fn own(admin: &Admin) -> Result<&Authority, ApiError> {
 
 fn refresh(admin: &Admin) -> Result<(), ApiError> {
     Ok(admin.tls.as_ref().map_or(Ok(()), |tls| tls.refresh())?)
-}
-
-fn id(digest: &str) -> String {
-    digest.chars().take(ID).collect()
 }
 
 fn valid(seconds: u64, most: Duration) -> Result<Duration, ApiError> {

@@ -109,7 +109,7 @@ impl From<Refused> for ApiError {
         match why {
             Refused::Missing => Self::unauthorized("Bearer realm=\"driftlock\"", public),
             Refused::Token => Self::unauthorized("Bearer realm=\"driftlock\", error=\"invalid_token\"", public),
-            Refused::ReadOnly => Self::new(StatusCode::FORBIDDEN, "scope", public),
+            Refused::Scope(_) => Self::new(StatusCode::FORBIDDEN, "scope", public),
             Refused::Unnamed => Self::bad_request("host_not_named", public),
             Refused::OtherHost => Self::new(StatusCode::FORBIDDEN, "other_host", public),
             Refused::Enrolled => Self::new(StatusCode::FORBIDDEN, "enrolled", public),

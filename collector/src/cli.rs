@@ -27,7 +27,7 @@ pub enum Verb {
     Serve(Box<ServeArgs>),
     /// Make a token by which one host may join
     EnrollToken(EnrollTokenArgs),
-    /// Make, list and end tokens for reporting and reading
+    /// Make, list and end tokens for reporting, reading and pushing
     Token(TokenArgs),
     /// Refuse what a host was given so far, at once
     Revoke(RevokeArgs),
@@ -90,9 +90,6 @@ pub struct ServeArgs {
     /// Who may read: a file with one token; without it, on loopback everyone, elsewhere who has one of `token add --read`
     #[arg(long, value_name = "FILE")]
     pub read_token_file: Option<PathBuf>,
-    /// Who may push manifests, and say what a target must match: a file with one token; nobody else may
-    #[arg(long, value_name = "FILE")]
-    pub push_token_file: Option<PathBuf>,
     /// What is said of the fleet: hosts that should be there, when one is silent, quiet times; TOML
     #[arg(long, value_name = "FILE")]
     pub fleet: Option<PathBuf>,
@@ -217,6 +214,9 @@ pub struct ScopeArgs {
     /// To read everything
     #[arg(long)]
     pub read: bool,
+    /// To push manifests, and to say what a target must match
+    #[arg(long)]
+    pub push: bool,
 }
 
 /// `driftlock-collector revoke`.

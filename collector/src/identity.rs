@@ -30,7 +30,7 @@ use crate::store::{Store, StoreError};
 pub const LIFETIME: Duration = Duration::from_hours(24 * 30);
 /// The most time between two certificates of one host that it has to wait.
 const PAUSE: Duration = Duration::from_mins(1);
-/// Before a token for reporting or reading, so that who finds one knows what it is.
+/// Before a token for reporting, reading or pushing, so that who finds one knows what it is.
 const TOKEN_PREFIX: &str = "dlt_";
 /// Hosts read at a time.
 const PAGE: usize = 1000;
@@ -83,8 +83,8 @@ pub enum Refused {
     #[error("this token is not known, or its time is over")]
     Token,
     /// A token for something else.
-    #[error("this token is for reading alone")]
-    ReadOnly,
+    #[error("this token has the scope {0} alone")]
+    Scope(&'static str),
     /// A token for several hosts, and none was named.
     #[error("this token speaks for several hosts: name yours in the header driftlock-host")]
     Unnamed,
@@ -184,7 +184,8 @@ impl Identities {
         let identities = Self::new(store, clock, naming, issuing);
         let mut after = None;
         loop {
-            let page = identities.store.identities(IdentityQuery { host: None, after, limit: PAGE }).await?;
+            let page =
+                identities.store.identities(IdentityQuery { after, limit: PAGE, ..IdentityQuery::default() }).await?;
             let issued = page.items.into_iter().map(|identity| (identity.host, identity.issued_at));
             identities.change(|known| known.issued.extend(issued));
             after = page.next;
@@ -277,7 +278,7 @@ impl Identities {
     pub fn host_of_token(&self, token: &str, named: Option<HostName>) -> Result<HostName, Refused> {
         let pattern = match self.scope(token).ok_or(Refused::Token)? {
             Scope::Report(pattern) => pattern,
-            Scope::Read => return Err(Refused::ReadOnly),
+            scope @ (Scope::Read | Scope::Push) => return Err(Refused::Scope(scope.name())),
         };
         let host = named.or_else(|| pattern.one_name()).ok_or(Refused::Unnamed)?;
         if !pattern.matches(&host) {
@@ -285,8 +286,7 @@ impl Identities {
         }
         self.may_use_token(&host)?;
         // A token for many must not write into the reports of who proves that it is itself.
-        let has_enrolled = self.look(|known| known.issued.contains_key(&host));
-        if has_enrolled && pattern.one_name().is_none() { Err(Refused::Enrolled) } else { Ok(host) }
+        if self.has_enrolled(&host) && pattern.one_name().is_none() { Err(Refused::Enrolled) } else { Ok(host) }
     }
 
     /// Whether a token of the host counts, of whatever kind: not if it was revoked, and has not enrolled since.
@@ -304,6 +304,16 @@ impl Identities {
     /// Whether a token is one for reading.
     pub fn may_read(&self, token: &str) -> bool {
         self.scope(token) == Some(Scope::Read)
+    }
+
+    /// Whether a token is one for pushing.
+    pub fn may_push(&self, token: &str) -> bool {
+        self.scope(token) == Some(Scope::Push)
+    }
+
+    /// Whether the host has joined.
+    pub fn has_enrolled(&self, host: &HostName) -> bool {
+        self.look(|known| known.issued.contains_key(host))
     }
 
     fn scope(&self, token: &str) -> Option<Scope> {
@@ -348,7 +358,7 @@ impl Identities {
         Ok((Secret(printed.to_string()), token))
     }
 
-    /// Makes a token for reporting or reading, valid for `time`.
+    /// Makes a token for reporting, reading or pushing, valid for `time`.
     ///
     /// # Errors
     /// If the store refuses.

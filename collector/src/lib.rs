@@ -12,6 +12,7 @@ pub mod store;
 pub mod fleet;
 pub mod auth;
 pub mod identity;
+pub mod credential;
 pub mod caller;
 pub mod error;
 pub mod roster;

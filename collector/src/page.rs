@@ -4,6 +4,7 @@
 mod compare;
 mod condition;
 mod coverage;
+mod enrolment;
 mod filter;
 mod finding;
 mod group;
@@ -49,6 +50,8 @@ pub(crate) fn routes() -> Router<Arc<AppState>> {
         .route("/groups", get(group::list))
         .route("/conditions", get(condition::list))
         .route("/holes", get(hole::list))
+        .route("/enrolment", get(enrolment::hosts))
+        .route("/tokens", get(enrolment::tokens))
         .route("/assets/{name}", get(asset))
 }
 
@@ -64,6 +67,12 @@ struct Frame {
 struct Moment {
     exact: Timestamp,
     ago: String,
+}
+
+/// Until when something is good, exact and as a distance.
+struct Deadline {
+    exact: Timestamp,
+    words: String,
 }
 
 /// Open findings of one severity, or those that are tolerated.
@@ -97,6 +106,22 @@ impl Frame {
 impl Moment {
     fn new(exact: Timestamp, now: Timestamp) -> Self {
         Self { exact, ago: format!("{} ago", duration(now.seconds_since(exact))) }
+    }
+
+    /// Of what was kept as text.
+    fn read(text: &str, now: Timestamp) -> Option<Self> {
+        Timestamp::parse(text).map(|exact| Self::new(exact, now))
+    }
+}
+
+impl Deadline {
+    fn new(exact: Timestamp, now: Timestamp) -> Self {
+        let words = if exact > now {
+            format!("in {}", duration(exact.seconds_since(now)))
+        } else {
+            format!("{} ago", duration(now.seconds_since(exact)))
+        };
+        Self { exact, words }
     }
 }
 

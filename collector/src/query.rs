@@ -7,14 +7,21 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use driftlock_common::drift::Change;
+use driftlock_common::host_name::HostName;
 use driftlock_common::path::from_base64;
 use driftlock_common::policy::{Ruling, Severity};
 use serde::Deserialize;
 
 use crate::app::AppState;
+use crate::clock::Timestamp;
+use crate::credential::{
+    self, Cas, IdentityView, IdentityViews, ListedToken, RevocationView, Revocations, SCOPES, STATES, TokenQuery,
+    TokenViews,
+};
 use crate::error::ApiError;
 use crate::fleet::HostState;
 use crate::roster::{Roster, RosterOrder, RosterQuery};
+use crate::store::identity::{IdentityQuery, Standing};
 use crate::store::{ConditionQuery, FindingQuery, GroupKey, GroupOrder, GroupQuery, HoleQuery, Lifetime, Order};
 use crate::view::{Conditions, Findings, Groups, Holes, Hosts, host_views};
 
@@ -112,6 +119,39 @@ pub(crate) struct HostParameters {
     pub(crate) cursor: String,
 }
 
+/// What may be asked of hosts that joined.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct IdentityParameters {
+    pub(crate) host: String,
+    pub(crate) state: String,
+    limit: String,
+    pub(crate) cursor: String,
+}
+
+/// What may be asked of tokens.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TokenParameters {
+    pub(crate) scope: String,
+    pub(crate) state: String,
+    limit: String,
+    pub(crate) cursor: String,
+}
+
+/// What may be asked of names that are refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RevocationParameters {
+    limit: String,
+    cursor: String,
+}
+
+/// What may be asked of that of which there are few: nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NoParameters {}
+
 /// A query, or what is wrong with it.
 pub(crate) type Parameters<T> = Result<Query<T>, QueryRejection>;
 
@@ -168,6 +208,86 @@ pub(crate) async fn groups(
     let page = state.store.groups(parsed(parameters)?.query()?).await?;
     let groups = page.items.into_iter().map(Into::into).collect();
     Ok(Json(Groups { groups, next: page.next.map(group_cursor) }))
+}
+
+pub(crate) async fn identities(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<IdentityParameters>,
+) -> Result<Json<IdentityViews>, ApiError> {
+    let now = state.now();
+    let page = state.store.identities(parsed(parameters)?.query(now)?).await?;
+    let identities = page.items.into_iter().map(|identity| IdentityView::new(identity, now)).collect();
+    Ok(Json(IdentityViews { identities, next: page.next.map(|host| host.to_string()) }))
+}
+
+pub(crate) async fn tokens(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<TokenParameters>,
+) -> Result<Json<TokenViews>, ApiError> {
+    let query = parsed(parameters)?.query()?;
+    let (tokens, more) = query.part(credential::tokens(&*state.store, state.now()).await?);
+    let next = tokens.last().filter(|_| more).map(token_cursor);
+    Ok(Json(TokenViews { tokens, next }))
+}
+
+pub(crate) async fn revocations(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<RevocationParameters>,
+) -> Result<Json<Revocations>, ApiError> {
+    let RevocationParameters { limit: most, cursor } = parsed(parameters)?;
+    let (after, most) = (host_name("cursor", cursor)?, limit(&most)?);
+    let mut refused = state.store.revocations().await?;
+    refused.retain(|(host, _)| after.as_ref().is_none_or(|after| host > after));
+    refused.sort();
+    let more = refused.len() > most;
+    refused.truncate(most);
+    let next = refused.last().filter(|_| more).map(|(host, _)| host.to_string());
+    let view = |(host, revoked_at): (HostName, _)| RevocationView { host: host.to_string(), revoked_at };
+    Ok(Json(Revocations { revocations: refused.into_iter().map(view).collect(), next }))
+}
+
+pub(crate) async fn cas(
+    State(state): State<Arc<AppState>>,
+    parameters: Parameters<NoParameters>,
+) -> Result<Json<Cas>, ApiError> {
+    let NoParameters {} = parsed(parameters)?;
+    Ok(Json(Cas { cas: credential::cas(&state.identities) }))
+}
+
+impl IdentityParameters {
+    pub(crate) fn query(self, now: Timestamp) -> Result<IdentityQuery, ApiError> {
+        Ok(IdentityQuery {
+            host: host_name("host", self.host)?,
+            standing: word("state", &self.state, Standing::TABLE)?.map(|standing| (standing, now)),
+            after: host_name("cursor", self.cursor)?,
+            limit: limit(&self.limit)?,
+        })
+    }
+}
+
+impl TokenParameters {
+    pub(crate) fn query(self) -> Result<TokenQuery, ApiError> {
+        let after = given(self.cursor).map(|cursor| {
+            let (made, id) = cursor.rsplit_once('.').ok_or_else(no_cursor)?;
+            Ok::<_, ApiError>((made.to_owned(), id.to_owned()))
+        });
+        Ok(TokenQuery {
+            scope: word("scope", &self.scope, SCOPES.map(|scope| (scope, scope)))?,
+            state: word("state", &self.state, STATES.map(|state| (state, state)))?,
+            after: after.transpose()?,
+            limit: limit(&self.limit)?,
+        })
+    }
+}
+
+/// What [`TokenParameters::query`] reads.
+pub(crate) fn token_cursor(token: &ListedToken) -> String {
+    format!("{}.{}", token.created_at, token.id)
+}
+
+fn host_name(name: &str, value: String) -> Result<Option<HostName>, ApiError> {
+    let host = given(value).map(|value| value.parse());
+    host.transpose().map_err(|_| bad(format!("{name} is not the name of a host that can enroll")))
 }
 
 impl HostParameters {

@@ -51,8 +51,7 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     let read_access =
         if args.listen.ip().is_loopback() { ReadAccess::of(read_token) } else { ReadAccess::Token(read_token) };
     let store = Arc::new(SqliteStore::open(&args.data, store::sqlite::Limits::default())?);
-    let push_token = args.push_token_file.as_deref().map(ReadToken::load).transpose()?;
-    let shelf = Shelf::open(&args.data, push_token)?;
+    let shelf = Shelf::open(&args.data)?;
     let allowed_hosts = AllowedHosts::new(args.listen.ip(), &args.allow_host);
     let shutdown = CancellationToken::new();
 

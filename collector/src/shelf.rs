@@ -18,8 +18,6 @@ use driftlock_common::host_name::HostName;
 use driftlock_common::shelf::{Item, Kind, Listing, Pointer};
 use tokio::sync::Semaphore;
 
-use crate::auth::ReadToken;
-
 pub(crate) use serve::{about, get, list, point, put, wanted};
 
 /// Things that are kept. More are a mistake: nothing is ever pushed out.
@@ -35,8 +33,6 @@ const LIST: &str = "list.json";
 #[derive(Debug)]
 pub struct Shelf {
     directory: PathBuf,
-    /// Who may push; nobody, if absent.
-    push: Option<ReadToken>,
     listing: Mutex<Listing>,
     incoming: Semaphore,
 }
@@ -63,7 +59,7 @@ impl Shelf {
     ///
     /// # Errors
     /// If it cannot be made, or its list cannot be read.
-    pub fn open(data: &Path, push: Option<ReadToken>) -> Result<Self, ShelfError> {
+    pub fn open(data: &Path) -> Result<Self, ShelfError> {
         let directory = data.join("manifests");
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -82,7 +78,7 @@ impl Shelf {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Listing::default(),
             Err(error) => return Err(ShelfError::Io(list, error)),
         };
-        Ok(Self { directory, push, listing: Mutex::new(listing), incoming: Semaphore::new(INCOMING) })
+        Ok(Self { directory, listing: Mutex::new(listing), incoming: Semaphore::new(INCOMING) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Listing> {
@@ -195,7 +191,7 @@ mod tests {
     #[test]
     fn the_last_word_on_a_target_counts_and_outlives_the_collector() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(dir.path(), None).unwrap();
+        let shelf = Shelf::open(dir.path()).unwrap();
         let [a, b] = [b"a", b"b"].map(|bytes| Digest::sha256(bytes));
         let web = "web-1".parse().unwrap();
         assert!(matches!(shelf.set(pointer("*", a)), Err(ShelfError::Absent(Kind::Bundle, _))));
@@ -217,10 +213,10 @@ mod tests {
         assert_eq!((listing.items.len(), listing.pointers.len()), (2, 2));
         drop(shelf);
         std::fs::write(dir.path().join("manifests/.incoming-x"), "half").unwrap();
-        let again = Shelf::open(dir.path(), None).unwrap();
+        let again = Shelf::open(dir.path()).unwrap();
         assert_eq!(again.listing(), listing);
         assert!(!dir.path().join("manifests/.incoming-x").exists());
         std::fs::write(dir.path().join("manifests/list.json"), "{").unwrap();
-        assert!(matches!(Shelf::open(dir.path(), None), Err(ShelfError::Damaged(..))));
+        assert!(matches!(Shelf::open(dir.path()), Err(ShelfError::Damaged(..))));
     }
 }

@@ -42,10 +42,7 @@ impl CollectorHome {
         fs::create_dir_all(&home.dir)?;
         let tokens: String = hosts.iter().map(|host| format!("{host} {}\n", token_of(host))).collect();
         fs::write(home.tokens(), tokens)?;
-        fs::write(home.push_token(), "whoever-has-this-token-may-push")?;
-        for file in [home.tokens(), home.push_token()] {
-            fs::set_permissions(file, Permissions::from_mode(0o600))?;
-        }
+        fs::set_permissions(home.tokens(), Permissions::from_mode(0o600))?;
         Ok(home)
     }
 
@@ -76,15 +73,35 @@ impl CollectorHome {
     fn start_so(&self, sandbox: &Sandbox, listen: &str, arguments: &[&OsStr]) -> Result<Collector> {
         let mut command = sandbox.bare_command(&binaries().collector);
         command.args(["serve", "--listen", listen, "--data"]).arg(self.dir.join("data"));
-        command.arg("--tokens").arg(self.tokens()).arg("--push-token-file").arg(self.push_token()).args(arguments);
+        command.arg("--tokens").arg(self.tokens()).args(arguments);
         let process = Process::spawn("collector", &mut command)?;
         let address = process.line(Stream::Stderr, address_in)?;
         Ok(Collector { process, address })
     }
 
-    /// The file with the token by which manifests are pushed.
-    pub fn push_token(&self) -> PathBuf {
-        self.dir.join("push.token")
+    /// What an operator types: a verb and its arguments, for this collector, whether it runs or not. What it says on
+    /// standard output.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn operator(&self, sandbox: &Sandbox, arguments: &[&str]) -> Result<String> {
+        let mut command = sandbox.bare_command(&binaries().collector);
+        command.args(arguments).arg("--data").arg(self.dir.join("data"));
+        let output = command.output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// A file with a token that the collector made, for `--push`, `--read`, or `--report` and hosts.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn token_file(&self, sandbox: &Sandbox, scope: &[&str]) -> Result<PathBuf> {
+        let token = self.operator(sandbox, &[&["token", "add"], scope].concat())?;
+        let file = self.dir.join(format!("{}.token", scope.concat()));
+        fs::write(&file, token)?;
+        fs::set_permissions(&file, Permissions::from_mode(0o600))?;
+        Ok(file)
     }
 
     fn tokens(&self) -> PathBuf {

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         trial("every_page_shows_what_is_and_complains_of_nothing", &[Chromium, Chromedriver], every_page),
         trial("a_page_follows_what_happens_and_keeps_the_readers_place", &[Chromium, Chromedriver], a_page_follows),
         trial("a_storm_of_findings_is_a_few_looks", &[Chromium, Chromedriver], a_storm),
+        trial("a_large_fleet_is_read_in_parts", &[Chromium, Chromedriver], a_large_fleet),
         trial("every_page_works_without_scripts_and_by_keys", &[Chromium, Chromedriver], without_scripts),
     ])
 }
@@ -148,6 +149,7 @@ impl Stage {
             "fleet.toml",
             "expected = [\"web-00\", \"gone\"]\n[[quiet]]\nhosts = \"web-01\"\nat = \"00:00\"\nfor = \"24h\"\nreason = \"kernel <update>\"\n",
         )?;
+        enroll(&sandbox, &home)?;
         let collector = home.start_with(&sandbox, &["--fleet".as_ref(), fleet.as_os_str()])?;
         let stage = Self { sandbox, collector };
         for number in 0..FLEET {
@@ -184,6 +186,35 @@ fn host(number: usize) -> String {
     format!("web-{number:02}")
 }
 
+/// What a token for joining gives a host, as far as an operator may say so.
+const LABEL: &str = "note=<script>alert(1)</script>\"'&\u{202e}";
+const SHOWN_LABEL: &str = "note=<script>alert(1)</script>\"'&\\xe2\\x80\\xae";
+
+/// Two hosts join, one is refused again, and so is one that never did; there are tokens of each kind, and two CAs.
+fn enroll(sandbox: &Sandbox, home: &CollectorHome) -> Result<()> {
+    let collector = home.start_with(sandbox, &["--tls".as_ref(), "on".as_ref()])?;
+    let server = format!("https://{}", collector.address());
+    for name in ["web-00", "hostile-2"] {
+        let token = home.operator(sandbox, &["enroll-token", name, "--label", LABEL])?;
+        let state = sandbox.path(format!("{name}.state")).display().to_string();
+        let words = ["enroll", "--server", &server, "--name", name, "--token", &token, "--state-dir", &state];
+        sandbox.driftlock(words).run()?.expect(0)?;
+    }
+    for words in [
+        &["revoke", "hostile-2"][..],
+        &["revoke", "never-joined"],
+        &["enroll-token", "db-*", "--replace"],
+        &["token", "add", "--report", "ci-*"],
+        &["token", "add", "--read"],
+        &["token", "add", "--push"],
+        &["ca", "rotate"],
+    ] {
+        home.operator(sandbox, words)?;
+    }
+    ensure!(collector.stop()? == 0, "the collector did not stop");
+    Ok(())
+}
+
 /// Every page: its address, what finds texts on it, and some that are there.
 fn pages(stage: &Stage) -> Result<Vec<(String, &'static str, Vec<String>)>> {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
@@ -205,8 +236,8 @@ fn pages(stage: &Stage) -> Result<Vec<(String, &'static str, Vec<String>)>> {
         ("/hosts?state=clean".to_owned(), "tbody th a", texts(&["web-09", "web-10", "web-11"])),
         (
             "/host?name=web-00".to_owned(),
-            "h1, dd, .targets th, .arrivals li",
-            texts(&["web-00\ndrifted", "1 high", "app\n/srv/app"]),
+            "h1, dd, .targets th, .arrivals li, .standing",
+            texts(&["web-00\ndrifted", "1 high", "app\n/srv/app", "valid"]),
         ),
         ("/host?name=hostile".to_owned(), "h1, .under, .conditions .path", texts(&["hostile\ndrifted", SHOWN])),
         ("/host?name=gone".to_owned(), "h1, h2", texts(&["gone\nabsent", "Never heard of"])),
@@ -220,6 +251,24 @@ fn pages(stage: &Stage) -> Result<Vec<(String, &'static str, Vec<String>)>> {
         ("/groups".to_owned(), "h2, .width", texts(&["usr/bin/shop", "on 9 hosts", SHOWN, "on hostile"])),
         ("/conditions".to_owned(), "td code, .path", texts(&["root_lost", SHOWN])),
         ("/holes".to_owned(), "h1, h2", texts(&["No hole"])),
+        (
+            "/enrolment".to_owned(),
+            "tbody th a, .standing, .chip, .names a, .cas td",
+            texts(&[
+                "web-00",
+                "valid",
+                "hostile-2",
+                "revoked",
+                "never-joined",
+                SHOWN_LABEL,
+                "issues certificates of hosts",
+            ]),
+        ),
+        (
+            "/tokens".to_owned(),
+            "td, td .path, .standing, .chip, td a",
+            texts(&["read", "push", "ci-*", "db-*", "used", "valid", "web-00", SHOWN_LABEL]),
+        ),
     ])
 }
 
@@ -330,6 +379,65 @@ fn a_storm() -> Result<()> {
     let looks = looks.as_u64().context("a number")?;
     ensure!(looks > 0 && looks < 100, "{looks} looks for {EVENTS} findings");
     examine(&browser, "/findings after a storm")
+}
+
+/// Lists longer than a page: each of them once, by following the links, and nothing runs over the edge.
+fn a_large_fleet() -> Result<()> {
+    const HOSTS: usize = 250;
+    const FINDINGS: usize = 12;
+    let sandbox = Sandbox::new()?;
+    let names: Vec<String> = (0..HOSTS).map(|number| format!("host-{number:05}.example")).collect();
+    let collector =
+        CollectorHome::new(&sandbox, &names.iter().map(String::as_str).collect::<Vec<_>>())?.start(&sandbox)?;
+    for (number, name) in (0..).zip(&names) {
+        let mut agent = Agent::new(collector.address(), name, 0);
+        agent.epoch = format!("{number:032x}");
+        let mut events = vec![agent.snapshot()];
+        // One in common with all, one with some, the others with none.
+        events.push(agent.opened("usr/bin/shop", "high"));
+        events.push(agent.opened(&format!("etc/role-{}.conf", number % 7), "medium"));
+        for place in 2..FINDINGS {
+            events.push(agent.opened(&format!("var/{number}/{place}"), "low"));
+        }
+        events.push(agent.heartbeat(name, &format!("role-{}", number % 7), TIME));
+        agent.send(&events)?;
+    }
+    let browser = Browser::start(&sandbox, 1280, 900)?;
+    let url = |path: &str| format!("http://{}{path}", collector.address());
+    for (path, selector, number) in [
+        ("/hosts", "tr.item", HOSTS),
+        ("/findings?severity=high", "article.item", HOSTS),
+        ("/groups?severity=medium", "article.item", 7),
+        ("/findings?directory=usr%2Fbin", "article.item", HOSTS),
+        ("/conditions", "tbody tr", HOSTS),
+    ] {
+        browser.open(&url(path))?;
+        let mut seen = BTreeSet::new();
+        let mut parts = 0;
+        loop {
+            parts += 1;
+            for width in [1280, 360] {
+                browser.resize(width, 900)?;
+                examine(&browser, &format!("{path}, part {parts}, at {width}"))?;
+            }
+            let texts = browser.script(&format!(
+                "return [...document.querySelectorAll('{selector}')].map(e => e.id || e.querySelector('th').innerText)"
+            ))?;
+            for text in texts.as_array().context("a list")? {
+                ensure!(seen.insert(text.to_string()), "{path}: {text} stands twice");
+            }
+            let next = browser.script("return document.querySelector('.more a')?.href ?? null")?;
+            match next.as_str() {
+                Some(next) => browser.open(next)?,
+                None => break,
+            }
+        }
+        ensure!(seen.len() == number && parts == number.div_ceil(100), "{path}: {} in {parts} parts", seen.len());
+    }
+    browser.open(&url("/"))?;
+    let numbers = browser.texts(".tile strong")?;
+    ensure!(numbers.iter().any(|text| text == &HOSTS.to_string()), "{numbers:?}");
+    Ok(())
 }
 
 fn without_scripts() -> Result<()> {

@@ -11,8 +11,9 @@ use driftlock_common::exit::Exit;
 use serde_json::Value;
 
 use super::door::Door;
-use super::{ListedCa, ListedToken, MadeToken, MakeAccessToken, MakeEnrolmentToken, RetireCa, Revoke, Revoked};
+use super::{MadeToken, MakeAccessToken, MakeEnrolmentToken, RetireCa, Revoke, Revoked};
 use crate::cli::{CaArgs, CaVerb, EnrollTokenArgs, RevokeArgs, ScopeArgs, TokenArgs, TokenVerb};
+use crate::credential::{ListedCa, ListedToken};
 use crate::failure::Failure;
 use crate::store::identity::Scope;
 
@@ -48,7 +49,8 @@ pub fn token(args: TokenArgs) -> Result<(), Failure> {
             TokenVerb::Add { scope, valid } => {
                 let scope = match scope {
                     ScopeArgs { report: Some(pattern), .. } => Scope::Report(pattern),
-                    ScopeArgs { report: None, .. } => Scope::Read,
+                    ScopeArgs { push: true, .. } => Scope::Push,
+                    ScopeArgs { .. } => Scope::Read,
                 };
                 let asked = MakeAccessToken { scope, valid_s: valid.as_secs() };
                 let made: MadeToken = door.ask(Method::POST, "/tokens", &asked).await?;

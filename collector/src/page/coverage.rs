@@ -37,7 +37,7 @@ pub(super) struct Agent {
 
 impl Covered {
     pub(super) fn new(coverage: &Coverage, now: Timestamp) -> Self {
-        let moment = |text: &str| Timestamp::parse(text).map(|at| Moment::new(at, now));
+        let moment = |text: &str| Moment::read(text, now);
         let mut wrong = Vec::new();
         let mut notes = Vec::new();
         if coverage.unverifiable > 0 {
@@ -85,7 +85,7 @@ impl Agent {
         let digests = [("binary", running.binary), ("configuration", running.config)];
         Self {
             version: Shown::name(version),
-            started: Timestamp::parse(&running.started_at).map(|at| Moment::new(at, now)),
+            started: Moment::read(&running.started_at, now),
             starts: (running.starts > 1).then(|| grouped(running.starts)),
             stopped_before: running.stopped_before,
             digests: digests

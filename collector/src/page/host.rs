@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::compare::grouped;
 use super::condition::ConditionRow;
 use super::coverage::{Agent, Covered};
+use super::enrolment::IdentityRow;
 use super::link::Link;
 use super::shown::Shown;
 use super::{Frame, Marked, Moment, render, shortened};
@@ -20,6 +21,7 @@ use crate::error::ApiError;
 use crate::fleet::HostState;
 use crate::query::{HostParameters, Parameters, parsed, worst_cursor, worst_order};
 use crate::roster::{Entry, Roster, RosterQuery};
+use crate::store::identity::IdentityQuery;
 use crate::store::{ArrivalRecord, ConditionQuery, HostRecord, Lifetime, TargetRecord};
 use crate::view::records;
 
@@ -46,6 +48,8 @@ struct Host {
     line: HostLine,
     /// Absent if it was never heard of.
     known: Option<Known>,
+    /// If it joined.
+    identity: Option<IdentityRow>,
     conditions: Vec<ConditionRow>,
     more_conditions: Option<Link>,
     arrivals: Vec<ArrivalRow>,
@@ -176,9 +180,17 @@ pub(super) async fn show(
     };
     let conditions = state.store.conditions(query).await?;
     let arrivals = state.store.arrivals(name.clone()).await?;
+    let identity = match name.parse() {
+        Ok(host) => {
+            let query = IdentityQuery { host: Some(host), limit: 1, ..IdentityQuery::default() };
+            state.store.identities(query).await?.items.pop()
+        }
+        Err(_) => None,
+    };
     render(&Host {
         frame: Frame::live(now),
         line: HostLine::new(entry, record.as_ref(), now),
+        identity: identity.map(|identity| IdentityRow::new(&identity, now)),
         known: record.map(|record| Known::new(record, now)),
         more_conditions: conditions.next.map(|_| Link::to("/conditions").and("host", name)),
         conditions: conditions.items.into_iter().map(|record| ConditionRow::new(record, now)).collect(),

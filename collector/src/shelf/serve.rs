@@ -19,6 +19,7 @@ use super::{Shelf, ShelfError};
 use crate::app::AppState;
 use crate::auth::bearer;
 use crate::caller::{Caller, Connection};
+use crate::credential;
 use crate::error::ApiError;
 
 /// How long nothing may come of a body.
@@ -31,23 +32,17 @@ fn shelf(state: &AppState) -> Result<&Shelf, ApiError> {
 }
 
 /// Who pushes, as it is noted.
-fn pusher(shelf: &Shelf, request: &Request) -> Result<String, ApiError> {
-    let Some(token) = &shelf.push else {
-        let public = "nobody may push: start the collector with --push-token-file";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "no_pushing", public));
-    };
-    if !bearer(request.headers()).is_some_and(|given| token.is(given)) {
-        let public = "the token for pushing is needed";
-        return Err(ApiError::unauthorized("Bearer realm=\"driftlock\"", public));
-    }
+fn pusher(state: &AppState, request: &Request) -> Result<String, ApiError> {
+    let token = bearer(request.headers()).filter(|given| state.identities.may_push(given)).ok_or_else(|| {
+        let public = "a token for pushing is needed: driftlock-collector token add --push makes one";
+        ApiError::unauthorized("Bearer realm=\"driftlock\"", public)
+    })?;
     let connection = request.extensions().get::<Connection>();
     if let Some(connection) = connection {
         connection.is_known();
     }
-    Ok(connection.map_or_else(
-        || "the push token".to_owned(),
-        |connection| format!("the push token, from {}", connection.address),
-    ))
+    let from = connection.map(|connection| format!(", from {}", connection.address)).unwrap_or_default();
+    Ok(format!("token {}{from}", credential::id(Digest::sha256(token.as_bytes()))))
 }
 
 fn digest(text: &str) -> Result<Digest, ApiError> {
@@ -61,7 +56,7 @@ pub(crate) async fn put(
     request: Request,
 ) -> Result<Response, ApiError> {
     let shelf = shelf(&state)?;
-    let pushed_by = pusher(shelf, &request)?;
+    let pushed_by = pusher(&state, &request)?;
     let sha256 = digest(&sha256)?;
     let is_compressed = match request.headers().get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => false,
@@ -171,7 +166,7 @@ pub(crate) async fn point(
 ) -> Result<Json<Pointer>, ApiError> {
     const MOST: usize = 4096;
     let shelf = shelf(&state)?;
-    let set_by = pusher(shelf, &request)?;
+    let set_by = pusher(&state, &request)?;
     if !is_target(&target) || kind == Kind::Manifest {
         return Err(ApiError::bad_request("target", "a target's name, and bundle or assignment"));
     }

@@ -40,7 +40,7 @@ pub(super) fn note(context: &Context<'_>, running: &Running) -> Result<Option<Tw
         number: running.starts,
         at: running.started_at.clone(),
         boot: running.boot.clone(),
-        enrolment: None,
+        enrolment: enrolment(context)?,
         from: context.from.map(str::to_owned),
     };
     let known = known(context)?;
@@ -55,6 +55,16 @@ pub(super) fn note(context: &Context<'_>, running: &Running) -> Result<Option<Tw
     }
     let before = known.filter(|_| arrival == Some(Arrival::Cloned));
     Ok(before.map(|known| Twins { before: known.current.from, now: said.from }))
+}
+
+/// What joined the host to the collector: the time of it, which no two enrolments of a host have in common.
+fn enrolment(context: &Context<'_>) -> Result<Option<String>, StoreError> {
+    let enrolled_at: Option<i64> = context
+        .connection
+        .prepare_cached("SELECT enrolled_at FROM identities WHERE host = ?1")?
+        .query_row([context.host], |row| row.get(0))
+        .optional()?;
+    Ok(enrolled_at.map(|at| Timestamp::from_millis(at).to_string()))
 }
 
 /// From where the host was last heard.

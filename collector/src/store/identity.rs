@@ -34,9 +34,9 @@ pub trait IdentityStore {
     fn identities(&self, query: IdentityQuery) -> Pending<'_, Page<Identity, HostName>>;
     /// What is refused.
     fn revocations(&self) -> Pending<'_, Vec<(HostName, Timestamp)>>;
-    /// Keeps a token for reporting or reading.
+    /// Keeps a token for reporting, reading or pushing.
     fn add_access_token(&self, token: AccessToken) -> Pending<'_, ()>;
-    /// Tokens for reporting and reading, the newest first.
+    /// Tokens for reporting, reading and pushing, the newest first.
     fn access_tokens(&self) -> Pending<'_, Vec<AccessToken>>;
     /// Tokens for joining, the newest first.
     fn enrolment_tokens(&self) -> Pending<'_, Vec<EnrolmentToken>>;
@@ -157,6 +157,8 @@ pub enum Renewed {
 pub struct IdentityQuery {
     /// Only this one.
     pub host: Option<HostName>,
+    /// Only those whose newest certificate is so at that time.
+    pub standing: Option<(Standing, Timestamp)>,
     /// Name after which to begin.
     pub after: Option<HostName>,
     /// The most to give.
@@ -182,6 +184,18 @@ pub struct Identity {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// Whether the newest certificate of a host counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It does.
+    Valid,
+    /// Its time is over: the host has to enroll again.
+    Expired,
+    /// It is refused.
+    Revoked,
+}
+
 /// What a token allows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scope", content = "host", rename_all = "lowercase")]
@@ -190,9 +204,11 @@ pub enum Scope {
     Report(HostPattern),
     /// To read everything.
     Read,
+    /// To push manifests, and to say what a target must match.
+    Push,
 }
 
-/// A token for reporting or reading.
+/// A token for reporting, reading or pushing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessToken {
     /// SHA-256 of the token.
@@ -207,7 +223,44 @@ pub struct AccessToken {
     pub ended_at: Option<Timestamp>,
 }
 
+impl Standing {
+    /// Each, and its word.
+    pub const TABLE: [(&'static str, Self); 3] =
+        [("valid", Self::Valid), ("expired", Self::Expired), ("revoked", Self::Revoked)];
+
+    /// The word of API and pages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl Scope {
+    /// The word of API and pages.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Report(_) => "report",
+            Self::Read => "read",
+            Self::Push => "push",
+        }
+    }
+}
+
 impl Identity {
+    /// Whether its newest certificate counts at this time.
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        if self.is_revoked() {
+            Standing::Revoked
+        } else if self.expires_at <= now {
+            Standing::Expired
+        } else {
+            Standing::Valid
+        }
+    }
+
     /// Whether its newest certificate is refused.
     pub fn is_revoked(&self) -> bool {
         self.revoked_at.is_some_and(|revoked_at| self.issued_at <= revoked_at)

@@ -9,7 +9,7 @@ const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSIO
 
 /// `drift` of a finding is the key of what it has in common with others ([`super::group`]), `drifts` the numbers of open
 /// findings of each, kept by triggers. `runs` is when a collector had the store open. `known` is JSON: who reports as a
-/// host, and who did before; `arrivals` what came between.
+/// host, and who did before; `arrivals` what came between. A token that `pushes` is for pushing, not for reading.
 const VERSION_5: &str = "
 ALTER TABLE findings ADD COLUMN drift BLOB;
 CREATE INDEX findings_open_of_drift ON findings (drift, host) WHERE state = 'open';
@@ -65,6 +65,8 @@ CREATE TABLE arrivals (
     source TEXT
 ) STRICT;
 CREATE INDEX arrivals_of_host ON arrivals (host, id);
+
+ALTER TABLE access_tokens ADD COLUMN pushes INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// `store` has one row. `generation` names one life of the store: another one begins with `restore`. An epoch has the

@@ -6,16 +6,17 @@ use driftlock_collector::app::{AppState, app};
 use driftlock_collector::auth::{AllowedHosts, HostTokens, ReadToken};
 use driftlock_collector::gate::GateLimits;
 use driftlock_collector::shelf::Shelf;
+use driftlock_collector::store::identity::Scope;
 use driftlock_collector::store::sqlite::{Limits, SqliteStore};
 use driftlock_common::digest::Digest;
 use driftlock_common::shelf::{Listing, MAX_BODY};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-const PUSH: &str = "Bearer whoever-has-this-token-may-push";
 const READ: &str = "Bearer whoever-has-this-token-may-read";
 const HOST: &str = "Bearer token-of-web-1-0123456789";
 const MANIFEST: &[u8] = b"{\"driftlock\":1,\"profile\":\"content\"}\n";
@@ -23,10 +24,12 @@ const MANIFEST: &[u8] = b"{\"driftlock\":1,\"profile\":\"content\"}\n";
 struct Stage {
     app: axum::Router,
     directory: TempDir,
+    /// What who may push sends.
+    push: String,
 }
 
 impl Stage {
-    fn new() -> Self {
+    async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token = |name: &str, text: &str| {
             let path = directory.path().join(name);
@@ -34,13 +37,15 @@ impl Stage {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
             ReadToken::load(&path).unwrap()
         };
-        let (push, read) = (token("push", PUSH), token("read", READ));
+        let read = token("read", READ);
         let store = Arc::new(SqliteStore::open(directory.path(), Limits::default()).unwrap());
         let hosts = HostTokens::of("web-1".parse().unwrap(), HOST.strip_prefix("Bearer ").unwrap());
         let names = AllowedHosts::new("127.0.0.1".parse().unwrap(), &[]);
         let state = AppState::new(store, hosts, Some(read), names, CancellationToken::new(), GateLimits::default());
-        state.keep_on(Shelf::open(directory.path(), Some(push)).unwrap());
-        Self { app: app(state), directory }
+        state.keep_on(Shelf::open(directory.path()).unwrap());
+        let (secret, _) = state.identities.make_access_token(Scope::Push, Duration::from_mins(1)).await.unwrap();
+        let push = format!("Bearer {}", secret.reveal());
+        Self { app: app(state), directory, push }
     }
 
     async fn send(
@@ -58,7 +63,7 @@ impl Stage {
     }
 
     async fn put(&self, sha256: Digest, headers: &[(&str, &str)], body: &[u8]) -> (StatusCode, String) {
-        let headers = [headers, &[("authorization", PUSH)]].concat();
+        let headers = [headers, &[("authorization", &*self.push)]].concat();
         let (status, _, body) = self.send("PUT", &format!("/v1/manifests/{sha256}"), &headers, body.to_vec()).await;
         (status, String::from_utf8(body).unwrap())
     }
@@ -75,7 +80,7 @@ impl Stage {
 
 #[tokio::test]
 async fn what_is_pushed_is_what_is_had_in_the_encoding_that_is_taken() {
-    let stage = Stage::new();
+    let stage = Stage::new().await;
     let sha256 = Digest::sha256(MANIFEST);
     let compressed = zstd::encode_all(MANIFEST, 3).unwrap();
     let (status, said) = stage.put(sha256, &[("content-encoding", "zstd")], &compressed).await;
@@ -108,12 +113,13 @@ async fn what_is_pushed_is_what_is_had_in_the_encoding_that_is_taken() {
     let (_, _, body) = stage.send("GET", "/v1/manifests", &[("authorization", READ)], "").await;
     let listing: Listing = serde_json::from_slice(&body).unwrap();
     assert_eq!((listing.items.len(), listing.items[0].bytes), (1, MANIFEST.len() as u64));
-    assert_eq!(listing.items[0].pushed_by, "the push token");
+    let digest = Digest::sha256(stage.push.strip_prefix("Bearer ").unwrap().as_bytes()).to_hex();
+    assert_eq!(listing.items[0].pushed_by, format!("token {}", &digest[..12]));
 }
 
 #[tokio::test]
 async fn what_is_not_what_it_says_leaves_nothing_behind() {
-    let stage = Stage::new();
+    let stage = Stage::new().await;
     let sha256 = Digest::sha256(MANIFEST);
     let zstd = [("content-encoding", "zstd")];
     let compressed = zstd::encode_all(MANIFEST, 3).unwrap();
@@ -137,16 +143,16 @@ async fn what_is_not_what_it_says_leaves_nothing_behind() {
     let too_long = (MAX_BODY + 1).to_string();
     let (status, _) = stage.put(sha256, &[("content-length", &too_long)], b"").await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
-    let (status, _, _) = stage.send("PUT", "/v1/manifests/../../x", &[("authorization", PUSH)], "").await;
+    let (status, _, _) = stage.send("PUT", "/v1/manifests/../../x", &[("authorization", &*stage.push)], "").await;
     assert!(status.is_client_error());
-    let (status, _, _) = stage.send("PUT", "/v1/manifests/ABC", &[("authorization", PUSH)], "").await;
+    let (status, _, _) = stage.send("PUT", "/v1/manifests/ABC", &[("authorization", &*stage.push)], "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(stage.files().is_empty(), "{:?}", stage.files());
 }
 
 #[tokio::test]
 async fn pushing_needs_its_own_token() {
-    let stage = Stage::new();
+    let stage = Stage::new().await;
     let sha256 = Digest::sha256(MANIFEST);
     let point = format!("{{\"hosts\":\"*\",\"sha256\":\"{sha256}\"}}");
     for credential in [HOST, READ, "Bearer nobodys-token-0123456789", "Basic eDp4"] {
@@ -157,7 +163,8 @@ async fn pushing_needs_its_own_token() {
     }
     assert!(stage.files().is_empty());
     // Nothing is for anybody that was not pushed, and nothing but what has a name.
-    let put = |path: &'static str, body: String| stage.send("PUT", path, &[("authorization", PUSH)], body);
+    let headers = [("authorization", &*stage.push)];
+    let put = |path: &'static str, body: String| stage.send("PUT", path, &headers, body);
     assert_eq!(put("/v1/targets/app/bundle", point.clone()).await.0, StatusCode::CONFLICT);
     assert_eq!(put("/v1/targets/app/manifest", point.clone()).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(put("/v1/targets/a%20b/bundle", point.clone()).await.0, StatusCode::BAD_REQUEST);

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
     AccessToken, EnrolmentToken, Identity, IdentityQuery, Issue, Join, JoinRefused, Joined, Renewal, Renewed, Scope,
-    Used,
+    Standing, Used,
 };
 use crate::clock::Timestamp;
 use crate::store::{Changed, Page, StoreError};
@@ -41,13 +41,22 @@ pub(in crate::store) fn add_enrolment_token(connection: &Connection, token: &Enr
 
 pub(in crate::store) fn add_access_token(connection: &Connection, token: &AccessToken) -> Result<()> {
     forget_old(connection, token.created_at)?;
-    let pattern = match &token.scope {
-        Scope::Report(pattern) => Some(pattern.as_str()),
-        Scope::Read => None,
+    let (pattern, pushes) = match &token.scope {
+        Scope::Report(pattern) => (Some(pattern.as_str()), false),
+        Scope::Read => (None, false),
+        Scope::Push => (None, true),
     };
     connection
-        .prepare_cached("INSERT INTO access_tokens (digest, pattern, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![token.digest.to_hex(), pattern, token.created_at.millis(), token.expires_at.millis(),])?;
+        .prepare_cached(
+            "INSERT INTO access_tokens (digest, pattern, pushes, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            token.digest.to_hex(),
+            pattern,
+            pushes,
+            token.created_at.millis(),
+            token.expires_at.millis(),
+        ])?;
     Ok(())
 }
 
@@ -209,14 +218,22 @@ fn identity(connection: &Connection, host: &HostName) -> Result<Option<Identity>
 }
 
 pub(in crate::store) fn identities(connection: &Connection, query: IdentityQuery) -> Result<Page<Identity, HostName>> {
-    let IdentityQuery { host, after, limit } = query;
+    let IdentityQuery { host, standing, after, limit } = query;
+    let stands = match standing {
+        None => "?4 IS NULL",
+        Some((Standing::Valid, _)) => "NOT coalesce(i.issued_at <= r.revoked_at, 0) AND i.expires_at > ?4",
+        Some((Standing::Expired, _)) => "NOT coalesce(i.issued_at <= r.revoked_at, 0) AND i.expires_at <= ?4",
+        Some((Standing::Revoked, _)) => "i.issued_at <= r.revoked_at AND ?4 IS NOT NULL",
+    };
     let sql = format!(
-        "{IDENTITIES} WHERE (?1 IS NULL OR i.host = ?1) AND (?2 IS NULL OR i.host > ?2) ORDER BY i.host LIMIT ?3"
+        "{IDENTITIES} WHERE (?1 IS NULL OR i.host = ?1) AND (?2 IS NULL OR i.host > ?2) AND {stands}
+         ORDER BY i.host LIMIT ?3"
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let most = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
     let name = |name: &Option<HostName>| name.as_ref().map(|name| name.as_str().to_owned());
-    let rows = statement.query_map(params![name(&host), name(&after), most], identity_of)?;
+    let at = standing.map(|(_, at)| at.millis());
+    let rows = statement.query_map(params![name(&host), name(&after), most, at], identity_of)?;
     let mut items = rows.collect::<rusqlite::Result<Vec<_>>>()?;
     let more = items.len() > limit;
     items.truncate(limit);
@@ -264,12 +281,13 @@ fn enrolment_token(row: &Row<'_>) -> rusqlite::Result<EnrolmentToken> {
 }
 
 pub(in crate::store) fn access_tokens(connection: &Connection, (): ()) -> Result<Vec<AccessToken>> {
-    let sql = "SELECT digest, pattern, created_at, expires_at, ended_at FROM access_tokens
+    let sql = "SELECT digest, pattern, created_at, expires_at, ended_at, pushes FROM access_tokens
         ORDER BY created_at DESC, digest";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| {
         let scope = match row.get::<_, Option<String>>(1)? {
             Some(_) => Scope::Report(parsed::<HostPattern>(row, 1)?),
+            None if row.get(5)? => Scope::Push,
             None => Scope::Read,
         };
         Ok(AccessToken {

@@ -9,11 +9,14 @@ use serde_json::Value;
 use super::endpoint::Endpoint;
 use super::model::Model;
 
+/// What is open of a host, by path: its change, and how large it is now.
+type Open = BTreeMap<Vec<u8>, (String, Option<u64>)>;
+
 /// What is shown.
 #[derive(Debug, Default)]
 pub struct Shown {
     hosts: BTreeMap<String, Value>,
-    findings: BTreeMap<String, BTreeMap<Vec<u8>, (String, Option<u64>)>>,
+    findings: BTreeMap<String, Open>,
     conditions: BTreeMap<String, BTreeSet<String>>,
 }
 

@@ -7,13 +7,13 @@ use driftlock_common::path::from_base64;
 use serde_json::Value;
 
 use super::endpoint::Endpoint;
-use super::model::Model;
+use super::model::{Differences, Model};
 
 /// What is shown.
 #[derive(Debug, Default)]
 pub struct Shown {
     hosts: BTreeMap<String, Value>,
-    findings: BTreeMap<String, BTreeMap<Vec<u8>, (String, Option<u64>)>>,
+    findings: BTreeMap<String, Differences>,
     conditions: BTreeMap<String, BTreeSet<String>>,
 }
 

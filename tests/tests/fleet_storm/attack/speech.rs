@@ -183,7 +183,7 @@ async fn bombs(stage: &Stage) -> Result<u64> {
     skipped.extend_from_slice(&[0; 4096]);
     let zstd = &[("content-encoding", "zstd")][..];
     let coded = |coding: &'static str| vec![("content-encoding", coding)];
-    let cases: Vec<(&str, Vec<(&str, &str)>, Vec<u8>, u16, &str)> = vec![
+    let cases = vec![
         ("zeros", zstd.to_vec(), bomb.clone(), 413, "too_large"),
         ("frames of zeros", zstd.to_vec(), small.repeat(2000), 413, "too_large"),
         ("a window of 128 MiB", zstd.to_vec(), zeros(2 << 20, Some(27))?, 400, "compression"),

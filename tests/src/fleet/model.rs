@@ -40,6 +40,9 @@ pub enum Kind {
     Tolerated,
 }
 
+/// What is seen to differ, by path: the kind of difference, and the size on disk.
+pub type Differences = BTreeMap<Vec<u8>, (String, Option<u64>)>;
+
 /// An event that waits to be delivered.
 #[derive(Clone, Debug)]
 pub struct Waiting {
@@ -339,8 +342,8 @@ impl Model {
         all.map(|reason| word(&json!(reason))).collect()
     }
 
-    /// The open findings that it has to show: by path, the kind of difference and the size that was seen.
-    pub fn findings(&self) -> BTreeMap<Vec<u8>, (String, Option<u64>)> {
+    /// The open findings that it has to show.
+    pub fn findings(&self) -> Differences {
         let shown = |body: &FindingBody| {
             let size = body.finding.observed.as_ref().and_then(|observed| observed.size);
             (word(&json!(body.finding.change)), size)

@@ -7,16 +7,13 @@ use driftlock_common::path::from_base64;
 use serde_json::Value;
 
 use super::endpoint::Endpoint;
-use super::model::Model;
-
-/// What is open of a host, by path: its change, and how large it is now.
-type Open = BTreeMap<Vec<u8>, (String, Option<u64>)>;
+use super::model::{Differences, Model};
 
 /// What is shown.
 #[derive(Debug, Default)]
 pub struct Shown {
     hosts: BTreeMap<String, Value>,
-    findings: BTreeMap<String, Open>,
+    findings: BTreeMap<String, Differences>,
     conditions: BTreeMap<String, BTreeSet<String>>,
 }
 

@@ -35,6 +35,7 @@ const HONEST: usize = 40;
 const READ_TOKEN: &str = "who-has-this-may-read";
 /// What is counted, as the metrics name it.
 const REFUSED: &str = "batches_total{result=\"refused\"}";
+const DELAYED: &str = "batches_total{result=\"delayed\"}";
 const REJECTED: &str = "events_total{result=\"rejected\"}";
 const NOT_JOINED: &str = "enrolments_total{result=\"refused\"}";
 const HANDSHAKES: &str = "handshakes_failed_total";
@@ -102,7 +103,7 @@ impl Stage {
         gone.model.interval_s = 1;
         ensure!(gone.deliver(10).await?, "the last word of a host");
         gone.model.gone = true;
-        let attacks = speech::attacks(self, &bystander)
+        let attacks = speech::attacks(self, &bystander, &fleet.counts)
             .into_iter()
             .chain(credential::attacks(self))
             .chain(name::attacks(self))

@@ -79,6 +79,7 @@ impl Storm {
         }
         let (taken, unknown) = fleet.counts.deliveries();
         let full = fleet.counts.full();
+        ensure!(full > 0, "there was always room");
         let agents = runtime.block_on(fleet.end())?;
 
         // The last outage: what was acknowledged until now is there, whoever looks.

@@ -7,17 +7,19 @@ use anyhow::{Context as _, Result, ensure};
 use driftlock_tests::fleet::agent::{Agent, post};
 use driftlock_tests::fleet::model::{Kind, Model};
 use driftlock_tests::fleet::wire::{Wire, head, request};
+use driftlock_tests::http::Answer;
 use driftlock_tests::random::Random;
 use serde_json::{Value, json};
 
-use super::{Attack, REFUSED, REJECTED, Stage, expect};
+use super::{Attack, DELAYED, REFUSED, REJECTED, Stage, expect};
+use crate::fleet::Counts;
 
 /// Whom attackers claim to be.
 const VICTIM: &str = "host-00001";
 /// What a bomb may cost, in bytes of memory: what few batches of the largest size take while they are read.
 const MOST_MEMORY: u64 = 96 << 20;
 
-pub(super) fn attacks<'a>(stage: &'a Stage, bystander: &Agent) -> Vec<Attack<'a>> {
+pub(super) fn attacks<'a>(stage: &'a Stage, bystander: &Agent, fleet: &'a Counts) -> Vec<Attack<'a>> {
     let recorded = recorded(&bystander.model);
     vec![
         Attack::new("an event of another source", None, forged_source(stage)),
@@ -26,6 +28,7 @@ pub(super) fn attacks<'a>(stage: &'a Stage, bystander: &Agent) -> Vec<Attack<'a>
         Attack::new("events that are deep, wide or torn", REJECTED, events_of_every_kind(stage)),
         Attack::new("compression bombs", REFUSED, bombs(stage)),
         Attack::new("bodies that are too large", REFUSED, large(stage)),
+        Attack::new("bodies that stop in the middle", DELAYED, stuck(stage, fleet)),
         Attack::new("what was said before, again", None, replay(stage, recorded)),
         Attack::new("an epoch that is over", REFUSED, epoch_that_is_over(stage)),
         Attack::new("nonsense without end", REFUSED, flood(stage)),
@@ -50,7 +53,7 @@ async fn forged_source(stage: &Stage) -> Result<u64> {
     const SILENT: &str = "evil-victim";
     stage.evil(SILENT).await?;
     let mut evil = stage.evil("evil-source").await?;
-    evil.agent.model.host = VICTIM.to_owned();
+    evil.agent.model = Model::new(VICTIM, &mut Random::new(1));
     evil.agent.model.name = SILENT.to_owned();
     evil.agent.model.differs(b"forged", Kind::Drift, 1);
     evil.says().await?;
@@ -180,7 +183,7 @@ async fn bombs(stage: &Stage) -> Result<u64> {
     skipped.extend_from_slice(&[0; 4096]);
     let zstd = &[("content-encoding", "zstd")][..];
     let coded = |coding: &'static str| vec![("content-encoding", coding)];
-    let cases: Vec<(&str, Vec<(&str, &str)>, Vec<u8>, u16, &str)> = vec![
+    let cases = vec![
         ("zeros", zstd.to_vec(), bomb.clone(), 413, "too_large"),
         ("frames of zeros", zstd.to_vec(), small.repeat(2000), 413, "too_large"),
         ("a window of 128 MiB", zstd.to_vec(), zeros(2 << 20, Some(27))?, 400, "compression"),
@@ -233,6 +236,32 @@ async fn large(stage: &Stage) -> Result<u64> {
     let more = stage.peak()?.saturating_sub(before);
     ensure!(more < MOST_MEMORY, "a body took {} MiB", more >> 20);
     Ok(2)
+}
+
+/// Two of a host are as many as it may have under way. They hold up nobody else.
+async fn stuck(stage: &Stage, fleet: &Counts) -> Result<u64> {
+    let mut evil = stage.evil("evil-stuck").await?;
+    let headers = [("content-type", "application/cloudevents-batch+json")];
+    let mut begun = Vec::new();
+    for _ in 0..2 {
+        let mut wire = Wire::open(stage.endpoint.address(), &evil.identity.config).await?;
+        wire.send(&head("POST", "/v1/events", &headers, 1_000_000)).await?;
+        wire.send(&vec![b' '; 900_000]).await?;
+        begun.push(wire);
+    }
+    let mut delayed = 0;
+    // A third is refused once both have begun to be read.
+    let is_refused = async || {
+        let answer = evil.posts(b"[]").await?;
+        delayed += u64::from(answer.status == 429);
+        Ok(answer)
+    };
+    let answer = stage.until(|answer: &Answer| answer.status == 429, is_refused).await?;
+    expect("a third at once", &answer, 429, "under_way")?;
+    let (before, _) = fleet.deliveries();
+    stage.until(|taken| *taken > before + 50, async || Ok(fleet.deliveries().0)).await?;
+    drop(begun);
+    Ok(delayed)
 }
 
 async fn replay(stage: &Stage, recorded: Vec<u8>) -> Result<u64> {

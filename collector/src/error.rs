@@ -4,9 +4,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::store::StoreError;
 
@@ -87,6 +90,18 @@ impl ApiError {
             None if self.status.as_u16() == StatusCode::SERVICE_UNAVAILABLE.as_u16() => Some(2),
             after => after,
         }
+    }
+}
+
+/// What a path names, where the router takes anything: what it cannot be is not there.
+pub(crate) struct InPath<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let named = Path::from_request_parts(parts, state).await;
+        named.map(|Path(named)| Self(named)).map_err(|_| ApiError::not_found("there is nothing here"))
     }
 }
 

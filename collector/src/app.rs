@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::{AllowedHosts, HostTokens, ReadAccess, ReadToken};
 use crate::caller::Connection;
 use crate::clock::{Clock, Timestamp};
-use crate::error::ApiError;
+use crate::error::{ApiError, RefusedFor};
 use crate::fleet::Outlook;
 use crate::gate::{Gate, GateLimits};
 use crate::identity::Identities;
@@ -159,6 +159,7 @@ pub fn app(state: Arc<AppState>) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
         })
         .layer(middleware::map_response(with_security_headers))
+        .layer(middleware::map_response_with_state(Arc::clone(&state), count_refusal))
         .with_state(state)
 }
 
@@ -229,6 +230,13 @@ async fn is_named(State(state): State<Arc<AppState>>, request: Request, next: Ne
 async fn ready(State(state): State<Arc<AppState>>) -> Result<&'static str, ApiError> {
     state.store.hosts(HostQuery { limit: 1, ..HostQuery::default() }).await?;
     Ok("ready\n")
+}
+
+async fn count_refusal(State(state): State<Arc<AppState>>, response: Response) -> Response {
+    if let Some(RefusedFor(code)) = response.extensions().get() {
+        state.metrics.count_refusal(code);
+    }
+    response
 }
 
 async fn with_security_headers(mut response: Response) -> Response {

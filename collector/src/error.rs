@@ -93,6 +93,10 @@ impl ApiError {
     }
 }
 
+/// With an answer that refuses: the code, for who counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RefusedFor(pub(crate) &'static str);
+
 /// What a path names, where the router takes anything: what it cannot be is not there.
 pub(crate) struct InPath<T>(pub(crate) T);
 
@@ -128,6 +132,7 @@ impl IntoResponse for ApiError {
             detail: &self.public,
         };
         let mut response = (self.status, axum::Json(problem)).into_response();
+        response.extensions_mut().insert(RefusedFor(self.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(challenge) = self.challenge {

@@ -13,8 +13,8 @@ use crate::assigned::{self, Assigned, AssignedError, Assignee, Serials};
 use crate::baseline::{Accept, Baseline, BaselineError, Terms};
 use crate::config::{Manifests, State, Target};
 use crate::failure::Failure;
-use crate::kept::Kept;
 use crate::known_time::{self, KnownTime};
+use crate::supply::kept::Kept;
 
 /// What a target is compared with, and why that may be.
 #[derive(Debug)]

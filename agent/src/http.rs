@@ -134,19 +134,23 @@ fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
     Certificate::from_pem_bundle(pem).ok().filter(|certificates| !certificates.is_empty())
 }
 
-/// Whether nobody was spoken to because whoever answered could not show that it is who was asked.
-pub fn is_distrust(error: &reqwest::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        // An I/O error hides the one that it was made of.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
+/// Why nobody was spoken to, one line, if that is because whoever answered could not show that it is who was asked.
+pub fn distrust(error: &reqwest::Error) -> Option<String> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref() {
+            // The library shows what another verifier says for programmers.
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(why))) => {
+                return Some(why.to_string());
+            }
+            Some(error @ rustls::Error::InvalidCertificate(_)) => return Some(error.to_string()),
+            _ => {}
         }
-        source = error.source();
+        // The source of an I/O error is that of the error that it was made of, which is hidden by that.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
     }
-    false
+    None
 }
 
 /// The token of a file, as a value of `Authorization`.

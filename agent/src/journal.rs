@@ -27,8 +27,8 @@ use driftlock_common::exit::Exit;
 
 use crate::failure::Failure;
 use checkpoint::Checkpoint;
-use directory::Directory;
 pub(crate) use directory::LOCK;
+use directory::{Directory, UNTOLD};
 use frame::Record;
 use segment::{Segment, Tail};
 pub use starts::Starts;
@@ -59,6 +59,8 @@ pub struct Journal {
     limit: u64,
     /// Events that were given up to make room, and not said yet: what was to be written instead failed.
     dropped: u64,
+    /// Whether events of this epoch were given up because there was no collector to tell.
+    untold: bool,
     /// `None` if they cannot be counted, as on a full disk.
     starts: Option<Starts>,
 }
@@ -163,6 +165,7 @@ impl Journal {
             checkpointed: Checkpointed::default(),
             limit,
             dropped: 0,
+            untold: false,
         };
         let recovered = match journal.recover()? {
             Ok(state) => {
@@ -174,6 +177,7 @@ impl Journal {
                 Recovered { damage, ..Recovered::default() }
             }
         };
+        journal.untold = journal.directory.read(UNTOLD)?.is_some_and(|epoch| epoch == journal.epoch.as_bytes());
         Ok((journal, recovered))
     }
 
@@ -203,6 +207,11 @@ impl Journal {
     /// If it cannot be written.
     pub fn stopped(&self) -> Result<(), JournalError> {
         self.starts.map_or(Ok(()), |starts| starts.end(&self.directory))
+    }
+
+    /// Whether events of this epoch were given up because there was no collector to tell. One that comes now must not miss them.
+    pub const fn is_untold(&self) -> bool {
+        self.untold
     }
 
     /// Whether every event is acknowledged.
@@ -350,7 +359,19 @@ impl Journal {
         }
     }
 
-    /// Begins another epoch: for damage, or a collector that knows events which this directory never gave.
+    /// Gives up everything that waits: there is no collector to tell. That is remembered, also over a restart.
+    ///
+    /// # Errors
+    /// As [`Journal::acknowledge`].
+    pub fn tell_nobody(&mut self) -> Result<(), JournalError> {
+        if !self.untold && self.acked < self.sequence {
+            self.directory.replace(UNTOLD, self.epoch.as_bytes())?;
+            self.untold = true;
+        }
+        self.acknowledge(self.sequence)
+    }
+
+    /// Begins another epoch: for damage, for a collector that was not told this one from its beginning, or a collector that knows events which this directory never gave.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -358,6 +379,7 @@ impl Journal {
         self.epoch = directory::random_hex()?;
         self.sequence = 0;
         self.acked = 0;
+        self.untold = false;
         self.cursor = Cursor::default();
         self.segments.clear();
         let fresh = Checkpoint { epoch: self.epoch.clone(), acked: 0, state: State::default() };

@@ -1,11 +1,15 @@
 //! What the benches share: finding programs, timing them, medians, tables, promises, and what a scan is held against.
 
+pub mod fleet;
 pub mod floor;
 pub mod growth;
 pub mod image;
+pub mod link;
+pub mod load;
 pub mod program;
 pub mod promise;
 pub mod reading;
+pub mod reporter;
 pub mod table;
 pub mod trees;
 pub mod turns;

@@ -15,9 +15,29 @@ const TICK: Duration = Duration::from_millis(10);
 /// # Errors
 /// If it is gone.
 pub fn resident(pid: u32) -> Result<u64> {
+    of_status(pid, "VmRSS:")
+}
+
+/// The most that ever was resident of a process (`VmHWM`), in bytes.
+///
+/// # Errors
+/// If it is gone.
+pub fn peak(pid: u32) -> Result<u64> {
+    of_status(pid, "VmHWM:")
+}
+
+fn of_status(pid: u32, field: &'static str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(field)).context(field)?;
     Ok(kib.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+}
+
+/// How many descriptors a process has.
+///
+/// # Errors
+/// If it is gone.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 /// The processor time that a process took so far, of all its threads, those that ended too, within a hundredth of a second.
@@ -56,6 +76,7 @@ mod tests {
             work.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(3));
         }
         assert!(processor(std::process::id()).unwrap() - all >= 4 * TICK);
-        assert!(resident(std::process::id()).unwrap() > before + (16 << 20));
+        let during = resident(std::process::id()).unwrap();
+        assert!(during > before + (16 << 20) && peak(std::process::id()).unwrap() >= during);
     }
 }

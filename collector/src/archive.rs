@@ -31,8 +31,8 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
 fn tell(place: &Path, copied: Copied, more: &str) {
     let Copied { hosts, open, files, left_out } = copied;
     let path = driftlock_common::path::Escaped(place.as_os_str().as_encoded_bytes()).to_string();
-    let left_out = if left_out > 0 { format!(", {left_out} that are no files left out") } else { String::new() };
+    let left_out = if left_out > 0 { format!(", left out (no files): {left_out}") } else { String::new() };
     // Nothing can be said on a closed stream.
     let _closed =
-        writeln!(std::io::stdout(), "{path}: {hosts} hosts, {open} open findings, {files} other files{left_out}{more}");
+        writeln!(std::io::stdout(), "{path}: hosts {hosts}, open findings {open}, other files {files}{left_out}{more}");
 }

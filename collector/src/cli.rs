@@ -151,7 +151,8 @@ pub enum TlsWhen {
 #[command(after_help = "\
 The token is printed on standard output, once; only its digest is kept. It is good for one host. It says which CA the
 collector's certificate leads to, so the host needs nothing else to know that it speaks with this collector.
-A name that is known already is taken only with --replace: then what that host was given before is refused.")]
+A name that is known already is taken only with --replace: then what that host was given before is refused. After it was
+revoked, a token for that name alone does too.")]
 pub struct EnrollTokenArgs {
     /// Where the data is
     #[command(flatten)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, SanType, SubjectPublicKeyInfo,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, SanType, SubjectPublicKeyInfo,
 };
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -59,6 +59,11 @@ impl Authority {
         &self.pem
     }
 
+    /// Its certificate.
+    pub const fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
     /// Certificates are good for so long from now on.
     pub fn give_for(&self, life: Duration) {
         *lock(&self.life) = life;
@@ -78,10 +83,7 @@ impl Authority {
     /// # Errors
     /// If it cannot be set up.
     pub fn server(&self, names: &[&str]) -> Result<Arc<ServerConfig>> {
-        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let (certificate, key) = self.certify_server(names)?;
         let chain = vec![certificate.der().clone(), self.der.clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         self.server_with(chain, key)
@@ -95,6 +97,28 @@ impl Authority {
         let certificate = pem_body(certificate).context("a certificate")?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pem_body(key).context("a key")?));
         self.server_with(vec![CertificateDer::from(certificate), self.der.clone()], key)
+    }
+
+    /// A certificate for a server of these names, and its key.
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    pub fn certify_server(&self, names: &[&str]) -> Result<(Certificate, KeyPair)> {
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate()?;
+        Ok((params.signed_by(&key, &self.issuer)?, key))
+    }
+
+    /// A certificate for a host, and its key.
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    pub fn certify_host(&self, host: &str) -> Result<(Certificate, KeyPair)> {
+        let mut params = self.params("host", host)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        Ok((params.signed_by(&key, &self.issuer)?, key))
     }
 
     fn server_with(
@@ -140,20 +164,20 @@ impl Authority {
     }
 
     fn issue(&self, csr: &CertificateSigningRequestParams, host: &str, receipt_key: &str) -> Result<Value> {
-        let life = *lock(&self.life);
-        let params = |kind: &str| -> Result<CertificateParams> {
-            let mut params = CertificateParams::new(Vec::new())?;
-            params.subject_alt_names = vec![SanType::URI(format!("spiffe://driftlock/{kind}/{host}").try_into()?)];
-            params.not_before = OffsetDateTime::now_utc() - BEFORE;
-            params.not_after = OffsetDateTime::now_utc() + life;
-            Ok(params)
-        };
-        let mut client = params("host")?;
+        let mut client = self.params("host", host)?;
         client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = client.signed_by(&csr.public_key, &self.issuer)?.pem();
         let receipt_key = SubjectPublicKeyInfo::from_pem(receipt_key)?;
-        let receipt = params("receipt")?.signed_by(&receipt_key, &self.issuer)?.pem();
+        let receipt = self.params("receipt", host)?.signed_by(&receipt_key, &self.issuer)?.pem();
         Ok(json!({"host": host, "certificate": certificate, "ca": self.pem, "receipt_certificate": receipt}))
+    }
+
+    fn params(&self, kind: &str, host: &str) -> Result<CertificateParams> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://driftlock/{kind}/{host}").try_into()?)];
+        params.not_before = OffsetDateTime::now_utc() - BEFORE;
+        params.not_after = OffsetDateTime::now_utc() + *lock(&self.life);
+        Ok(params)
     }
 }
 

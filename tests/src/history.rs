@@ -36,17 +36,22 @@ impl History {
     }
 
     /// Checks what must hold whatever happened: within an epoch the sequence has no hole, a finding is opened, perhaps
-    /// updated, and resolved, in this order, and a snapshot says what is open.
+    /// updated, and resolved, in this order, and a snapshot says what is open; the first that is said of a target may be one.
     ///
     /// # Errors
     /// If it does not hold.
     pub fn check(&self) -> Result<()> {
         for (epoch, events) in &self.epochs {
-            let mut open = BTreeSet::new();
+            let mut open: BTreeSet<Subject> = BTreeSet::new();
+            let mut begun = BTreeSet::new();
             let mut told = BTreeSet::new();
             for (expected, (sequence, event)) in (1..).zip(events) {
                 ensure!(*sequence == expected, "epoch {epoch}: {expected} was never sent, {sequence} was");
                 if let Some(last) = told_by_snapshot(event, &mut told)? {
+                    // An epoch may begin with what was open before it.
+                    if begun.insert(last.clone()) {
+                        open.extend(told.iter().cloned());
+                    }
                     let of_target: BTreeSet<Subject> = open.iter().filter(|(of, _)| *of == last).cloned().collect();
                     ensure!(
                         told == of_target,
@@ -57,6 +62,7 @@ impl History {
                     );
                 }
                 let Some((step, subject)) = step(event)? else { continue };
+                begun.insert(subject.0.clone());
                 let fits = match step {
                     "opened" => open.insert(subject.clone()),
                     "updated" => open.contains(&subject),
@@ -197,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_can_never_be_right_is_refused() {
-        let rows: [(&[(u64, &str)], bool); 10] = [
+        let rows: [(&[(u64, &str)], bool); 12] = [
             (&[(1, "opened"), (2, "updated"), (3, "resolved"), (4, "opened")], true),
             (&[(2, "resolved"), (1, "opened"), (2, "resolved")], true),
             (&[(1, "opened"), (2, "opened")], false),
@@ -207,7 +213,9 @@ mod tests {
             (&[(2, "opened")], false),
             (&[(1, "clean"), (2, "opened"), (3, "drifted"), (4, "resolved"), (5, "clean")], true),
             (&[(1, "opened"), (2, "clean")], false),
-            (&[(1, "drifted")], false),
+            (&[(1, "drifted"), (2, "resolved"), (3, "clean")], true),
+            (&[(1, "drifted"), (2, "opened")], false),
+            (&[(1, "clean"), (2, "drifted")], false),
         ];
         for (events, good) in rows {
             let history = History::of(events.iter().map(|(sequence, step)| event(*sequence, step)));

@@ -19,6 +19,7 @@ pub mod debian;
 pub mod disk;
 pub mod drift;
 pub mod fake;
+pub mod fleet;
 pub mod fuse;
 pub mod fuzz;
 pub mod history;

@@ -125,6 +125,14 @@ impl Process {
     /// # Errors
     /// If the end cannot be waited for.
     pub fn kill(mut self) -> Result<()> {
+        self.end()
+    }
+
+    /// The same, where what it wrote is still wanted.
+    ///
+    /// # Errors
+    /// If the end cannot be waited for.
+    pub fn end(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

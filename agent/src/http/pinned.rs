@@ -12,8 +12,8 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
-/// What is spoken above TLS, the best first (RFC 7301).
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// What is spoken above TLS (RFC 7301).
+const PROTOCOL: &[u8] = b"http/1.1";
 
 /// The CA and what signatures are verified with.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) fn config(authority: Digest) -> Result<ClientConfig, Error> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let verifier = Arc::new(Pinned { authority, provider });
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
     Ok(config)
 }
 

@@ -7,7 +7,7 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode};
 use time::OffsetDateTime;
 
-use crate::http::{body, chain, explain, is_distrust, parse_retry_after};
+use crate::http::{body, chain, distrust, explain, parse_retry_after};
 
 /// The longest answer, in bytes: some certificates.
 const MAX_ANSWER: usize = 256 * 1024;
@@ -40,9 +40,8 @@ pub(super) async fn ask(request: RequestBuilder, json: Vec<u8>) -> Result<Issued
     let response = match request.header(CONTENT_TYPE, "application/json").body(json).send().await {
         Ok(response) => response,
         Err(error) => {
-            let distrusted = is_distrust(&error);
-            let why = chain(&error.without_url());
-            return Err(if distrusted { ExchangeError::Distrusted(why) } else { unavailable(why) });
+            let distrusted = distrust(&error).map(ExchangeError::Distrusted);
+            return Err(distrusted.unwrap_or_else(|| unavailable(chain(&error.without_url()))));
         }
     };
     let status = response.status();

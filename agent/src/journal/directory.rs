@@ -11,6 +11,8 @@ use super::JournalError;
 
 pub(super) const CHECKPOINT: &str = "checkpoint";
 const HOST: &str = "host";
+/// The epoch of which events were given up because there was no collector to tell.
+pub(super) const UNTOLD: &str = "untold";
 /// The file by whose lock a living agent is known.
 pub(crate) const LOCK: &str = "lock";
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::{Done, spool};
 use crate::config::Config;
 use crate::deliver::Client;
-use crate::fetch::Fetch;
+use crate::supply::fetch::Fetch;
 
 /// The longest time between two questions.
 const PERIOD: Duration = Duration::from_mins(1);

@@ -23,13 +23,13 @@ use crate::assigned::Serials;
 use crate::baseline::{Baseline, Kept, LeftOut};
 use crate::config::{Config, Location, Manifests, State, Target};
 use crate::failure::Failure;
-use crate::fetch::Had;
-use crate::kept;
 use crate::monitor::{Expiry, ScanId, TargetPlan};
 use crate::policy_file;
 use crate::pool::Pool;
 use crate::scan::pace::{Allowance, Occasion, Pace};
 use crate::scan::{COLLAPSE, HELD, Inodes, Options, Scope};
+use crate::supply::fetch::Had;
+use crate::supply::kept;
 use crate::watch::{Names, Watched, Watcher};
 
 /// A target while it is watched.

@@ -358,7 +358,8 @@ fn turn(
     let mut renewed = false;
     let mut waits_for_room = false;
     let mut work = |entries: &mut Vec<Entry>| -> Result<(), JournalError> {
-        if new_epoch {
+        // A collector that comes later would take what was given up before it came for lost.
+        if new_epoch || (keep && journal.is_untold()) {
             journal.new_epoch()?;
             renewed = true;
         } else if let Some(sequence) = acknowledged {
@@ -374,8 +375,8 @@ fn turn(
         dropped = appended.dropped;
         entries.drain(..appended.entries);
         if !keep {
-            // Without a collector nobody waits for events; what is open is kept all the same.
-            journal.acknowledge(journal.sequence())?;
+            // What is open is kept all the same.
+            journal.tell_nobody()?;
         }
         if let Some(max_events) = max_events {
             batch = journal.batch(max_events)?;

@@ -419,6 +419,31 @@ async fn a_restored_state_directory_begins_a_new_epoch() {
     world.stop().await;
 }
 
+/// What was given up when there was nobody to tell is no loss to who comes later: the collector here takes no gap.
+#[tokio::test]
+async fn a_collector_that_comes_later_misses_nothing() {
+    let mut world = World::new().await;
+    let endpoint = world.config.report.endpoint.take();
+    fs::write(world.root().join("a"), "other").unwrap();
+    world.start();
+    let given_up = world.dir.path().join("state/untold");
+    let noted = async {
+        while !given_up.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), noted).await.unwrap();
+    world.stop().await;
+    world.config.report.endpoint = endpoint;
+    world.start();
+    world.until_open(&["a"]).await;
+    fs::remove_file(world.root().join("b")).unwrap();
+    world.until_open(&["a", "b"]).await;
+    world.stop().await;
+    let stored = world.stored.lock().unwrap();
+    assert_eq!((stored.acks.len(), stored.opened("b")), (1, 1));
+}
+
 #[tokio::test]
 async fn a_lost_state_directory_is_rebuilt() {
     let mut world = World::new().await;

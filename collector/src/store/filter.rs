@@ -61,11 +61,12 @@ impl Where {
 }
 
 /// A host by its key, or by what its agent calls itself where no host has that key: no agent gets into the list of another
-/// host by its name.
+/// host by its name, not even of one that has joined and reported nothing yet.
 pub(super) fn hosts_named(connection: &Connection, name: &str) -> Result<Vec<String>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT host FROM hosts WHERE host = ?1
          UNION ALL SELECT host FROM hosts WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM hosts WHERE host = ?1)
+             AND NOT EXISTS (SELECT 1 FROM identities WHERE host = ?1)
          LIMIT ?2",
     )?;
     let keys = statement.query_map(params![name, NAMESAKES], |row| row.get(0))?;

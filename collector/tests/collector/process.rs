@@ -253,7 +253,7 @@ fn a_running_collector_is_copied_and_the_copy_restored() {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
-    assert_eq!(run("backup", "data"), (0, "copy: 1 hosts, 2 open findings, 0 other files\n".into(), String::new()));
+    assert_eq!(run("backup", "data"), (0, "copy: hosts 1, open findings 2, other files 1\n".into(), String::new()));
     for (verb, data, code, part) in [
         ("backup", "data", 73, "copy: is there already"),
         ("backup", "nowhere", 66, "nowhere/collector.sqlite3"),
@@ -264,7 +264,7 @@ fn a_running_collector_is_copied_and_the_copy_restored() {
         assert!(complaint.contains(part) && complaint.lines().count() == 1, "{complaint}");
     }
     drop(process);
-    let told = "new: 1 hosts, 2 open findings, 0 other files; every host is going to be asked for everything\n";
+    let told = "new: hosts 1, open findings 2, other files 1; every host is going to be asked for everything\n";
     assert_eq!(run("restore", "new"), (0, told.into(), String::new()));
     assert_eq!(run("restore", "new").0, 73);
     std::fs::remove_dir_all(directory.path().join("data")).unwrap();

@@ -131,9 +131,11 @@ fn whole_life() -> Result<()> {
     };
     condition(true)?;
     ensure!(open(1)(&stage.get("/v1/findings?state=open")?), "what was revoked reports");
+    let for_any = stage.admin(&["enroll-token", "web-*"])?;
+    let taken = stage.enroll(&for_any, &home.state_dir())?.expect(77)?;
+    ensure!(taken.stderr.lines().count() == 1, "{taken:?}");
+    // Whoever revoked it means this host.
     let token = stage.admin(&["enroll-token", "web-1"])?;
-    stage.enroll(&token, &home.state_dir())?.expect(77)?;
-    let token = stage.admin(&["enroll-token", "web-1", "--replace"])?;
     stage.enroll(&token, &home.state_dir())?.expect(0)?;
     stage.eventually("/v1/findings?state=open", open(2))?;
     stage.eventually("/v1/hosts", host("drifted"))?;

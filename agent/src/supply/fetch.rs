@@ -27,8 +27,8 @@ use crate::config::{Manifests, Target};
 use crate::deliver::Client;
 use crate::failure::Failure;
 use crate::http::{body, chain, explain};
-use crate::kept::{Kept, NextSet, Set};
 use crate::known_time::KnownTime;
+use crate::supply::kept::{Kept, NextSet, Set};
 
 /// How long a manifest may take to come, all in all.
 const WHOLE: Duration = Duration::from_hours(1);

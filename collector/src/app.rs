@@ -1,6 +1,8 @@
 //! Owns the router: which path goes where, and what every request passes first. Must not own sockets, so that tests
 //! need none.
 
+mod routes;
+
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use axum::Router;
@@ -8,7 +10,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use driftlock_common::enrolment::{ENROLL_PATH, RENEW_PATH};
 use driftlock_common::event::EVENTS_PATH;
 use driftlock_common::fleet::Fleet;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::{AllowedHosts, HostTokens, ReadAccess, ReadToken};
 use crate::caller::Connection;
 use crate::clock::{Clock, Timestamp};
-use crate::error::ApiError;
+use crate::error::{ApiError, RefusedFor};
 use crate::fleet::Outlook;
 use crate::gate::{Gate, GateLimits};
 use crate::identity::Identities;
@@ -27,6 +28,8 @@ use crate::metrics::{self, Metrics};
 use crate::shelf::{self, Shelf};
 use crate::store::{HostQuery, Store, StoreError};
 use crate::{enroll, ingest, page, query, stream};
+
+pub(crate) use self::routes::Routes;
 
 /// Open streams at one time.
 const STREAMS: usize = 128;
@@ -140,43 +143,65 @@ impl AppState {
     }
 }
 
+/// The document of the API (OpenAPI 3.1): every route, what it takes, and what it answers.
+pub const DOCUMENT: &str = include_str!("../api/openapi.json");
+
 /// The router.
 pub fn app(state: Arc<AppState>) -> Router {
-    let reading = Router::new()
-        .merge(page::routes())
-        .route("/v1/hosts", get(query::hosts))
-        .route("/v1/findings", get(query::findings))
-        .route("/v1/groups", get(query::groups))
-        .route("/v1/conditions", get(query::conditions))
-        .route("/v1/holes", get(query::holes))
-        .route("/v1/identities", get(query::identities))
-        .route("/v1/tokens", get(query::tokens))
-        .route("/v1/revocations", get(query::revocations))
-        .route("/v1/cas", get(query::cas))
-        .route("/v1/stream", get(stream::stream))
-        .route(MANIFESTS_PATH, get(shelf::list))
-        .route("/metrics", get(metrics::show))
+    let reading = reading()
+        .router
         .layer(middleware::from_fn_with_state(Arc::clone(&state), may_read))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), is_named));
-    // Under whatever name: a report needs a credential that no page in a browser has, and an agent that is refused
-    // sets its events aside. Health is asked for by address, and tells nothing.
-    let unnamed = Router::new()
-        .route(EVENTS_PATH, post(ingest::events))
-        .route(ENROLL_PATH, post(enroll::enroll))
-        .route(RENEW_PATH, post(enroll::renew))
-        .route(&format!("{MANIFESTS_PATH}/{{sha256}}"), get(shelf::get).put(shelf::put))
-        .route(&format!("{MANIFESTS_PATH}/{{sha256}}/bundle"), get(shelf::about))
-        .route(&format!("{TARGETS_PATH}/{{target}}/{{kind}}"), get(shelf::wanted).put(shelf::point))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready));
     reading
-        .merge(unnamed)
+        .merge(unnamed().router)
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
         })
         .layer(middleware::map_response(with_security_headers))
+        .layer(middleware::map_response_with_state(Arc::clone(&state), count_refusal))
         .with_state(state)
+}
+
+/// Every route: its method in lower case, and its path.
+pub fn routes() -> Vec<(&'static str, String)> {
+    reading().merge(unnamed()).known
+}
+
+/// For who may read, under the collector's names.
+fn reading() -> Routes {
+    page::routes()
+        .get("/v1/hosts", query::hosts)
+        .get("/v1/findings", query::findings)
+        .get("/v1/groups", query::groups)
+        .get("/v1/conditions", query::conditions)
+        .get("/v1/holes", query::holes)
+        .get("/v1/identities", query::identities)
+        .get("/v1/tokens", query::tokens)
+        .get("/v1/revocations", query::revocations)
+        .get("/v1/cas", query::cas)
+        .get("/v1/stream", stream::stream)
+        .get(MANIFESTS_PATH, shelf::list)
+        .get("/v1/openapi.json", async || ([(header::CONTENT_TYPE, "application/json")], DOCUMENT))
+        .get("/metrics", metrics::show)
+}
+
+/// Under whatever name: a report needs a credential that no page in a browser has, and an agent that is refused sets its
+/// events aside. Health is asked for by address, and tells nothing.
+fn unnamed() -> Routes {
+    let by_digest = format!("{MANIFESTS_PATH}/{{sha256}}");
+    let wanted = format!("{TARGETS_PATH}/{{target}}/{{kind}}");
+    Routes::default()
+        .post(EVENTS_PATH, ingest::events)
+        .post(ENROLL_PATH, enroll::enroll)
+        .post(RENEW_PATH, enroll::renew)
+        .get(&by_digest, shelf::get)
+        .put(&by_digest, shelf::put)
+        .get(&format!("{by_digest}/bundle"), shelf::about)
+        .get(&wanted, shelf::wanted)
+        .put(&wanted, shelf::point)
+        .get("/healthz", async || "ok\n")
+        .get("/readyz", ready)
 }
 
 async fn may_read(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
@@ -205,6 +230,13 @@ async fn is_named(State(state): State<Arc<AppState>>, request: Request, next: Ne
 async fn ready(State(state): State<Arc<AppState>>) -> Result<&'static str, ApiError> {
     state.store.hosts(HostQuery { limit: 1, ..HostQuery::default() }).await?;
     Ok("ready\n")
+}
+
+async fn count_refusal(State(state): State<Arc<AppState>>, response: Response) -> Response {
+    if let Some(RefusedFor(code)) = response.extensions().get() {
+        state.metrics.count_refusal(code);
+    }
+    response
 }
 
 async fn with_security_headers(mut response: Response) -> Response {

@@ -1,8 +1,9 @@
 //! Owns `GET /metrics` in Prometheus' text format. No label ever holds a path, a host or anything else an agent chooses.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -14,6 +15,7 @@ use driftlock_common::policy::{Ruling, Severity};
 use crate::app::AppState;
 use crate::error::ApiError;
 use crate::roster::Roster;
+use crate::store::{HoleKind, Totals};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ pub struct Metrics {
     connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
     batches_delayed: AtomicU64,
+    /// By the code of the answer, which is a word of this program's.
+    refusals: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Metrics {
@@ -56,6 +60,11 @@ impl Metrics {
     pub(crate) fn count_enrolment<T>(&self, result: &Result<T, ApiError>) {
         let counter = if result.is_ok() { &self.enrolments } else { &self.enrolments_refused };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that was refused, of whatever kind.
+    pub(crate) fn count_refusal(&self, code: &'static str) {
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
     }
 
     /// Counts a TLS handshake that came to nothing.
@@ -102,6 +111,10 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
         let number = totals.conditions.iter().find(|(known, _)| *known == reason).map_or(0, |(_, number)| *number);
         sample(&mut text, "open_conditions", &[("reason", name)], number);
     }
+    family(&mut text, "holes", "gauge", "Ranges of events that never came, by why.");
+    samples_of_holes(&mut text, "holes", &totals, |(_, number, _)| *number);
+    family(&mut text, "missing_events", "gauge", "Events that never came, by why.");
+    samples_of_holes(&mut text, "missing_events", &totals, |(.., sequences)| *sequences);
     family(&mut text, "stored_events", "gauge", "Events kept.");
     sample(&mut text, "stored_events", &[], totals.events);
     family(&mut text, "events_total", "counter", "Events by what became of them.");
@@ -125,11 +138,22 @@ pub(crate) async fn show(State(state): State<Arc<AppState>>) -> Result<impl Into
     for (result, counter) in [("enrolled", &metrics.enrolments), ("refused", &metrics.enrolments_refused)] {
         sample(&mut text, "enrolments_total", &[("result", result)], read(counter));
     }
+    family(&mut text, "requests_refused_total", "counter", "Requests that were refused, by the code of the answer.");
+    for (code, number) in &*metrics.refusals.lock().unwrap_or_else(PoisonError::into_inner) {
+        sample(&mut text, "requests_refused_total", &[("code", code)], *number);
+    }
     family(&mut text, "connections_refused_total", "counter", "Connections that were one too many.");
     sample(&mut text, "connections_refused_total", &[], read(&metrics.connections_refused));
     family(&mut text, "handshakes_failed_total", "counter", "TLS handshakes that came to nothing.");
     sample(&mut text, "handshakes_failed_total", &[], read(&metrics.handshakes_failed));
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+}
+
+fn samples_of_holes(text: &mut String, name: &str, totals: &Totals, number: fn(&(HoleKind, u64, u64)) -> u64) {
+    for kind in HoleKind::ALL {
+        let found = totals.holes.iter().find(|(known, ..)| *known == kind);
+        sample(text, name, &[("kind", kind.name())], found.map_or(0, number));
+    }
 }
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {

@@ -14,19 +14,14 @@ mod link;
 mod overview;
 mod shown;
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::Router;
-use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
 use driftlock_common::policy::{Ruling, Severity};
 
-use crate::app::AppState;
+use crate::app::Routes;
 use crate::clock::Timestamp;
-use crate::error::ApiError;
+use crate::error::{ApiError, InPath};
 use crate::fleet::{HostState, duration};
 use crate::tally::Tally;
 use compare::grouped;
@@ -40,19 +35,19 @@ const ASSETS: [(&str, &str, &str); 3] = [
 ];
 
 /// The pages, and what they refer to.
-pub(crate) fn routes() -> Router<Arc<AppState>> {
-    Router::new()
-        .route("/", get(overview::show))
-        .route("/hosts", get(host::list))
-        .route("/host", get(host::show))
-        .route("/findings", get(finding::list))
-        .route("/finding", get(finding::show))
-        .route("/groups", get(group::list))
-        .route("/conditions", get(condition::list))
-        .route("/holes", get(hole::list))
-        .route("/enrolment", get(enrolment::hosts))
-        .route("/tokens", get(enrolment::tokens))
-        .route("/assets/{name}", get(asset))
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .get("/", overview::show)
+        .get("/hosts", host::list)
+        .get("/host", host::show)
+        .get("/findings", finding::list)
+        .get("/finding", finding::show)
+        .get("/groups", group::list)
+        .get("/conditions", condition::list)
+        .get("/holes", hole::list)
+        .get("/enrolment", enrolment::hosts)
+        .get("/tokens", enrolment::tokens)
+        .get("/assets/{name}", asset)
 }
 
 /// What every page has around its content.
@@ -148,7 +143,7 @@ impl Marked {
 }
 
 /// `/assets/NAME`.
-async fn asset(Path(name): Path<String>) -> Result<Response, ApiError> {
+async fn asset(InPath(name): InPath<String>) -> Result<Response, ApiError> {
     let (_, media_type, content) = ASSETS
         .into_iter()
         .find(|(known, ..)| *known == name)

@@ -269,7 +269,9 @@ impl TokenParameters {
     pub(crate) fn query(self) -> Result<TokenQuery, ApiError> {
         let after = given(self.cursor).map(|cursor| {
             let (made, id) = cursor.rsplit_once('.').ok_or_else(no_cursor)?;
-            Ok::<_, ApiError>((made.to_owned(), id.to_owned()))
+            let made = Timestamp::parse(made).ok_or_else(no_cursor)?;
+            let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if is_id { Ok((made.to_string(), id.to_owned())) } else { Err(no_cursor()) }
         });
         Ok(TokenQuery {
             scope: word("scope", &self.scope, SCOPES.map(|scope| (scope, scope)))?,

@@ -469,6 +469,8 @@ pub struct Totals {
     pub findings: Vec<(Change, Option<Severity>, u64)>,
     /// Open conditions by reason.
     pub conditions: Vec<(ConditionReason, u64)>,
+    /// Holes by kind: how many, and how many sequences they are together.
+    pub holes: Vec<(HoleKind, u64, u64)>,
     /// Events kept.
     pub events: u64,
 }
@@ -507,6 +509,9 @@ impl Order {
 }
 
 impl HoleKind {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::Lost, Self::Restore];
+
     /// The word of API and store.
     pub const fn name(self) -> &'static str {
         match self {

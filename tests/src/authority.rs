@@ -72,8 +72,8 @@ impl Authority {
     /// A token with which one host may join.
     pub fn token(&self) -> String {
         let mut tokens = lock(&self.tokens);
-        // 43 characters of base64url whose last has no bits to spare are 32 bytes.
-        let secret = format!("{:0>42}A", tokens.len());
+        // 43 characters of base64url whose last has no bits to spare are 32 bytes. One in 64 begins with a hyphen.
+        let secret = format!("-{:0>41}A", tokens.len());
         tokens.insert(secret.clone(), None);
         format!("{secret}.{}", hex::encode(Sha256::digest(&self.der)))
     }

@@ -23,7 +23,7 @@ use driftlock_common::finding::{Finding, path_fields};
 use driftlock_common::gap::Reason;
 use driftlock_common::manifest::{Header, Manifest};
 use driftlock_common::node::{Kind, Node};
-use driftlock_common::path::{Escaped, TreePath};
+use driftlock_common::path::{Escaped, TreePath, to_base64};
 use driftlock_common::pattern::{Excludes, Pattern};
 use driftlock_common::policy::case::Cases;
 use driftlock_common::policy::simulate::Simulation;
@@ -31,6 +31,8 @@ use driftlock_common::policy::{Context, Moment, Policy};
 use driftlock_common::profile::Profile;
 use driftlock_common::tree::archive_path;
 use driftlock_common::trust::{Assignment, Envelope, PAYLOAD_TYPE, Statement};
+
+use crate::request::{CertificateRequest, MAX_REQUEST};
 
 /// Checks some bytes; panics if an invariant does not hold.
 pub type Target = fn(&[u8]);
@@ -51,7 +53,35 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mtree", mtree),
     ("bundle", bundle),
     ("fanotify", fanotify),
+    ("csr", csr),
 ];
+
+/// A request for a certificate, as PEM or as the bytes within: what is accepted is the same once more, and nothing that
+/// its key did not sign is.
+pub fn csr(data: &[u8]) {
+    let pem = |der: &[u8]| {
+        let base64 = to_base64(der);
+        let lines: String = base64.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n").collect();
+        format!("-----BEGIN CERTIFICATE REQUEST-----\n{lines}-----END CERTIFICATE REQUEST-----\n")
+    };
+    for text in [std::str::from_utf8(data).map(str::to_owned).ok(), Some(pem(data))].into_iter().flatten() {
+        let request = match CertificateRequest::read(&text) {
+            Ok(request) => request,
+            Err(error) => {
+                assert_shown(&error.to_string());
+                continue;
+            }
+        };
+        assert!(text.len() <= MAX_REQUEST, "a request longer than any");
+        let again = CertificateRequest::read(&pem(request.der())).expect("what was read can be read");
+        assert!(again.key() == request.key() && again.der() == request.der(), "reading twice gives another key");
+        let mut forged = request.der().to_vec();
+        if let Some(last) = forged.last_mut() {
+            *last ^= 1;
+        }
+        assert!(CertificateRequest::read(&pem(&forged)).is_err(), "a signature that is none");
+    }
+}
 
 /// A manifest: what is read is written and read again as the same value, under the same digest.
 pub fn manifest(data: &[u8]) {

@@ -54,3 +54,6 @@ pub mod tree;
 pub mod verdict;
 pub mod wait;
 pub mod watched;
+
+// By the name that it has beside the fuzz targets, which build without a database.
+use driftlock_collector::identity::request;

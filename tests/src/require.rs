@@ -121,6 +121,8 @@ pub enum Requirement {
     AttestationPython,
     /// Node.js with the verifier of Sigstore.
     AttestationNode,
+    /// Makes up requests from the document of an API.
+    Schemathesis,
     /// Other readers of tar archives: Python's tarfile, and libarchive, called from Python.
     Readers,
 }
@@ -239,6 +241,7 @@ impl Requirement {
             Self::Git => &["git"],
             Self::AttestationPython => &["attestation-python"],
             Self::AttestationNode => &["attestation-node"],
+            Self::Schemathesis => &["schemathesis"],
             Self::KubernetesValidate => &["kubernetes-validate"],
         }
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -175,12 +176,20 @@ impl Invocation {
     ///
     /// # Errors
     /// If it cannot be started or does not end within [`PATIENCE`].
-    pub fn run(mut self) -> Result<Finished> {
+    pub fn run(self) -> Result<Finished> {
+        self.run_within(PATIENCE)
+    }
+
+    /// As [`Invocation::run`], for what is known to take longer.
+    ///
+    /// # Errors
+    /// If it cannot be started or does not end within `limit`.
+    pub fn run_within(mut self, limit: Duration) -> Result<Finished> {
         // Files, not pipes: whatever the amount, the command is never held up by who reads.
         let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
         self.command.stdout(out.reopen()?).stderr(err.reopen()?);
         let mut child = self.command.spawn().with_context(|| format!("{:?}", self.command))?;
-        let status = wait_for(&mut child, PATIENCE).with_context(|| format!("{:?}", self.command))?;
+        let status = wait_for(&mut child, limit).with_context(|| format!("{:?}", self.command))?;
         Ok(Finished {
             code: status.code(),
             signal: status.signal(),

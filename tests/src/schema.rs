@@ -17,11 +17,12 @@ pub const PYTHON_MODULES: &str = "import jsonschema, rfc3987";
 
 const VALIDATE: &str = r"
 import json, sys
-from jsonschema import Draft7Validator
+from jsonschema.validators import validator_for
 schema, document = (json.load(open(name, encoding='utf-8')) for name in sys.argv[1:])
-Draft7Validator.check_schema(schema)
-assert 'uri-reference' in Draft7Validator.FORMAT_CHECKER.checkers
-problems = list(Draft7Validator(schema, format_checker=Draft7Validator.FORMAT_CHECKER).iter_errors(document))
+Validator = validator_for(schema, default=None)
+Validator.check_schema(schema)
+assert 'uri-reference' in Validator.FORMAT_CHECKER.checkers
+problems = list(Validator(schema, format_checker=Validator.FORMAT_CHECKER).iter_errors(document))
 sys.exit('\n'.join(f'{list(problem.path)}: {problem.message[:300]}' for problem in problems) or None)
 ";
 
@@ -32,6 +33,16 @@ sys.exit('\n'.join(f'{list(problem.path)}: {problem.message[:300]}' for problem 
 pub fn sarif(file: &Path) -> Result<()> {
     let mut command = Command::new(PYTHON);
     command.args(["-c", VALIDATE]).arg(schema("sarif-schema-2.1.0.json")).arg(file);
+    run(&mut command).map(drop)
+}
+
+/// Checks a file of JSON against a schema that says of which draft it is.
+///
+/// # Errors
+/// With what is wrong with it.
+pub fn json(schema: &Path, file: &Path) -> Result<()> {
+    let mut command = Command::new(PYTHON);
+    command.args(["-c", VALIDATE]).args([schema, file]);
     run(&mut command).map(drop)
 }
 

@@ -31,7 +31,8 @@ pub struct EnrollArgs {
     #[arg(long, value_name = "URL")]
     pub server: Endpoint,
     /// What lets this host in. Others on this host can see it while the command runs
-    #[arg(long, value_name = "TOKEN", required_unless_present = "token_file")]
+    // One in 64 begins with a hyphen.
+    #[arg(long, value_name = "TOKEN", required_unless_present = "token_file", allow_hyphen_values = true)]
     pub token: Option<String>,
     /// The same in a file; - is stdin
     #[arg(long, value_name = "FILE", conflicts_with = "token")]

@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use driftlock_common::digest::Digest;
+use driftlock_common::trust::Scheme;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType, SerialNumber,
@@ -122,6 +123,19 @@ pub enum AuthorityError {
     /// Without it none would be in force.
     #[error("this is the newest CA: rotate first")]
     Newest,
+}
+
+impl rcgen::PublicKeyData for SubjectKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.bits
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        match self.scheme {
+            Scheme::Ed25519 => &rcgen::PKCS_ED25519,
+            Scheme::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+        }
+    }
 }
 
 impl fmt::Debug for Ca {

@@ -24,8 +24,8 @@ pub struct CertificateRequest {
 /// A public key as it stands in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectKey {
-    bits: Vec<u8>,
-    scheme: Scheme,
+    pub(super) bits: Vec<u8>,
+    pub(super) scheme: Scheme,
 }
 
 /// Why a request is none. Nothing of it is repeated.
@@ -95,18 +95,5 @@ impl SubjectKey {
     pub fn of_certificate(der: &[u8]) -> Option<Vec<u8>> {
         let certificate = x509_cert::Certificate::from_der(der).ok()?;
         Some(certificate.tbs_certificate().subject_public_key_info().subject_public_key.as_bytes()?.to_vec())
-    }
-}
-
-impl rcgen::PublicKeyData for SubjectKey {
-    fn der_bytes(&self) -> &[u8] {
-        &self.bits
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        match self.scheme {
-            Scheme::Ed25519 => &rcgen::PKCS_ED25519,
-            Scheme::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
-        }
     }
 }

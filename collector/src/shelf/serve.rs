@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use driftlock_common::digest::Digest;
@@ -20,7 +20,7 @@ use crate::app::AppState;
 use crate::auth::bearer;
 use crate::caller::{Caller, Connection};
 use crate::credential;
-use crate::error::ApiError;
+use crate::error::{ApiError, InPath};
 
 /// How long nothing may come of a body.
 const IDLE: Duration = Duration::from_secs(30);
@@ -52,7 +52,7 @@ fn digest(text: &str) -> Result<Digest, ApiError> {
 /// `PUT /v1/manifests/{sha256}`.
 pub(crate) async fn put(
     State(state): State<Arc<AppState>>,
-    Path(sha256): Path<String>,
+    InPath(sha256): InPath<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let shelf = shelf(&state)?;
@@ -115,7 +115,7 @@ async fn feed(mut body: BodyDataStream, to: mpsc::Sender<bytes::Bytes>) -> Resul
 /// `GET /v1/manifests/{sha256}`: for hosts, and for who may read.
 pub(crate) async fn get(
     State(state): State<Arc<AppState>>,
-    Path(sha256): Path<String>,
+    InPath(sha256): InPath<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, _) = request.into_parts();
@@ -132,7 +132,7 @@ pub(crate) async fn get(
 pub(crate) async fn wanted(
     State(state): State<Arc<AppState>>,
     caller: Caller,
-    Path((target, kind)): Path<(String, Kind)>,
+    InPath((target, kind)): InPath<(String, Kind)>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let shelf = shelf(&state)?;
@@ -147,7 +147,7 @@ pub(crate) async fn wanted(
 pub(crate) async fn about(
     State(state): State<Arc<AppState>>,
     _caller: Caller,
-    Path(manifest): Path<String>,
+    InPath(manifest): InPath<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let shelf = shelf(&state)?;
@@ -161,7 +161,7 @@ pub(crate) async fn about(
 /// `PUT /v1/targets/{target}/{kind}`.
 pub(crate) async fn point(
     State(state): State<Arc<AppState>>,
-    Path((target, kind)): Path<(String, Kind)>,
+    InPath((target, kind)): InPath<(String, Kind)>,
     request: Request,
 ) -> Result<Json<Pointer>, ApiError> {
     const MOST: usize = 4096;

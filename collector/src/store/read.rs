@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use super::apply::unsigned;
 use super::filter::{Where, page};
 use super::{
-    ConditionQuery, ConditionRecord, FindingRecord, HostQuery, HostRecord, Lifetime, Page, StoreError, TargetRecord,
-    Totals,
+    ConditionQuery, ConditionRecord, FindingRecord, HoleKind, HostQuery, HostRecord, Lifetime, Page, StoreError,
+    TargetRecord, Totals,
 };
 use crate::clock::Timestamp;
 use crate::tally::Tally;
@@ -244,11 +244,17 @@ pub(super) fn totals(connection: &Connection) -> Result<Totals, StoreError> {
         Vec::new(),
         |row| Ok((word::<ConditionReason>("condition", &row.get::<_, String>(0)?)?, unsigned(row.get(1)?))),
     )?;
+    let holes =
+        rows(connection, "SELECT kind, count(*), sum(last - first + 1) FROM holes GROUP BY kind", vec![], |row| {
+            let kind: String = row.get(0)?;
+            let known = HoleKind::ALL.into_iter().find(|known| known.name() == kind);
+            Ok((known.unwrap_or(HoleKind::Lost), unsigned(row.get(1)?), unsigned(row.get(2)?)))
+        })?;
     // Only the oldest are ever deleted, so their ids have no gaps; counting would read them all.
     let events: i64 = connection.query_row(
         "SELECT coalesce((SELECT max(id) FROM events) - (SELECT min(id) FROM events) + 1, 0)",
         params![],
         |row| row.get(0),
     )?;
-    Ok(Totals { findings, conditions, events: unsigned(events) })
+    Ok(Totals { findings, conditions, holes, events: unsigned(events) })
 }

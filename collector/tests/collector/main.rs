@@ -5,6 +5,7 @@ mod conformance;
 mod copies;
 mod coverage;
 mod dev;
+mod document;
 mod enrolment;
 mod fleet;
 mod identity_admin;

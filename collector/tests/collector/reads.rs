@@ -166,22 +166,33 @@ async fn metrics_and_health() {
     collector.post(&events).await;
     collector.post(&events).await;
     collector.post_bytes("{").await;
+    // Two events that never came, and requests that nobody can answer.
+    agent.sequence += 2;
+    collector.post(&[agent.opened("other-path")]).await;
+    collector.get("/no-such-place").await;
+    collector.get("/v1/hosts?limit=secret-word").await;
     let (_, text) = collector.get("/metrics").await;
     for line in [
         "driftlock_collector_hosts{state=\"drifted\"} 1",
         "driftlock_collector_hosts{state=\"clean\"} 0",
-        "driftlock_collector_open_findings{change=\"changed\",verdict=\"alert\",severity=\"medium\"} 1",
+        "driftlock_collector_open_findings{change=\"changed\",verdict=\"alert\",severity=\"medium\"} 2",
         "driftlock_collector_open_findings{change=\"changed\",verdict=\"alert\",severity=\"critical\"} 0",
         "driftlock_collector_open_findings{change=\"changed\",verdict=\"tolerated\"} 0",
         "driftlock_collector_open_conditions{reason=\"spool_failed\"} 1",
-        "driftlock_collector_events_total{result=\"accepted\"} 2",
+        "driftlock_collector_events_total{result=\"accepted\"} 3",
         "driftlock_collector_events_total{result=\"duplicate\"} 2",
         "driftlock_collector_batches_total{result=\"refused\"} 1",
-        "driftlock_collector_stored_events 2",
+        "driftlock_collector_stored_events 3",
+        "driftlock_collector_holes{kind=\"lost\"} 1",
+        "driftlock_collector_holes{kind=\"restore\"} 0",
+        "driftlock_collector_missing_events{kind=\"lost\"} 2",
+        "driftlock_collector_requests_refused_total{code=\"json\"} 1",
+        "driftlock_collector_requests_refused_total{code=\"not_found\"} 1",
+        "driftlock_collector_requests_refused_total{code=\"query\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    assert!(!text.contains("secret-path") && !text.contains("web-1"));
+    assert!(!text.contains("secret") && !text.contains("no-such") && !text.contains("web-1"));
     // Asked for by address, without a name that is allowed.
     for uri in ["/healthz", "/readyz"] {
         let request = Request::get(uri).header("host", "10.1.2.3:80").body(HttpBody::empty()).unwrap();

@@ -2,3 +2,6 @@
 
 #[path = "../../src/fuzz.rs"]
 pub mod fuzz;
+
+#[path = "../../../collector/src/identity/request.rs"]
+pub mod request;

@@ -71,7 +71,8 @@ impl Fleet {
         let severity = if at % 5003 == 3 { Severity::Critical } else { severities[number % 4] };
         finding["severity"] = severity.name().into();
         let own = Digest::blake3(host(host_number).as_bytes()).to_string();
-        let (sealed, observed) = (file("0755", CONTENT), file("0775", if number.is_multiple_of(5) { &own } else { CONTENT }));
+        let (sealed, observed) =
+            (file("0755", CONTENT), file("0775", if number.is_multiple_of(5) { &own } else { CONTENT }));
         let change = ["changed", "added", "removed", "changed"][number % 4];
         let change = if at % 9973 == 1 { "unverifiable" } else { change };
         finding["change"] = change.into();

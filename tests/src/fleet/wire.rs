@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -44,6 +46,13 @@ impl Wire {
         };
         let stream = timeout(WHOLE, connecting).await.context("the handshake takes too long")??;
         Ok(Self::over(stream))
+    }
+
+    /// Whether the other end has not ended it. What comes without being asked for is its end too.
+    pub fn is_open(&self) -> bool {
+        let (stream, _) = self.stream.get_ref();
+        let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        self.read.is_empty() && peeked.is_err_and(|error| error == Errno::AGAIN)
     }
 }
 

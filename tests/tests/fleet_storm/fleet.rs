@@ -1,7 +1,8 @@
 //! Owns hosts that live: what happens to them, when they report, and how they come to rest. Must not own what goes wrong.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -40,6 +41,8 @@ pub(crate) struct Counts {
     taken: AtomicU64,
     unknown: AtomicU64,
     full: AtomicU64,
+    /// Why it is not known, and how often.
+    whys: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Counts {
@@ -53,6 +56,14 @@ impl Counts {
         (self.taken.load(Ordering::Relaxed), self.unknown.load(Ordering::Relaxed))
     }
 
+    /// Why deliveries were not known to be taken, the most frequent first.
+    pub(crate) fn whys(&self) -> Vec<(u64, String)> {
+        let whys = self.whys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whys: Vec<(u64, String)> = whys.iter().map(|(why, number)| (*number, why.clone())).collect();
+        whys.sort_by(|a, b| b.cmp(a));
+        whys
+    }
+
     fn count(&self, outcome: &Outcome) {
         let counter = match outcome {
             Outcome::Taken => &self.taken,
@@ -60,6 +71,9 @@ impl Counts {
                 if why.contains("store_unavailable") {
                     self.full.fetch_add(1, Ordering::Relaxed);
                 }
+                // What is the same but for numbers is one reason.
+                let why = why.chars().filter(|ch| !ch.is_ascii_digit()).take(160).collect();
+                *self.whys.lock().unwrap_or_else(PoisonError::into_inner).entry(why).or_default() += 1;
                 &self.unknown
             }
         };

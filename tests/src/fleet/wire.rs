@@ -133,3 +133,31 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -
     text.push_str(&format!("content-length: {length}\r\n\r\n"));
     text.into_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_are_read_one_after_another_however_they_come() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut wire = Wire::over(ours);
+        let said =
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\n\
+            content-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\ncut";
+        let sending = async {
+            for part in said.chunks(7) {
+                theirs.write_all(part).await.unwrap();
+            }
+            drop(theirs);
+        };
+        let reading = async {
+            let first = wire.answer().await.unwrap();
+            assert_eq!((first.status, first.text().as_str()), (200, "ok"));
+            let second = wire.answer().await.unwrap();
+            assert_eq!((second.status, second.head.header("retry-after")), (429, Some("7")));
+            assert!(wire.answer().await.is_err(), "it is cut off");
+        };
+        tokio::join!(sending, reading);
+    }
+}

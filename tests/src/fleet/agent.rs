@@ -42,12 +42,12 @@ impl Agent {
         Self { model, config, address, wire: None }
     }
 
-    /// The kept connection, or a new one.
+    /// The kept connection, or a new one where it has ended.
     ///
     /// # Errors
     /// If nobody answers.
     pub async fn wire(&mut self) -> Result<&mut Wire> {
-        let wire = match self.wire.take() {
+        let wire = match self.wire.take().filter(Wire::is_open) {
             Some(wire) => wire,
             None => self.another_wire().await?,
         };

@@ -420,3 +420,59 @@ pub fn finding(path: &[u8], kind: Kind, size: u64) -> Finding {
         explanation: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> Model {
+        Model::new("web-1", &mut Random::new(1))
+    }
+
+    fn taken(model: &mut Model, ack: u64) {
+        model.take(&Answer { ack, ..Answer::default() });
+    }
+
+    #[test]
+    fn the_state_is_what_the_documents_say_whatever_the_collector_does() {
+        let mut host = model();
+        assert_eq!(host.state(), "clean");
+        host.differs(b"a", Kind::Tolerated, 1);
+        host.condition(ConditionReason::WatchDegraded);
+        assert_eq!(host.state(), "clean");
+        host.condition(ConditionReason::Overflow);
+        assert_eq!(host.state(), "blind");
+        host.condition(ConditionReason::Overflow);
+        host.differs(b"b", Kind::Unverifiable, 1);
+        assert_eq!(host.state(), "blind");
+        host.differs(b"a", Kind::Drift, 1);
+        assert_eq!(host.state(), "drifted");
+        host.stop();
+        assert_eq!(host.state(), "silent");
+        host.ephemeral = true;
+        assert_eq!(host.state(), "retired");
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_waits_and_a_lost_state_is_remembered() {
+        let mut host = model();
+        for path in 0..7_u8 {
+            host.differs(&[b'a' + path], Kind::Drift, 1);
+        }
+        assert_eq!((host.waiting.len(), host.life.last, host.life.given.len()), (8, 8, 8));
+        let batch = host.batch(3, true);
+        assert_eq!((batch.sequences, batch.events), (Some((1, 3)), 4));
+        taken(&mut host, 3);
+        assert_eq!(host.part(1, 3).sequences, Some((5, 6)));
+        // An answer that comes late takes nothing back.
+        taken(&mut host, 2);
+        assert_eq!((host.waiting.len(), host.life.acknowledged), (5, 3));
+        // Seven findings, three in a part.
+        host.take(&Answer { ack: 8, resync: true, ..Answer::default() });
+        assert_eq!(host.waiting.len(), 3);
+        let epoch = host.life.epoch.clone();
+        host.lose_state(&mut Random::new(2));
+        assert_ne!(host.life.epoch, epoch);
+        assert_eq!((host.earlier[0].acknowledged, host.earlier[0].last, host.life.last), (8, 11, 3));
+    }
+}

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -44,6 +46,13 @@ impl Wire {
         };
         let stream = timeout(WHOLE, connecting).await.context("the handshake takes too long")??;
         Ok(Self::over(stream))
+    }
+
+    /// Whether the other end has not ended it. What comes without being asked for is its end too.
+    pub fn is_open(&self) -> bool {
+        let (stream, _) = self.stream.get_ref();
+        let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        self.read.is_empty() && peeked.is_err_and(|error| error == Errno::AGAIN)
     }
 }
 
@@ -123,4 +132,32 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -
     }
     text.push_str(&format!("content-length: {length}\r\n\r\n"));
     text.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_are_read_one_after_another_however_they_come() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut wire = Wire::over(ours);
+        let said =
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\n\
+            content-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\ncut";
+        let sending = async {
+            for part in said.chunks(7) {
+                theirs.write_all(part).await.unwrap();
+            }
+            drop(theirs);
+        };
+        let reading = async {
+            let first = wire.answer().await.unwrap();
+            assert_eq!((first.status, first.text().as_str()), (200, "ok"));
+            let second = wire.answer().await.unwrap();
+            assert_eq!((second.status, second.head.header("retry-after")), (429, Some("7")));
+            assert!(wire.answer().await.is_err(), "it is cut off");
+        };
+        tokio::join!(sending, reading);
+    }
 }

@@ -1,11 +1,12 @@
 //! Owns hosts that live: what happens to them, when they report, and how they come to rest. Must not own what goes wrong.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use driftlock_tests::fleet::agent::Agent;
+use driftlock_tests::fleet::agent::{Agent, Reply};
 use driftlock_tests::fleet::endpoint::Endpoint;
 use driftlock_tests::fleet::model::{CONDITIONS, Kind, Model};
 use driftlock_tests::random::Random;
@@ -31,8 +32,11 @@ const PATHS: [&[u8]; 10] = [
 const RATE: u64 = 150;
 /// Events of a batch at most, so that it is no larger than a batch may be.
 const MOST: usize = 200;
-/// How often a host that finds nobody tries again.
+/// How soon a host that finds nobody tries again, at first and at last.
 const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How much longer a fleet is waited for, for each of its hosts.
+const EACH: Duration = Duration::from_millis(100);
 
 /// What came to pass.
 #[derive(Debug, Default)]
@@ -40,6 +44,8 @@ pub(crate) struct Counts {
     taken: AtomicU64,
     unknown: AtomicU64,
     full: AtomicU64,
+    /// Why it is not known, and how often.
+    whys: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Counts {
@@ -53,6 +59,14 @@ impl Counts {
         (self.taken.load(Ordering::Relaxed), self.unknown.load(Ordering::Relaxed))
     }
 
+    /// Why deliveries were not known to be taken, the most frequent first.
+    pub(crate) fn whys(&self) -> Vec<(u64, String)> {
+        let whys = self.whys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whys: Vec<(u64, String)> = whys.iter().map(|(why, number)| (*number, why.clone())).collect();
+        whys.sort_by(|a, b| b.cmp(a));
+        whys
+    }
+
     fn count(&self, outcome: &Outcome) {
         let counter = match outcome {
             Outcome::Taken => &self.taken,
@@ -60,6 +74,9 @@ impl Counts {
                 if why.contains("store_unavailable") {
                     self.full.fetch_add(1, Ordering::Relaxed);
                 }
+                // What is the same but for numbers is one reason.
+                let why = why.chars().filter(|ch| !ch.is_ascii_digit()).take(160).collect();
+                *self.whys.lock().unwrap_or_else(PoisonError::into_inner).entry(why).or_default() += 1;
                 &self.unknown
             }
         };
@@ -144,9 +161,11 @@ impl Fleet {
 /// # Errors
 /// If one does not come to rest.
 pub(crate) async fn settle(agents: Vec<Agent>) -> Result<Vec<Agent>> {
+    // Each may have to connect anew, which costs both sides more than anything else.
+    let patience = PATIENCE + EACH * u32::try_from(agents.len())?;
     let mut resting = JoinSet::new();
     for agent in agents {
-        resting.spawn(rest(agent));
+        resting.spawn(rest(agent, patience));
     }
     let mut agents = Vec::new();
     while let Some(agent) = resting.join_next().await {
@@ -156,23 +175,37 @@ pub(crate) async fn settle(agents: Vec<Agent>) -> Result<Vec<Agent>> {
     Ok(agents)
 }
 
-async fn rest(mut agent: Agent) -> Result<Agent> {
-    let deadline = Instant::now() + PATIENCE;
+async fn rest(mut agent: Agent, patience: Duration) -> Result<Agent> {
+    let deadline = Instant::now() + patience;
+    let mut pause = PAUSE;
+    let (mut asked_again, mut last) = (0, String::new());
     loop {
         let waited = agent.model.waiting.len();
         if waited == 0 && agent.model.stopped {
             return Ok(agent);
         }
-        let taken = agent.deliver(MOST).await.with_context(|| agent.model.host.clone())?;
-        // The heartbeat told of everything, and the collector wants no more.
-        if taken && waited <= MOST && agent.model.waiting.is_empty() {
-            return Ok(agent);
-        }
         if Instant::now() >= deadline {
-            bail!("{} still has {} events to deliver", agent.model.host, agent.model.waiting.len());
+            bail!(
+                "{} still has {waited} events to deliver; it was asked for everything {asked_again} times; at last: {last}",
+                agent.model.host
+            );
         }
-        if !taken {
-            tokio::time::sleep(PAUSE).await;
+        let batch = agent.model.batch(MOST, true);
+        match agent.post(&batch).await.with_context(|| agent.model.host.clone())? {
+            Reply::Answered(answer) => {
+                agent.model.take(&answer);
+                // The heartbeat told of everything, and the collector wants no more.
+                if waited <= MOST && agent.model.waiting.is_empty() {
+                    return Ok(agent);
+                }
+                asked_again += u64::from(answer.resync);
+                (pause, last) = (PAUSE, format!("{answer:?}"));
+            }
+            Reply::Again(why) => {
+                last = why;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::fleet::Counts;
 
 /// Deliveries after which an outage is one, whether it was noticed or not.
-const ENOUGH: u64 = 300;
+const ENOUGH: u64 = 100;
 
 /// A file system in memory for a collector's data. Unmounted when dropped.
 #[derive(Debug)]
@@ -99,11 +99,11 @@ impl Outage {
             }
             Self::Full | Self::KilledFull => {
                 let filler = disk.fill()?;
-                // Until something was to be kept for which there is none, however slow the machine is; or much was, by which
-                // what had grown before did not have to grow.
+                // Until something was to be kept for which there is none, however slow the machine is; once that was so, or
+                // until much was for which what had grown before did not have to grow.
                 let (before, (taken, _)) = (counts.full(), counts.deliveries());
                 eventually("a batch for which there was no room", || {
-                    let is_hit = counts.full() > before || counts.deliveries().0 > taken + ENOUGH;
+                    let is_hit = counts.full() > before || before > 0 && counts.deliveries().0 > taken + ENOUGH;
                     is_hit.then_some(()).context("none was refused")
                 })?;
                 pass(moment(300));

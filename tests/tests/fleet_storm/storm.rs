@@ -80,6 +80,9 @@ impl Storm {
         let (taken, unknown) = fleet.counts.deliveries();
         let full = fleet.counts.full();
         ensure!(full > 0, "there was always room");
+        for (number, why) in fleet.counts.whys() {
+            println!("{number:6} {}", why.escape_debug());
+        }
         let agents = runtime.block_on(fleet.end())?;
 
         // The last outage: what was acknowledged until now is there, whoever looks.

@@ -14,7 +14,9 @@
 //!   of 100) meanwhile. What they take in memory is printed; in the end they are closed.
 //!
 //! `--smoke` does all of it with 50 hosts and 5,000 findings, and holds no promise. `--keep` leaves the store where it is.
-//! `--seconds N` is how long the load goes on.
+//! `--seconds N` is how long the load goes on, `--requests N` how many there are in a second, more than the heartbeats;
+//! `--open N` is how many findings are open, a multiple of the hosts. A collector that does not keep up answers 429, which
+//! ends the bench.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -107,6 +109,8 @@ fn main() -> Result<()> {
                 held = false;
             }
             "--keep" => keep = true,
+            "--open" => size.fleet.open = arguments.next().context("--open how many?")?.parse()?,
+            "--requests" => size.pace.requests = arguments.next().context("--requests how many?")?.parse()?,
             "--seconds" => {
                 size.pace.time = Duration::from_secs(arguments.next().context("--seconds how many?")?.parse()?);
             }

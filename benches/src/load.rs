@@ -104,7 +104,7 @@ impl Iterator for Schedule {
     }
 }
 
-/// Connects every host.
+/// Connects every host, and has each say that it is there: the collector closes what says nothing.
 ///
 /// # Errors
 /// If one is not taken in.
@@ -118,7 +118,9 @@ pub async fn connect(door: &Door, reporters: Vec<Reporter>) -> Result<Agents> {
             let door = door.clone();
             connecting.spawn(async move {
                 let link = door.connect(reporter.host()).await?;
-                Ok::<_, anyhow::Error>(Agent { reporter, link })
+                let mut agent = Agent { reporter, link };
+                agent.send(0).await?;
+                Ok::<_, anyhow::Error>(agent)
             });
         }
         match connecting.join_next().await {

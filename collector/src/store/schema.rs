@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSIO
 const VERSION_5: &str = "
 ALTER TABLE findings ADD COLUMN drift BLOB;
 CREATE INDEX findings_open_of_drift ON findings (drift, host) WHERE state = 'open';
+CREATE INDEX findings_open_of_drift_newest ON findings (drift, id) WHERE state = 'open';
 CREATE TABLE drifts (
     key BLOB NOT NULL PRIMARY KEY,
     severity INTEGER NOT NULL,

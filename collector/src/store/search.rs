@@ -187,11 +187,23 @@ impl Plan {
             return Ok(Self::of("", state, clauses.into_iter().chain([id]).collect(), Vec::new(), query.order));
         }
         if let Some(group) = query.group {
-            // Kept of open ones only.
-            let state = if query.state == Some(Lifetime::Resolved) { "state = 'open' AND 0" } else { "state = 'open'" };
             let drift = Clause::new("drift = ?", [group.as_bytes().to_vec().into()], None);
-            let found_by = clauses.into_iter().chain([drift]).collect();
-            return Ok(Self::of("findings_open_of_drift", state, found_by, Vec::new(), query.order));
+            // What is the same drift has one severity: either order is that of the ids.
+            let order = match query.order {
+                Order::Loudest(behind) => Order::Newest(behind.map(|(_, id)| id)),
+                newest @ Order::Newest(_) => newest,
+            };
+            // Kept of open ones only.
+            if query.state == Some(Lifetime::Resolved) {
+                return Ok(Self::of("", "0", Vec::new(), Vec::new(), order));
+            }
+            let state = "state = 'open'";
+            return Ok(if query.host.is_some() {
+                let found_by = clauses.into_iter().chain([drift]).collect();
+                Self::of("findings_open_of_drift", state, found_by, Vec::new(), order)
+            } else {
+                Self::of("findings_open_of_drift_newest", state, vec![drift], clauses, order)
+            });
         }
         let mut fewest = FEW;
         let mut by = None;
@@ -366,10 +378,12 @@ mod tests {
             .execute_batch(
                 "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 5999)
                  INSERT INTO findings (host, target, path, directory, change, severity, rule, alone, finding, state,
-                     opened_at, updated_at, count, received_at)
+                     opened_at, updated_at, count, received_at, drift)
                  SELECT 'h' || (n % 2), 't' || (n % 2), CAST('d' || (n % 10) || '/' || n AS BLOB),
                      CAST('d' || (n % 10) AS BLOB), iif(n % 2, 'added', 'changed'), n % 2, 'r' || (n % 2), 0,
-                     '{\"path\":\"d\",\"change\":\"added\"}', iif(n % 3 = 2, 'resolved', 'open'), 1, 1, 1, 1 FROM n;
+                     '{\"path\":\"d\",\"change\":\"added\"}', iif(n % 3 = 2, 'resolved', 'open'), 1, 1, 1, 1,
+                     iif(n % 2, x'00000000000000000000000000000001', x'00000000000000000000000000000000')
+                 FROM n;
                  INSERT INTO hosts (host, name, first_seen, last_seen) VALUES ('h0', 'x', 1, 1), ('h1', 'x', 1, 1);",
             )
             .unwrap();
@@ -385,7 +399,7 @@ mod tests {
             Order::Loudest(Some((Some(Severity::Info), 5000))),
         ];
         let states = [None, Some(Lifetime::Open), Some(Lifetime::Resolved), Some(Lifetime::Open)];
-        (0..1_usize << 10).map(move |bits| {
+        (0..1_usize << 11).map(move |bits| {
             let on = |bit: usize| bits & (1 << bit) != 0;
             FindingQuery {
                 state: states[bits % 4],
@@ -397,6 +411,7 @@ mod tests {
                 below: (on(8) && !on(7)).then(|| b"d0".to_vec()),
                 path: (on(7) && on(8)).then(|| b"d0/0".to_vec()),
                 verdict: on(9).then_some(Ruling::Tolerated),
+                group: on(10).then(|| format!("{:0>32}", 1).parse().unwrap()),
                 // Without a pattern in the bits.
                 order: orders[(bits * 7919 / 31) % 4],
                 limit: 50,
@@ -441,6 +456,10 @@ mod tests {
             if let Some(state) = query.state {
                 naive.push_str(" AND state || '' = ?");
                 values.push(Value::from(state.name().to_owned()));
+            }
+            if let Some(group) = query.group {
+                naive.push_str(" AND state || '' = 'open' AND drift = ?");
+                values.push(group.as_bytes().to_vec().into());
             }
             for clause in clauses(&connection, &query).unwrap().into_iter().chain(begin(query.order)) {
                 naive.push_str(" AND ");

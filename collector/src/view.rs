@@ -315,7 +315,7 @@ impl HostRecord {
         self.targets.iter().map(|target| target.open).sum()
     }
 
-    /// What [`judge`] asks for.
+    /// What a judgement of the host asks for.
     pub fn facts(&self) -> Facts {
         let open = self.open();
         let targets = self

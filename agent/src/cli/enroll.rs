@@ -27,7 +27,7 @@ Exit codes:
    73  the state directory cannot be written
    77  the collector refuses, or whoever answers is not the one that the token is of")]
 pub struct EnrollArgs {
-    /// The collector: https://collector.example:8443
+    /// Where the collector is, as `https://NAME:PORT`
     #[arg(long, value_name = "URL")]
     pub server: Endpoint,
     /// What lets this host in. Others on this host can see it while the command runs

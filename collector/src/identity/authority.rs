@@ -114,7 +114,7 @@ pub enum AuthorityError {
     /// No random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
-    /// [`MAX_IN_FORCE`].
+    /// `MAX_IN_FORCE`.
     #[error("{MAX_IN_FORCE} CAs are in force already; retire one first")]
     TooMany,
     /// No CA in force has this digest.

@@ -163,7 +163,7 @@ fn gaps() -> Result<()> {
             );
             Ok(())
         })?;
-        let page = http::get(stage.collector.address(), "/")?.text();
+        let page = http::get(stage.collector.address(), &format!("/host?name={HOST}"))?.text();
         ensure!(page.contains("3 not established: mount 3") && page.contains("waits for a verdict since"), "{page}");
         namespace::unmount(&stage.tree.path("bin"))?;
         stage.eventually("no gap", |host| {

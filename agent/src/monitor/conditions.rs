@@ -17,8 +17,8 @@ fn key(body: &ConditionBody) -> Key {
 
 /// Whether the detail says what somebody has to mend, and not how often or since when: another one is news.
 const fn is_mended_by_its_detail(reason: ConditionReason) -> bool {
-    use ConditionReason::{ConfigRefused, ManifestExpired, ManifestRefused, PolicyRefused};
-    matches!(reason, ManifestRefused | ManifestExpired | PolicyRefused | ConfigRefused)
+    use ConditionReason::{ConfigRefused, ManifestRefused, PolicyRefused};
+    matches!(reason, ManifestRefused | PolicyRefused | ConfigRefused)
 }
 
 impl Conditions {

@@ -249,7 +249,7 @@ fn an_agent_shows_the_key() -> Result<()> {
     stage.collector.eventually_host(HOST, "clean")?;
     let manifest = stage.target()?["manifest"].clone();
     ensure!(manifest["trust"] == "signed" && manifest["key"] == key_id(1)?.as_str(), "{manifest}");
-    let page = http::get(stage.collector.address(), "/")?.text();
+    let page = http::get(stage.collector.address(), &format!("/host?name={HOST}"))?.text();
     ensure!(page.contains("signed") && page.contains(&key_id(1)?), "{page}");
     ensure!(agent.stop()? == 0, "SIGTERM is a clean end");
     Ok(())

@@ -103,8 +103,9 @@ impl Look {
     }
 
     fn found(&self, judged: &Judged<'_>, sealed_in: SealedIn<'_>) {
-        // The ending says it: that a root is gone is no difference in it, and if its process ended it is no news.
-        if matches!(judged.drift.delta, Delta::Unverifiable { reason: Reason::RootLost, .. }) {
+        // Of a process that ended the ending says it: it is no news, and no difference in what it ran with.
+        let of_process = matches!(self.location, Location::Process(_));
+        if of_process && matches!(judged.drift.delta, Delta::Unverifiable { reason: Reason::RootLost, .. }) {
             return;
         }
         let finding = Box::new(Finding::of(judged, sealed_in));
@@ -140,6 +141,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::process::{Command, Stdio};
 
     use driftlock_common::digest::Algorithm;
     use driftlock_common::manifest::{Header, Manifest};
@@ -149,10 +151,11 @@ mod tests {
 
     use super::*;
     use crate::baseline::Accept;
+    use crate::process::Selector;
     use crate::scan::{ObserveTerms, observe};
 
-    /// What a look at `scope` says when the root that is held is not there any longer.
-    fn said_of_a_lost_root(scope: Scope) -> Vec<Event> {
+    /// What a look at `scope` says of a root that is lost by then: of a process that ended, or of a directory.
+    fn said_of_a_lost_root(scope: Scope, of_process: bool) -> Vec<Event> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("root");
         std::fs::create_dir(&path).unwrap();
@@ -163,8 +166,13 @@ mod tests {
         let tree = observe(&Root::open(&path).unwrap(), &terms, &pool).tree;
         let manifest = dir.path().join("manifest");
         std::fs::write(&manifest, Manifest { header: Header::new(profile, content, excludes), tree }.encode()).unwrap();
-        let (hold, location) = (Hold::default(), Location::Directory(path.clone()));
+        let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let location =
+            if of_process { Location::Process(Selector::Pid(process.id())) } else { Location::Directory(path.clone()) };
+        let hold = Hold::default();
         hold.root(&location).unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
         std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
         let (done, mut said) = mpsc::channel(16);
         let look = Look {
@@ -188,11 +196,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_root_is_an_ending_and_nothing_that_was_found() {
+    fn the_end_of_a_process_is_an_ending_and_nothing_that_was_found() {
         let place = TreePath::new(b"a").unwrap();
         for scope in [Scope::All, Scope::Subtree(TreePath::root()), Scope::Entry(place)] {
-            let said = said_of_a_lost_root(scope.clone());
-            let [Event::Scanned { ending: Ending::RootLost(_), .. }] = &said[..] else { panic!("{scope:?}: {said:?}") };
+            for of_process in [true, false] {
+                let said = said_of_a_lost_root(scope.clone(), of_process);
+                let found = said.iter().filter(|event| matches!(event, Event::Found { .. })).count();
+                assert_eq!(found, usize::from(!of_process), "{scope:?}: {said:?}");
+                assert!(matches!(said.last(), Some(Event::Scanned { ending: Ending::RootLost(_), .. })), "{said:?}");
+            }
         }
     }
 }

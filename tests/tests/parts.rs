@@ -311,7 +311,7 @@ fn by_an_agent() -> Result<()> {
     // Sweeps are ten minutes apart: all of it is found by watching, what the base leaves out too.
     let expected = deployed.tamper()?;
     eventually("every finding to name its manifest", || ensure_named(&expected, &collector.findings("open")?))?;
-    for path in ["/", "/findings"] {
+    for path in ["/findings", "/host?name=web-1"] {
         let page = String::from_utf8(http::get(collector.address(), path)?.body)?;
         ensure!(page.contains("configuration.manifest"), "{path}: {page}");
     }

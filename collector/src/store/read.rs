@@ -174,16 +174,27 @@ pub(super) fn hosts(connection: &Connection, query: HostQuery) -> Result<Page<Ho
         })
     })?;
     let mut page = page(items, query.limit, |host| host.host.clone());
-    for host in &mut page.items {
-        host.targets = targets(connection, &host.host)?;
-        host.conditions = rows(
-            connection,
-            "SELECT DISTINCT reason FROM conditions WHERE host = ? AND state = 'open' ORDER BY reason",
-            vec![host.host.clone().into()],
-            |row| word("condition", row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?),
-        )?;
-    }
+    // One statement for all of them; each gives its rows in the order of the hosts.
+    let keys = to_json(&page.items.iter().map(|host| &host.host).collect::<Vec<_>>())?;
+    add_targets(connection, &mut page.items, &keys)?;
+    let reasons = "SELECT DISTINCT host, reason FROM conditions INDEXED BY conditions_open
+         WHERE state = 'open' AND host IN (SELECT value FROM json_each(?)) ORDER BY host, reason";
+    let reasons = rows(connection, reasons, vec![keys.into()], |row| {
+        Ok((row.get(0)?, word("condition", row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)?))
+    })?;
+    add(&mut page.items, reasons, |host, reason| host.conditions.push(reason));
     Ok(page)
+}
+
+/// Adds to each host what is its, where both are in the order of the hosts.
+fn add<T>(hosts: &mut [HostRecord], items: Vec<(String, T)>, add: impl Fn(&mut HostRecord, T)) {
+    let mut hosts = hosts.iter_mut().peekable();
+    for (key, item) in items {
+        while hosts.next_if(|host| host.host < key).is_some() {}
+        if let Some(host) = hosts.peek_mut().filter(|host| host.host == key) {
+            add(host, item);
+        }
+    }
 }
 
 /// What the agent says of the host, and over it what the token says that the host joined with.
@@ -197,37 +208,43 @@ fn labels(row: &rusqlite::Row<'_>) -> Result<serde_json::Value, StoreError> {
     Ok(labels)
 }
 
-fn targets(connection: &Connection, host: &str) -> Result<Vec<TargetRecord>, StoreError> {
-    let mut open: BTreeMap<String, Tally> = BTreeMap::new();
+fn add_targets(connection: &Connection, hosts: &mut [HostRecord], keys: &str) -> Result<(), StoreError> {
+    let mut open: BTreeMap<(String, String), Tally> = BTreeMap::new();
     let counts = rows(
         connection,
-        "SELECT target, severity, change = 'unverifiable', number FROM tallies WHERE host = ?",
-        vec![host.to_owned().into()],
-        |row| Ok((row.get::<_, String>(0)?, severity(row, 1)?, row.get(2)?, unsigned(row.get(3)?))),
+        "SELECT host, target, severity, change = 'unverifiable', number FROM tallies
+         WHERE host IN (SELECT value FROM json_each(?))",
+        vec![keys.to_owned().into()],
+        |row| Ok(((row.get(0)?, row.get(1)?), severity(row, 2)?, row.get(3)?, unsigned(row.get(4)?))),
     )?;
     for (target, severity, unverifiable, number) in counts {
         open.entry(target).or_default().add(severity, unverifiable, number);
     }
-    rows(
+    let targets = rows(
         connection,
-        "SELECT target, root, manifest, policy, coverage, verified_at, resync, swept_at FROM targets WHERE host = ?
-         ORDER BY target",
-        vec![host.to_owned().into()],
+        "SELECT host, target, root, manifest, policy, coverage, verified_at, resync, swept_at FROM targets
+         WHERE host IN (SELECT value FROM json_each(?)) ORDER BY host, target",
+        vec![keys.to_owned().into()],
         |row| {
-            let target: String = row.get(0)?;
-            Ok(TargetRecord {
-                open: open.get(&target).copied().unwrap_or_default(),
-                root: row.get(1)?,
-                manifest: json(row, 2, "manifest")?,
-                policy: json(row, 3, "policy")?,
-                coverage: json(row, 4, "coverage")?,
-                verified_at: optional_time(row, 5)?,
-                resync: row.get(6)?,
-                swept_at: optional_time(row, 7)?,
-                target,
-            })
+            let target = TargetRecord {
+                target: row.get(1)?,
+                root: row.get(2)?,
+                manifest: json(row, 3, "manifest")?,
+                policy: json(row, 4, "policy")?,
+                coverage: json(row, 5, "coverage")?,
+                verified_at: optional_time(row, 6)?,
+                resync: row.get(7)?,
+                swept_at: optional_time(row, 8)?,
+                open: Tally::default(),
+            };
+            Ok((row.get::<_, String>(0)?, target))
         },
-    )
+    )?;
+    add(hosts, targets, |host, mut target| {
+        target.open = open.get(&(host.host.clone(), target.target.clone())).copied().unwrap_or_default();
+        host.targets.push(target);
+    });
+    Ok(())
 }
 
 /// How many of each.

@@ -12,6 +12,7 @@ mod finding;
 mod condition;
 mod snapshot;
 mod read;
+mod readers;
 mod run;
 mod facts;
 mod search;

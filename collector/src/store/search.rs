@@ -432,7 +432,7 @@ mod tests {
         let connection = connection();
         for query in queries() {
             for clause in clauses(&connection, &query).unwrap() {
-                let state = query.state.map_or("1".to_owned(), |state| format!("state = '{}'", state.name()));
+                let state = query.state.map_or_else(|| "1".to_owned(), |state| format!("state = '{}'", state.name()));
                 let Some(index) = clause.index else { continue };
                 let details = explain(&connection, &probe(&state, &clause, index), &clause.values);
                 assert!(!details.iter().any(|detail| detail.starts_with("SCAN findings")), "{query:?}: {details:?}");

@@ -1,20 +1,22 @@
-//! Owns the store in a file: one thread that writes, a few connections that read. Must not own SQL.
+//! Owns the store in a file: how it is opened, and to whom work goes, the thread that writes or those that read. Must not
+//! own SQL.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use driftlock_common::host_name::HostName;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 
 use super::apply::apply;
 use super::identity::{
     self, AccessToken, EnrolmentToken, Identity, IdentityQuery, IdentityStore, Join, Joined, Renewal, Renewed,
 };
+use super::readers::Readers;
 use super::writer::{self, Job, Work};
 use super::{
     Applied, ArrivalRecord, Changed, ConditionQuery, ConditionRecord, Delivery, FindingQuery, FindingRecord,
@@ -24,8 +26,6 @@ use super::{
 use crate::clock::Timestamp;
 use crate::fleet::hearing::Hearing;
 
-/// Connections that read at one time; more wait.
-const READERS: usize = 4;
 /// Changes that a listener may be behind before it misses some.
 const CHANGES: usize = 1024;
 /// Statements that a connection keeps prepared.
@@ -44,17 +44,11 @@ pub(super) const LOCK: &str = "lock";
 pub struct SqliteStore {
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     writer: Option<JoinHandle<()>>,
-    readers: Arc<Readers>,
+    /// Absent while it is dropped.
+    readers: Option<Readers>,
     changes: broadcast::Sender<Arc<Changed>>,
     /// Held as long as the store is open.
     lock: File,
-}
-
-#[derive(Debug)]
-struct Readers {
-    file: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
 }
 
 /// How a store is opened.
@@ -91,8 +85,8 @@ impl SqliteStore {
             .name("store".to_owned())
             .spawn(move || writer::run(connection, queue, &published))
             .map_err(at(&file))?;
-        let readers = Readers { file, idle: Mutex::new(Vec::new()), permits: Semaphore::new(READERS) };
-        Ok(Self { jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), changes, lock })
+        let readers = Readers::new(&file).map_err(at(&file))?;
+        Ok(Self { jobs: Some(jobs), writer: Some(writer), readers: Some(readers), changes, lock })
     }
 
     /// Runs `work` in a transaction of the one connection that writes, perhaps together with others. When this answers,
@@ -115,12 +109,9 @@ impl SqliteStore {
         query: Q,
         run: fn(&Connection, Q) -> Result<T, StoreError>,
     ) -> Pending<'_, T> {
-        let readers = Arc::clone(&self.readers);
         Box::pin(async move {
-            let _permit = self.readers.permits.acquire().await.map_err(|_| StoreError::Closed)?;
-            tokio::task::spawn_blocking(move || readers.with(|connection| run(connection, query)))
-                .await
-                .map_err(|_| StoreError::Closed)?
+            let readers = self.readers.as_ref().ok_or(StoreError::Closed)?;
+            readers.ask(move |connection| run(connection, query)).await
         })
     }
 }
@@ -153,6 +144,16 @@ fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     schema::migrate(connection)
 }
 
+/// A connection to the store in `file` that cannot write.
+pub(super) fn open_to_read(file: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "cache_size", CACHE)?;
+    Ok(connection)
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Engine(Box::new(error))
@@ -174,31 +175,6 @@ impl StoreError {
             }
             error => error,
         }
-    }
-}
-
-impl Readers {
-    fn with<T>(&self, run: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // Bound to a name, or the lock would be held while a connection is opened.
-        let known = idle().pop();
-        let connection = match known {
-            Some(connection) => connection,
-            None => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                let connection = Connection::open_with_flags(&self.file, flags)?;
-                connection.busy_timeout(Duration::from_secs(5))?;
-                connection.set_prepared_statement_cache_capacity(STATEMENTS);
-                connection.pragma_update(None, "cache_size", CACHE)?;
-                connection
-            }
-        };
-        // One look at one state, though it takes several statements.
-        connection.execute_batch("BEGIN")?;
-        let result = run(&connection);
-        connection.execute_batch("COMMIT")?;
-        idle().push(connection);
-        result
     }
 }
 
@@ -309,6 +285,8 @@ impl Drop for SqliteStore {
             // It only ends otherwise by a panic, which has been reported.
             let _ended = writer.join();
         }
+        // The last connection that is closed writes the log into the file, so all are before another may be opened.
+        self.readers = None;
         // Closing is not enough: a child that another thread just forked holds the descriptor until it executes.
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(%error, "the store's lock stays until the process ends");

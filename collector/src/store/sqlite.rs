@@ -141,7 +141,11 @@ fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     connection.pragma_update(None, "cache_size", CACHE)?;
     // What grew in a burst, or while a long look held it, is given back.
     connection.pragma_update(None, "journal_size_limit", LOG)?;
-    schema::migrate(connection)
+    schema::migrate(connection)?;
+    // What a job changed, until it is known that it stays: at most what a group of jobs touches. Not for migrations, which
+    // may have all of the store to sort.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(())
 }
 
 /// A connection to the store in `file` that cannot write.

@@ -43,6 +43,7 @@ use driftlock_tests::sandbox::Sandbox;
 use driftlock_tests::wait::eventually;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 const ANSWERED: f64 = 0.050;
 const THERE_AGAIN: f64 = 2.0;
@@ -294,12 +295,18 @@ impl Bench {
         let mut silent: Vec<TcpStream> = Vec::new();
         for source in 0..self.size.addresses {
             let source = Ipv4Addr::new(127, 0, 1, source + 1);
+            // At once: those who came first are closed after ten seconds.
+            let mut coming: JoinSet<std::io::Result<TcpStream>> = JoinSet::new();
             for _ in 0..OF_ONE_ADDRESS {
-                silent.push(runtime.block_on(async {
+                let connect = async move {
                     let socket = TcpSocket::new_v4()?;
                     socket.bind((source, 0).into())?;
                     socket.connect(address).await
-                })?);
+                };
+                coming.spawn_on(connect, runtime.handle());
+            }
+            for stream in runtime.block_on(coming.join_all()) {
+                silent.push(stream?);
             }
         }
         let number = silent.len();

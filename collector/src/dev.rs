@@ -133,7 +133,7 @@ fn input(path: &Path, error: std::io::Error) -> Failure {
 /// Runs everything until `shutdown`, the agent ending first so that its last words arrive.
 async fn show(work: &Path, port: u16, deployed: &Deployed, shutdown: &CancellationToken) -> Result<(), Failure> {
     let token = token()?;
-    let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     let address = listener.local_addr().map_err(|error| Failure::new(Exit::Io, error))?;
     let store = Arc::new(SqliteStore::open(&work.join("collector"), Limits::default())?);
     let ended = CancellationToken::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use driftlock_common::exit::Exit;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,9 @@ use crate::tls::{ServerFiles, Sources, Tls, TlsError};
 /// How long requests that are under way may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Connections that may wait to be accepted: all hosts come at once after a restart, and who finds no place tries again only
+/// after one second, then three. The kernel may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 /// Between two looks for what is no longer kept.
 const BETWEEN_LOOKS: Duration = Duration::from_mins(1);
 /// Between two steps of forgetting it: batches come first.
@@ -60,7 +63,7 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
         let io = |error: std::io::Error| Failure::new(Exit::Io, error);
         let identities = Arc::new(identities(&args, Arc::<SqliteStore>::clone(&store)).await?);
         let tls = if with_tls { Some(tls(&args, &identities, &allowed_hosts)?) } else { None };
-        let listener = bind(args.listen).await?;
+        let listener = bind(args.listen)?;
         let address = listener.local_addr().map_err(io)?;
         end_on_signal(&shutdown).map_err(io)?;
         let state = AppState::with_identities(
@@ -158,12 +161,19 @@ fn connections(wanted: usize) -> usize {
     fit
 }
 
-/// Binds a listener.
+/// Binds a listener, within a runtime.
 ///
 /// # Errors
 /// 77 if not permitted, else 74.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // Else no other could listen there for a minute after one that was killed.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|error: std::io::Error| {
         let exit = if error.kind() == std::io::ErrorKind::PermissionDenied { Exit::Refused } else { Exit::Io };
         Failure::new(exit, anyhow::Error::new(error).context(format!("listen on {address}")))
     })

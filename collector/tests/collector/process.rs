@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, Event};
 use tempfile::TempDir;
@@ -185,7 +186,7 @@ fn sigkill_at_any_time_loses_nothing_that_was_acknowledged() {
                 scope.spawn(|| spool.deliver(&process.address));
             }
             // From the first answers on, while posts go on.
-            std::thread::park_timeout(std::time::Duration::from_millis(30 + u64::from(moment)));
+            std::thread::park_timeout(Duration::from_millis(30 + u64::from(moment)));
             process.signal("-KILL");
         });
         drop(process);
@@ -309,6 +310,26 @@ fn a_stop_as_asked_ends_with_0_although_a_stream_is_open() {
     assert_eq!(&first, b"HTTP/1.1 200 OK");
     process.signal("-TERM");
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn hosts_that_come_at_once_find_a_place_while_it_is_busy() {
+    // As many as one address may have.
+    const HOSTS: usize = 512;
+    let directory = TempDir::new().unwrap();
+    let process = Process::start(directory.path());
+    let address = process.address.parse().unwrap();
+    process.signal("-STOP");
+    // It accepts nothing: whoever finds no place would wait for ever.
+    let come = |_| TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
+    let waiting: Vec<TcpStream> = (0..HOSTS).map(come).collect();
+    process.signal("-CONT");
+    for mut stream in waiting {
+        write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
 }
 
 #[test]

@@ -133,7 +133,8 @@ fn find_or_begin_epoch(context: &mut Context<'_>, epoch: &str) -> Result<Epoch, 
     connection
         .prepare_cached(
             "INSERT INTO hosts (host, epoch, first_seen, last_seen) VALUES (?1, ?2, ?3, ?3)
-             ON CONFLICT (host) DO UPDATE SET epoch = ?2, beat_time = NULL, stopped_at = NULL",
+             ON CONFLICT (host) DO UPDATE SET epoch = ?2, beat_sequence = NULL, stop_sequence = NULL,
+                 stopped_at = NULL",
         )?
         .execute(params![host, epoch, now])?;
     forget_certainty(context)?;

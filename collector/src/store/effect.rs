@@ -57,7 +57,7 @@ pub(super) fn apply(context: &mut Context<'_>, sequence: u64, event: &Kept) -> R
         Body::ConditionResolved(body) => resolve_condition(context, body, time),
         Body::TargetSnapshot(body) => snapshot(context, body, sequence, time),
         Body::TargetVerified(body) => verified(context, body, time),
-        Body::Stopped(body) => stopped(context, body, event.time),
+        Body::Stopped(body) => stopped(context, body, sequence, time),
         // Heartbeats have no sequence and do not come this way.
         Body::Heartbeat(_) => Ok(()),
     }
@@ -83,8 +83,8 @@ pub(super) fn heartbeat(context: &mut Context<'_>, beat: &Beat, ack: u64) -> Res
     context
         .connection
         .prepare_cached(
-            "UPDATE hosts SET name = ?2, labels = ?3, version = ?4, ephemeral = ?5, interval_s = ?6, beat_time = ?7,
-                 agent = ?8, stopped_at = NULL
+            "UPDATE hosts SET name = ?2, labels = ?3, version = ?4, ephemeral = ?5, interval_s = ?6, agent = ?8,
+                 beat_sequence = max(?7, coalesce(beat_sequence, 0)), stopped_at = iif(?7 < stop_sequence, stopped_at, NULL)
              WHERE host = ?1",
         )?
         .execute(params![
@@ -94,7 +94,7 @@ pub(super) fn heartbeat(context: &mut Context<'_>, beat: &Beat, ack: u64) -> Res
             version,
             ephemeral,
             signed(*interval_s),
-            beat.time.millis(),
+            signed(*sequence),
             agent.as_ref().map(to_json).transpose()?
         ])?;
     // What is still on its way to here is in no finding yet, so only then both sides speak of the same state.
@@ -209,16 +209,17 @@ fn forget_other_targets(context: &mut Context<'_>, kept: &[TargetBeat], time: Ti
     Ok(())
 }
 
-/// A stop that was spooled may arrive after the heartbeat of the next start. Both times are the agent's, unbounded, so that
-/// they compare whatever its clock says.
-fn stopped(context: &mut Context<'_>, body: &Stopped, time: Timestamp) -> Result<(), StoreError> {
+/// A stop that was spooled may arrive after the heartbeat of the next start, and a heartbeat that was sent before it may
+/// arrive after it. Which of them came later on the host is known by sequences, whatever its clock says: of the agent's
+/// epoch, as another one begins without a stop.
+fn stopped(context: &mut Context<'_>, body: &Stopped, sequence: u64, time: Timestamp) -> Result<(), StoreError> {
     context
         .connection
         .prepare_cached(
-            "UPDATE hosts SET stopped_at = ?2, ephemeral = ?3
-             WHERE host = ?1 AND (beat_time IS NULL OR beat_time <= ?4)",
+            "UPDATE hosts SET stopped_at = ?2, stop_sequence = ?3, ephemeral = ?4
+             WHERE host = ?1 AND (beat_sequence IS NULL OR beat_sequence < ?3)",
         )?
-        .execute(params![context.host, context.bounded(time).millis(), body.ephemeral, time.millis()])?;
+        .execute(params![context.host, time.millis(), signed(sequence), body.ephemeral])?;
     host_changed(context);
     Ok(())
 }

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSIO
 /// `drift` of a finding is the key of what it has in common with others ([`super::group`]), `drifts` the numbers of open
 /// findings of each, kept by triggers. `runs` is when a collector had the store open. `known` is JSON: who reports as a
 /// host, and who did before; `arrivals` what came between. A token that `pushes` is for pushing, not for reading.
+/// `beat_sequence` and `stop_sequence` are where in the epoch of its agent a host gave its last heartbeat and stopped.
 const VERSION_5: &str = "
 ALTER TABLE findings ADD COLUMN drift BLOB;
 CREATE INDEX findings_open_of_drift ON findings (drift, host) WHERE state = 'open';
@@ -58,6 +59,9 @@ CREATE TABLE runs (
 ) STRICT;
 
 ALTER TABLE hosts ADD COLUMN known TEXT;
+ALTER TABLE hosts ADD COLUMN beat_sequence INTEGER;
+ALTER TABLE hosts ADD COLUMN stop_sequence INTEGER;
+ALTER TABLE hosts DROP COLUMN beat_time;
 CREATE TABLE arrivals (
     id INTEGER PRIMARY KEY,
     host TEXT NOT NULL,

@@ -6,9 +6,11 @@ use driftlock_collector::clock::Timestamp;
 use driftlock_collector::store::sqlite::Limits;
 use driftlock_collector::store::{Applied, HostQuery, Lifetime, Store as _};
 use driftlock_common::condition::ConditionReason;
-use driftlock_common::event::{Answer, BATCH_MEDIA_TYPE, Body, ConditionBody, Snapshot, Verified, sequence_text};
+use driftlock_common::event::{
+    Answer, BATCH_MEDIA_TYPE, Body, ConditionBody, Event, Snapshot, Verified, sequence_text,
+};
 
-use crate::kit::{Collector, FakeAgent, TARGET, TOKEN, finding, manifest, part_named, post_request};
+use crate::kit::{Collector, FakeAgent, TARGET, TIME, TOKEN, finding, manifest, part_named, post_request};
 
 fn answer(accepted: u64, duplicates: u64, ack: u64, resync: bool) -> Answer {
     Answer { accepted, duplicates, rejected: Vec::new(), ack, resync }
@@ -389,19 +391,28 @@ async fn an_empty_batch_changes_nothing() {
 async fn a_stop_is_undone_by_the_next_heartbeat_only() {
     let collector = Collector::new();
     let mut agent = settled(&collector).await;
-    let state = async |collector: &Collector| collector.json("/v1/hosts").await["hosts"][0]["state"].clone();
-    collector.post(&[agent.heartbeat(&[])]).await;
-    assert_eq!(state(&collector).await, "clean");
-    let stopped = agent.stopped(true);
-    collector.post(&[stopped]).await;
-    assert_eq!(state(&collector).await, "retired");
-    collector.post(&[agent.heartbeat(&[])]).await;
-    assert_eq!(state(&collector).await, "clean");
-    // A stop of the run before, that was still in the spool.
-    let mut late = agent.stopped(false);
-    late.time = "2026-01-02T03:04:04.000Z".into();
-    collector.post(&[late]).await;
-    assert_eq!(state(&collector).await, "clean");
+    let post_and_see = async |event: Event, stopped: bool| {
+        collector.post(&[event]).await;
+        let host = &collector.json("/v1/hosts").await["hosts"][0];
+        assert_eq!(host["stopped_at"].is_string(), stopped, "{host}");
+    };
+    post_and_see(agent.heartbeat(&[]), false).await;
+    let on_its_way = agent.heartbeat(&[]);
+    post_and_see(agent.stopped(true), true).await;
+    // It was sent before, and came after.
+    post_and_see(on_its_way, true).await;
+    // Of the next start, by a clock that was set back in between.
+    let mut next = agent.heartbeat(&[]);
+    next.time = TIME.into();
+    post_and_see(next, false).await;
+    // The stop is still in the spool when the next start has said something.
+    let late = agent.stopped(true);
+    post_and_see(agent.heartbeat(&[]), false).await;
+    post_and_see(late, false).await;
+    // An epoch counts from its begin.
+    let mut agent = FakeAgent::new(77);
+    post_and_see(agent.heartbeat(&[]), false).await;
+    post_and_see(agent.stopped(true), true).await;
 }
 
 #[tokio::test]

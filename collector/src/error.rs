@@ -59,6 +59,13 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", public)
     }
 
+    /// 503 for a body that ended before its end: not a refusal, as an agent that is told 4xx does not send it again. That a
+    /// connection broke is no fault of the collector's, so it is counted as others are and not said among its errors.
+    pub fn cut_off(why: impl fmt::Display) -> Self {
+        tracing::debug!(%why, "a body was cut off");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "body", "the body did not arrive completely")
+    }
+
     /// Adds what only the log may say.
     #[must_use]
     pub fn because(mut self, internal: impl fmt::Display) -> Self {

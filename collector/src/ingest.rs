@@ -114,8 +114,7 @@ async fn read(headers: &HeaderMap, body: Body, encoding: Encoding, turn: &mut Tu
     let arriving = async {
         let mut bytes = Vec::new();
         while let Some(part) = stream.next().await {
-            // Not a refusal: an agent that is told 4xx does not send it again.
-            let part = part.map_err(|error| cut_off().because(error))?;
+            let part = part.map_err(ApiError::cut_off)?;
             if part.len() > limit - bytes.len() {
                 return Err(too_large());
             }
@@ -124,7 +123,7 @@ async fn read(headers: &HeaderMap, body: Body, encoding: Encoding, turn: &mut Tu
         }
         Ok(bytes)
     };
-    tokio::time::timeout(BODY_TIME, arriving).await.map_err(|_| cut_off().because("it took too long"))?
+    tokio::time::timeout(BODY_TIME, arriving).await.map_err(|_| ApiError::cut_off("it took too long"))?
 }
 
 /// Makes a batch of a body. From here on it takes the room of its JSON.
@@ -150,10 +149,6 @@ async fn decoded(state: &AppState, body: Vec<u8>, encoding: Encoding, turn: &mut
             Err(error.into())
         }
     }
-}
-
-fn cut_off() -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "body", "the body did not arrive completely")
 }
 
 impl From<BatchError> for ApiError {

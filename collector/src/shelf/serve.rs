@@ -96,7 +96,6 @@ pub(crate) async fn put(
 
 /// Hands a body over, a block at a time.
 async fn feed(mut body: BodyDataStream, to: mpsc::Sender<bytes::Bytes>) -> Result<(), ApiError> {
-    let cut = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "body", "the body did not arrive completely");
     loop {
         match tokio::time::timeout(IDLE, body.next()).await {
             Ok(None) => return Ok(()),
@@ -106,8 +105,8 @@ async fn feed(mut body: BodyDataStream, to: mpsc::Sender<bytes::Bytes>) -> Resul
                     return Ok(());
                 }
             }
-            Ok(Some(Err(error))) => return Err(cut().because(error)),
-            Err(_) => return Err(cut().because("nothing came for too long")),
+            Ok(Some(Err(error))) => return Err(ApiError::cut_off(error)),
+            Err(_) => return Err(ApiError::cut_off("nothing came for too long")),
         }
     }
 }

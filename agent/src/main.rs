@@ -12,6 +12,7 @@ static MEMORY: sys::Memory = sys::Memory;
 
 fn main() -> ExitCode {
     command::exit_70_on_panic();
+    sys::Memory::give_back();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

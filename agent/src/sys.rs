@@ -2,7 +2,8 @@
 //! `unsafe`, file handles in a file of its own. Must not own what an answer means.
 #![expect(
     unsafe_code,
-    reason = "mmap, mincore, munmap, ioprio_set, waiting for a descriptor, file handles and an allocator have no safe form"
+    reason = "mmap, mincore, munmap, ioprio_set, mallopt, waiting for a descriptor, file handles and an allocator have no safe \
+              form"
 )]
 
 pub(crate) mod handle;
@@ -67,6 +68,20 @@ pub(crate) fn when_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>>
 /// whatever it was about to say is not said.
 #[derive(Debug)]
 pub struct Memory;
+
+impl Memory {
+    /// From now on what is freed goes back to the kernel: each piece of 128 KiB or more at once, smaller ones when 128 KiB
+    /// of them are free together. These are what glibc begins with; it would raise both, up to 32 and 64 MiB, to whatever
+    /// was freed once, and an agent at rest would keep what its first look took.
+    pub fn give_back() {
+        #[cfg(target_env = "gnu")]
+        for limit in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+            // SAFETY: two numbers, of which none is an address.
+            let taken = unsafe { libc::mallopt(limit, 128 * 1024) };
+            debug_assert_eq!(taken, 1, "both are within what glibc takes");
+        }
+    }
+}
 
 // SAFETY: every call goes to the system's allocator as it came, under the same contract; one that gave nothing does not
 // return.

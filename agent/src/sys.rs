@@ -71,14 +71,19 @@ pub struct Memory;
 
 impl Memory {
     /// From now on what is freed goes back to the kernel: each piece of 128 KiB or more at once, smaller ones when 128 KiB
-    /// of them are free together. These are what glibc begins with; it would raise both, up to 32 and 64 MiB, to whatever
-    /// was freed once, and an agent at rest would keep what its first look took.
+    /// of them are free together, in one of two heaps. The sizes are what glibc begins with; it would raise both, up to 32
+    /// and 64 MiB, to whatever was freed once, and make eight heaps for each core: an agent at rest would keep what its
+    /// first look took.
     pub fn give_back() {
+        const SIZE: libc::c_int = 128 * 1024;
+        const HEAPS: libc::c_int = 2;
         #[cfg(target_env = "gnu")]
-        for limit in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        for (what, number) in
+            [(libc::M_MMAP_THRESHOLD, SIZE), (libc::M_TRIM_THRESHOLD, SIZE), (libc::M_ARENA_MAX, HEAPS)]
+        {
             // SAFETY: two numbers, of which none is an address.
-            let taken = unsafe { libc::mallopt(limit, 128 * 1024) };
-            debug_assert_eq!(taken, 1, "both are within what glibc takes");
+            let taken = unsafe { libc::mallopt(what, number) };
+            debug_assert_eq!(taken, 1, "all are within what glibc takes");
         }
     }
 }

@@ -233,8 +233,8 @@ fn events() -> [Value; 2] {
         "epoch": epoch, "datacontenttype": "application/json", "type": "dev.driftlock.agent.heartbeat.v1",
         "data": {
             "host": "web-1.example", "labels": {"role": "web"}, "ephemeral": false, "version": "0.1.0",
-            // Never all of it: what is open is not compared then.
-            "interval_s": 3600, "sequence": 99,
+            // Not the last that comes: what is open is not compared then. Before the stop, which would be undone.
+            "interval_s": 3600, "sequence": 8,
             "agent": {
                 "binary": digest, "config": digest, "started_at": TIME, "starts": 2, "stopped_before": true, "boot": "b",
             },

@@ -75,15 +75,17 @@ impl Memory {
     /// and 64 MiB, to whatever was freed once, and make eight heaps for each core: an agent at rest would keep what its
     /// first look took.
     pub fn give_back() {
-        const SIZE: libc::c_int = 128 * 1024;
-        const HEAPS: libc::c_int = 2;
         #[cfg(target_env = "gnu")]
-        for (what, number) in
-            [(libc::M_MMAP_THRESHOLD, SIZE), (libc::M_TRIM_THRESHOLD, SIZE), (libc::M_ARENA_MAX, HEAPS)]
         {
-            // SAFETY: two numbers, of which none is an address.
-            let taken = unsafe { libc::mallopt(what, number) };
-            debug_assert_eq!(taken, 1, "all are within what glibc takes");
+            const SIZE: libc::c_int = 128 * 1024;
+            const HEAPS: libc::c_int = 2;
+            for (what, number) in
+                [(libc::M_MMAP_THRESHOLD, SIZE), (libc::M_TRIM_THRESHOLD, SIZE), (libc::M_ARENA_MAX, HEAPS)]
+            {
+                // SAFETY: two numbers, of which none is an address.
+                let taken = unsafe { libc::mallopt(what, number) };
+                debug_assert_eq!(taken, 1, "all are within what glibc takes");
+            }
         }
     }
 }
